@@ -1,0 +1,1 @@
+"""Makes trained ONNX models smaller and faster without retraining."""
