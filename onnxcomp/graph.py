@@ -7,6 +7,7 @@ cannot hold (doc strings, metadata, scopes of initializers, unusual types) trave
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
 
+G_LOGGER.severity = G_LOGGER.ERROR  # its warnings are about what `carried` puts right
 STANDARD_DOMAINS = ("", "ai.onnx", None)
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
@@ -143,11 +146,16 @@ def constants(graph: gs.Graph) -> dict[str, gs.Constant]:
 
 
 def replace_uses(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
-    """Makes every reader of ``old`` read ``new``; the outputs of the graph keep their names."""
+    """Makes every reader of ``old`` read ``new``, those in bodies too.
+
+    The outputs of the outermost graph keep their names: they are never replaced.
+    """
     for node in consumers(old):
         for index, tensor in enumerate(node.inputs):
-            if tensor is old:
+            if tensor.name == old.name:
                 node.inputs[index] = new
+    for body in itertools.islice(all_graphs(graph), 1, None):
+        body.outputs[:] = [new if t.name == old.name else t for t in body.outputs]
 
 
 def remove_unused(graph: gs.Graph) -> None:
@@ -175,8 +183,6 @@ def sort_nodes(graph: gs.Graph) -> None:
     for reader, sources in waits.items():
         for source in sources:
             readers.setdefault(source, []).append(reader)
-    import heapq
-
     ready = [position[key] for key, sources in waits.items() if not sources]
     heapq.heapify(ready)
     nodes, order = list(graph.nodes), []

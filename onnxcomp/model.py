@@ -1,0 +1,270 @@
+"""Models in files: the only place that reads and writes them.
+
+Weights in files of their own (external data) are mapped when somebody looks at them and copied
+from file to file when the model is saved, so that a model larger than memory passes through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper
+
+from onnxcomp.errors import OutputError, UnsupportedModel
+from onnxcomp.exporting import inline, to_proto
+from onnxcomp.graph import Graph
+from onnxcomp.importing import StoredValues, external_range, from_proto
+from onnxcomp.runtime import one_line
+
+LARGEST_PROTO = 2**31 - 2**26  # bytes; protobuf refuses 2 GiB, and other fields need room
+SMALLEST_EXTERNAL = 1024  # bytes; smaller tensors stay in the model file
+PAGE = 4096  # external tensors start on pages, so that runtimes can map them
+CHUNK = 2**26  # bytes copied between two chances to interrupt
+
+
+@dataclass
+class Model:
+    """A model read from ``path``.
+
+    Attributes:
+        graph: what passes edit.
+        path: where it came from.
+        bytes: of the file and its external data that the model uses.
+        external: whether weights were in files of their own.
+    """
+
+    graph: Graph
+    path: Path
+    bytes: int
+    external: bool
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Reads and checks a model.
+
+    Raises:
+        UnsupportedModel: missing, empty, cut short, not ONNX, or refused by onnx's checker.
+    """
+    file = Path(path)
+    proto = read_proto(file)
+    external = [t for t in initializers(proto.graph) if t.data_location == TensorProto.EXTERNAL]
+    size = file.stat().st_size + sum(external_range(t, file.parent)[2] for t in external)
+    check_file(file)
+    return Model(from_proto(proto, file.parent), file, size, bool(external))
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Parses a model file; external data stays on disk.
+
+    Raises:
+        UnsupportedModel: not a file, unreadable, empty or not a ModelProto.
+    """
+    if not path.is_file():
+        raise UnsupportedModel(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    try:
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise UnsupportedModel(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{path}: not an ONNX model, or cut short; export or copy it again"
+        ) from error
+    if not model.graph.node and not model.graph.output:
+        raise UnsupportedModel(f"{path}: not an ONNX model, it holds no graph")
+    return model
+
+
+def initializers(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """The initializers and tensor attributes of a graph and its bodies."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from initializers(attribute.g)
+
+
+def check_file(path: Path) -> None:
+    """Has onnx's checker look at a file.
+
+    Raises:
+        UnsupportedModel: with what the checker found.
+    """
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:
+        raise UnsupportedModel(f"{path}: not a valid ONNX model: {one_line(error)}") from error
+
+
+def check_graph(graph: gs.Graph) -> None:
+    """Has onnx's checker look at a graph; its large weights appear as inputs, so none is copied.
+
+    Raises:
+        UnsupportedModel: with what the checker found.
+    """
+    large: dict[str, gs.Constant] = {}
+
+    def store(constant: gs.Constant) -> TensorProto:
+        if constant._values.nbytes > SMALLEST_EXTERNAL:
+            large[constant.name] = constant
+        return inline(constant) if constant.name not in large else TensorProto(name=constant.name)
+
+    proto = to_proto(graph, store)
+    _drop_initializers(proto.graph, large)
+    for constant in large.values():
+        data_type = helper.np_dtype_to_tensor_dtype(np.dtype(constant.dtype))
+        proto.graph.input.append(
+            helper.make_tensor_value_info(constant.name, data_type, constant.shape)
+        )
+    try:
+        onnx.checker.check_model(proto)
+    except Exception as error:
+        raise UnsupportedModel(f"not a valid ONNX model: {one_line(error)}") from error
+
+
+def _drop_initializers(graph: onnx.GraphProto, names: dict[str, gs.Constant]) -> None:
+    kept = [t for t in graph.initializer if t.name not in names]
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _drop_initializers(attribute.g, names)
+
+
+def graph_bytes(graph: gs.Graph) -> int:
+    """Bytes of ``graph`` as a file, weights included, without writing it."""
+    total = 0
+
+    def store(constant: gs.Constant) -> TensorProto:
+        nonlocal total
+        if constant._values.nbytes <= SMALLEST_EXTERNAL:
+            return inline(constant)
+        total += constant._values.nbytes
+        return TensorProto(name=constant.name, data_type=1, dims=constant.shape, raw_data=b"....")
+
+    return to_proto(graph, store).ByteSize() + total
+
+
+def save_model(
+    graph: gs.Graph,
+    path: str | os.PathLike[str],
+    *,
+    external: bool = False,
+    verify: Callable[[Path], None] | None = None,
+) -> int:
+    """Writes ``graph`` so that it appears under ``path`` complete or not at all.
+
+    Args:
+        graph: the same graph gives the same bytes.
+        path: an existing file is replaced.
+        external: put weights into ``<path>.data``; done anyway where one file cannot hold them.
+        verify: called with the complete file before it takes its name; what it raises stops
+            everything.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or the disk is full.
+    """
+    target = Path(path)
+    external = external or graph_bytes(graph) > LARGEST_PROTO
+    try:
+        with tempfile.TemporaryDirectory(prefix=".onnxcomp-", dir=target.parent) as folder:
+            written = _write(graph, Path(folder), target.name, external)
+            if verify is not None:
+                verify(written[-1])
+            size = sum(file.stat().st_size for file in written)
+            for file in written:  # the data first: a model never lacks its weights
+                os.replace(file, target.parent / file.name)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{target}: cannot be written ({reason}); nothing was changed") from error
+    return size
+
+
+def _write(graph: gs.Graph, folder: Path, name: str, external: bool) -> list[Path]:
+    """Writes the model as folder/name; the files made, the model last."""
+    path = folder / name
+    if not external:
+        path.write_bytes(to_proto(graph).SerializeToString(deterministic=True))
+        return [path]
+    data = folder / f"{name}.data"
+    with open(data, "wb") as file:
+        proto = to_proto(graph, _external_store(file, data.name))
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    if not data.stat().st_size:
+        data.unlink()
+        return [path]
+    return [data, path]
+
+
+def _external_store(file: BinaryIO, location: str) -> Callable[[gs.Constant], TensorProto]:
+    """A store that appends the values to ``file``, each name once."""
+    written: dict[str, TensorProto] = {}
+
+    def store(constant: gs.Constant) -> TensorProto:
+        if constant._values.nbytes < SMALLEST_EXTERNAL:
+            return inline(constant)
+        if constant.name not in written:
+            file.seek(-(-file.tell() // PAGE) * PAGE)
+            written[constant.name] = _append(constant, file, location)
+        return written[constant.name]
+
+    return store
+
+
+def _append(constant: gs.Constant, file: BinaryIO, location: str) -> TensorProto:
+    values, offset = constant._values, file.tell()
+    tensor = TensorProto(name=constant.name)
+    if isinstance(values, StoredValues) and values.is_external:
+        tensor.data_type = values.tensor.data_type
+        tensor.dims.extend(values.shape)
+        source, start, length = external_range(values.tensor, values.folder)
+        copy_range(source, start, length, file)
+    else:
+        whole = inline(constant)
+        tensor.data_type = whole.data_type
+        tensor.dims.extend(whole.dims)
+        if not whole.HasField("raw_data"):
+            whole = onnx.numpy_helper.from_array(np.asarray(constant.values), constant.name)
+        file.write(whole.raw_data)
+    tensor.data_location = TensorProto.EXTERNAL
+    entries = {"location": location, "offset": offset, "length": file.tell() - offset}
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def copy_range(source: Path, start: int, length: int, target: BinaryIO) -> None:
+    """Appends ``length`` bytes of ``source`` to ``target``, inside the kernel where it can."""
+    with open(source, "rb") as file:
+        file.seek(start)
+        done = 0
+        if hasattr(os, "copy_file_range"):
+            target.flush()
+            with contextlib.suppress(OSError):  # not between all file systems
+                while done < length:
+                    count = min(CHUNK, length - done)
+                    moved = os.copy_file_range(file.fileno(), target.fileno(), count, start + done)
+                    if not moved:
+                        break
+                    done += moved
+            target.seek(0, os.SEEK_END)
+            file.seek(start + done)
+        while done < length:
+            chunk = file.read(min(CHUNK, length - done))
+            target.write(chunk)
+            done += len(chunk)
