@@ -49,7 +49,9 @@ def without_data(constant: gs.Constant, largest: int = 1024) -> TensorProto:
 
 def data_type_of(dtype: Any) -> int:
     """The ONNX data type of a numpy (or ml_dtypes) dtype; integers are ONNX types already."""
-    return int(dtype) if isinstance(dtype, int) else helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return (
+        int(dtype) if isinstance(dtype, int) else helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    )
 
 
 def to_proto(

@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.errors import CalibrationError
-from onnxcomp.statistics import BLOCK_ELEMENTS, Array, column_blocks
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
+NOTHING_SEEN = (
+    "a statistic saw no finite values: the tensor was empty or not finite in every sample"
+)
+BLOCK_ELEMENTS = 1 << 20  # of patches gathered at once: 4 MB of float32
 PENDING_ROWS = 256  # few rows a sample are collected first: adding d x d per row would dominate
 
 
@@ -82,11 +87,11 @@ class Window:
             sample = np.pad(sample, [(0, 0), *padding])
         axes = tuple(range(1, rank + 1))
         view = np.lib.stride_tricks.sliding_window_view(sample, self.extents, axes)
-        view = view[(slice(None), *(slice(None, None, s) for s in self.strides or (1,) * rank))]
-        view = view[(..., *(slice(None, None, d) for d in self.dilations or (1,) * rank))]
+        strides, dilations = self.strides or (1,) * rank, self.dilations or (1,) * rank
+        view = view[(slice(None), *(slice(None, None, step) for step in (*strides, *dilations)))]
         view = view.transpose(0, *range(rank + 1, 2 * rank + 1), *axes)
         height = channels * math.prod(self.kernel)
-        lines = max(1, 4 * BLOCK_ELEMENTS // max(1, height * math.prod(view.shape[rank + 2 :])))
+        lines = max(1, BLOCK_ELEMENTS // max(1, height * math.prod(view.shape[rank + 2 :])))
         for first in range(0, view.shape[rank + 1], lines):
             chosen = (slice(None),) * (rank + 1) + (slice(first, first + lines),)
             yield view[chosen].reshape(self.group, height // self.group, -1)
@@ -121,6 +126,7 @@ class Gram:
         window: Window | None = None,
         dtype: type[np.floating[Any]] = np.float64,
     ) -> None:
+        """Along ``axis`` as ONNX counts it; ``axis`` is not used with a ``window``."""
         self.axis, self.window, self.dtype = axis, window, dtype
         self._sum: Array | None = None
         self._total: Array | None = None
@@ -153,8 +159,10 @@ class Gram:
             tables = [values.reshape(-1, width).T]
         else:  # a view for each index of the axes before: no transposed copy of the whole
             tables = list(values.reshape(-1, width, math.prod(values.shape[axis + 1 :])))
+        step = max(1, BLOCK_ELEMENTS // max(1, width))
         for table in tables:
-            yield from column_blocks(table[None], width)
+            for first in range(0, table.shape[1], step):
+                yield table[None, :, first : first + step]
 
     def _flush(self) -> None:
         if self._pending:
@@ -175,7 +183,7 @@ class Gram:
         """The averages so far; [d, d] for an axis, [group, d, d] for a window."""
         self._flush()
         if self._sum is None or self._total is None or self._count == 0:
-            raise CalibrationError("a Gram matrix saw no rows: the tensor was empty")
+            raise CalibrationError(NOTHING_SEEN)
         matrix, mean = self._sum / self._count, self._total / self._count
         if self.window is None:
             matrix, mean = matrix[0], mean[0]

@@ -7,6 +7,7 @@ from file to file when the model is saved, so that a model larger than memory pa
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,9 +21,15 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
 from onnxcomp.errors import OutputError, UnsupportedModel
-from onnxcomp.exporting import inline, to_proto
+from onnxcomp.exporting import data_type_of, inline, to_proto
 from onnxcomp.graph import Graph
-from onnxcomp.importing import StoredValues, external_range, from_proto
+from onnxcomp.importing import (
+    StoredSparse,
+    StoredValues,
+    external_range,
+    from_proto,
+    stored_bytes,
+)
 from onnxcomp.runtime import one_line
 
 LARGEST_PROTO = 2**31 - 2**26  # bytes; protobuf refuses 2 GiB, and other fields need room
@@ -115,14 +122,14 @@ def check_graph(graph: gs.Graph) -> None:
     large: dict[str, gs.Constant] = {}
 
     def store(constant: gs.Constant) -> TensorProto:
-        if constant._values.nbytes > SMALLEST_EXTERNAL:
+        if constant_bytes(constant) > SMALLEST_EXTERNAL:
             large[constant.name] = constant
         return inline(constant) if constant.name not in large else TensorProto(name=constant.name)
 
     proto = to_proto(graph, store)
     _drop_initializers(proto.graph, large)
     for constant in large.values():
-        data_type = helper.np_dtype_to_tensor_dtype(np.dtype(constant.dtype))
+        data_type = data_type_of(constant.dtype)
         proto.graph.input.append(
             helper.make_tensor_value_info(constant.name, data_type, constant.shape)
         )
@@ -149,12 +156,19 @@ def graph_bytes(graph: gs.Graph) -> int:
 
     def store(constant: gs.Constant) -> TensorProto:
         nonlocal total
-        if constant._values.nbytes <= SMALLEST_EXTERNAL:
+        if constant_bytes(constant) <= SMALLEST_EXTERNAL:
             return inline(constant)
-        total += constant._values.nbytes
+        total += constant_bytes(constant)
         return TensorProto(name=constant.name, data_type=1, dims=constant.shape, raw_data=b"....")
 
     return to_proto(graph, store).ByteSize() + total
+
+
+def constant_bytes(constant: gs.Constant) -> int:
+    """Bytes the values of a constant take in a file, 4-bit types packed."""
+    if isinstance(constant._values, StoredSparse):
+        return int(constant._values.nbytes)
+    return stored_bytes(data_type_of(constant.dtype), math.prod(constant.shape))
 
 
 def save_model(
@@ -216,7 +230,7 @@ def _external_store(file: BinaryIO, location: str) -> Callable[[gs.Constant], Te
     written: dict[str, TensorProto] = {}
 
     def store(constant: gs.Constant) -> TensorProto:
-        if constant._values.nbytes < SMALLEST_EXTERNAL:
+        if constant_bytes(constant) < SMALLEST_EXTERNAL:
             return inline(constant)
         if constant.name not in written:
             file.seek(-(-file.tell() // PAGE) * PAGE)

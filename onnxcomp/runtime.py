@@ -25,7 +25,19 @@ Feed = dict[str, np.ndarray[Any, Any]]  # one run's inputs by name
 SMALLEST_HANDED = 4096  # elements; below, a weight is written into the serialized graph
 _HANDED = frozenset(
     getattr(TensorProto, name)
-    for name in "FLOAT DOUBLE FLOAT16 INT8 UINT8 INT16 UINT16 INT32 UINT32 INT64 UINT64".split()
+    for name in [
+        "FLOAT",
+        "DOUBLE",
+        "FLOAT16",
+        "INT8",
+        "UINT8",
+        "INT16",
+        "UINT16",
+        "INT32",
+        "UINT32",
+        "INT64",
+        "UINT64",
+    ]
 )
 
 
@@ -52,7 +64,9 @@ class Session:
         try:
             result: list[Any] = self.inner.run(outputs, feed)
         except Exception as error:
-            raise UnsupportedModel(f"onnxruntime cannot run the model: {one_line(error)}") from error
+            raise UnsupportedModel(
+                f"onnxruntime cannot run the model: {one_line(error)}"
+            ) from error
         return result
 
 

@@ -8,18 +8,32 @@ for sums that holds up to rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from onnxcomp.errors import CalibrationError
+from onnxcomp.gram import NOTHING_SEEN, Array, Gram, GramResult, Window
 
-Array = np.ndarray[Any, np.dtype[Any]]
+__all__ = [
+    "Gram",
+    "GramResult",
+    "Histogram",
+    "HistogramResult",
+    "MinMax",
+    "Moments",
+    "MomentsResult",
+    "Range",
+    "Statistic",
+    "Window",
+]
+
 R_co = TypeVar("R_co", covariant=True)
 
-BLOCK_ELEMENTS = 1 << 18  # what is converted or gathered at once: stays within a CPU cache
+    "a statistic saw no finite values: the tensor was empty or not finite in every sample"
+)
+BLOCK_ELEMENTS = 1 << 18  # converted at once: stays within a CPU cache
 
 
 class Statistic(Protocol[R_co]):
@@ -48,6 +62,7 @@ class MinMax:
     """The exact range of a tensor, or of each index of ``axis`` (as ONNX counts it)."""
 
     def __init__(self, axis: int | None = None) -> None:
+        """Per tensor, or per index of ``axis``."""
         self.axis = axis
         self._range: Range | None = None
 
@@ -63,7 +78,9 @@ class MinMax:
 
     def result(self) -> Range:
         """Range of [] or [channels], in the dtype of the tensor."""
-        return _seen(self._range)
+        if self._range is None:
+            raise CalibrationError(NOTHING_SEEN)
+        return self._range
 
 
 def _reduce(operation: Any, values: Array, axis: int | None) -> Array:
@@ -71,12 +88,6 @@ def _reduce(operation: Any, values: Array, axis: int | None) -> Array:
         return np.asarray(operation(values))
     kept = axis % values.ndim
     return np.asarray(operation(values, axis=tuple(i for i in range(values.ndim) if i != kept)))
-
-
-def _seen(result: Any) -> Any:
-    if result is None:
-        raise CalibrationError("a statistic saw no values: the tensor was empty in every sample")
-    return result
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ class HistogramResult:
         last = int(np.argmax(running >= running[-1] - tail))
         edges = self.edges
         low, high = max(edges[min(first, last)], self.low), min(edges[last + 1], self.high)
-        return Range(np.float64(low).reshape(()), np.float64(high).reshape(()))
+        return Range(np.asarray(low), np.asarray(high))
 
 
 class Histogram:
@@ -130,6 +141,7 @@ class Histogram:
     """
 
     def __init__(self, bins: int = 2048) -> None:
+        """With ``bins`` cells, at least 2."""
         if bins < 2:
             raise ValueError(f"a histogram needs at least 2 bins, got {bins}")
         self.bins = bins
@@ -179,7 +191,7 @@ class Histogram:
     def result(self) -> HistogramResult:
         """The counts so far; at least one value is finite."""
         if not self._counts.any():
-            raise CalibrationError("a histogram saw no finite values")
+            raise CalibrationError(NOTHING_SEEN)
         width = math.ldexp(1.0, self._exponent)
         counts = self._counts.copy()
         return HistogramResult(
@@ -223,6 +235,7 @@ class Moments:
     """
 
     def __init__(self, axis: int | None = None) -> None:
+        """Per tensor, or per index of ``axis``."""
         self.axis = axis
         self._count = 0
         self._mean: Array = np.zeros(1)
@@ -248,7 +261,7 @@ class Moments:
     def result(self) -> MomentsResult:
         """Mean and variance of [] or [channels]."""
         if self._count == 0:
-            _seen(None)
+            raise CalibrationError(NOTHING_SEEN)
         shape = () if self.axis is None else (-1,)
         variance = self._squares / self._count
         return MomentsResult(self._mean.reshape(shape), variance.reshape(shape), self._count)
@@ -259,10 +272,3 @@ def _channels_first(values: Array, axis: int | None) -> Array:
     if axis is None:
         return values.reshape(1, -1)
     return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-
-
-def column_blocks(table: Array, height: int) -> Iterator[Array]:
-    """Cuts [..., rows] into views of at most BLOCK_ELEMENTS elements, ``height`` a column."""
-    width = max(1, 4 * BLOCK_ELEMENTS // max(1, height))
-    for first in range(0, table.shape[-1], width):
-        yield table[..., first : first + width]
