@@ -39,5 +39,9 @@ class GateFailed(OnnxcompError):
     """The result of a strict run breaks one of the recipe's gates."""
 
 
+class KernelError(OnnxcompError):
+    """A compiled kernel is missing, does not run on this CPU, or was given malformed weights."""
+
+
 class CorruptContainer(OnnxcompError):
     """A compressed container is truncated, altered or of an unknown version."""
