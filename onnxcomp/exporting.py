@@ -49,9 +49,9 @@ def without_data(constant: gs.Constant, largest: int = 1024) -> TensorProto:
 
 def data_type_of(dtype: Any) -> int:
     """The ONNX data type of a numpy (or ml_dtypes) dtype; integers are ONNX types already."""
-    return (
-        int(dtype) if isinstance(dtype, int) else helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    )
+    if isinstance(dtype, int):
+        return dtype
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def to_proto(
@@ -131,8 +131,8 @@ class _Exporter:
         found = {t.name: t for t in direct if isinstance(t, gs.Constant) and t.name not in outer}
         owned = self.carried.owned.get(scope, frozenset())
         if any(True for node in graph.nodes for _ in subgraphs(node)):
-            every = constants(graph)
-            found |= {name: every[name] for name in every.keys() & owned if name not in outer}
+            inner = constants(graph).items()
+            found |= {name: t for name, t in inner if name in owned and name not in outer}
         return found
 
     def _write_constants(self, proto: onnx.GraphProto, mine: dict[str, gs.Constant]) -> None:

@@ -17,9 +17,7 @@ from onnxcomp.errors import CalibrationError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-NOTHING_SEEN = (
-    "a statistic saw no finite values: the tensor was empty or not finite in every sample"
-)
+NOTHING_SEEN = "a statistic saw no finite values: its tensor was empty or not finite"
 BLOCK_ELEMENTS = 1 << 20  # of patches gathered at once: 4 MB of float32
 PENDING_ROWS = 256  # few rows a sample are collected first: adding d x d per row would dominate
 

@@ -1,8 +1,8 @@
 """The graph that flows through all passes: graphsurgeon's, with its edges taken off.
 
-`importing.py` makes a `Graph` from a ModelProto and `exporting.py` writes it back; what graphsurgeon
-cannot hold (doc strings, metadata, scopes of initializers, unusual types) travels in
-``graph.carried``. Tensors compare by name and are unhashable, so everything here is keyed by name.
+`importing.py` makes a `Graph` from a ModelProto and `exporting.py` writes it back; what
+graphsurgeon cannot hold (doc strings, metadata, scopes of initializers, unusual types) travels in
+``graph.carried``. Tensors compare by name and are unhashable, so everything is keyed by name.
 """
 
 from __future__ import annotations

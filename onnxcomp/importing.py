@@ -57,10 +57,7 @@ class StoredValues(LazyValues):  # type: ignore[misc]
 
     def load(self) -> npt.NDArray[Any]:
         """The values as a read-only array; external ones as a view of the mapped file."""
-        if self.is_external:
-            array = self._mapped()
-        else:
-            array = numpy_helper.to_array(self.tensor)
+        array = self._mapped() if self.is_external else numpy_helper.to_array(self.tensor)
         array.flags.writeable = False
         return array
 

@@ -35,6 +35,7 @@ from onnxcomp.runtime import one_line
 LARGEST_PROTO = 2**31 - 2**26  # bytes; protobuf refuses 2 GiB, and other fields need room
 SMALLEST_EXTERNAL = 1024  # bytes; smaller tensors stay in the model file
 PAGE = 4096  # external tensors start on pages, so that runtimes can map them
+LENGTH_PREFIXES = 6  # bytes by which the lengths of a large tensor and its data are longer
 CHUNK = 2**26  # bytes copied between two chances to interrupt
 
 
@@ -151,15 +152,16 @@ def _drop_initializers(graph: onnx.GraphProto, names: dict[str, gs.Constant]) ->
 
 
 def graph_bytes(graph: gs.Graph) -> int:
-    """Bytes of ``graph`` as a file, weights included, without writing it."""
+    """Bytes of ``graph`` as a file to within a few, weights included, without writing it."""
     total = 0
 
     def store(constant: gs.Constant) -> TensorProto:
         nonlocal total
         if constant_bytes(constant) <= SMALLEST_EXTERNAL:
             return inline(constant)
-        total += constant_bytes(constant)
-        return TensorProto(name=constant.name, data_type=1, dims=constant.shape, raw_data=b"....")
+        stub = TensorProto(name=constant.name, data_type=1, dims=constant.shape, raw_data=b"")
+        total += constant_bytes(constant) + LENGTH_PREFIXES
+        return stub
 
     return to_proto(graph, store).ByteSize() + total
 

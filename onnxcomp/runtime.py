@@ -24,20 +24,15 @@ Feed = dict[str, np.ndarray[Any, Any]]  # one run's inputs by name
 
 SMALLEST_HANDED = 4096  # elements; below, a weight is written into the serialized graph
 _HANDED = frozenset(
-    getattr(TensorProto, name)
-    for name in [
-        "FLOAT",
-        "DOUBLE",
-        "FLOAT16",
-        "INT8",
-        "UINT8",
-        "INT16",
-        "UINT16",
-        "INT32",
-        "UINT32",
-        "INT64",
-        "UINT64",
-    ]
+    {
+        TensorProto.FLOAT,
+        TensorProto.DOUBLE,
+        TensorProto.FLOAT16,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT32,
+        TensorProto.INT64,
+    }
 )
 
 

@@ -30,9 +30,7 @@ __all__ = [
 ]
 
 R_co = TypeVar("R_co", covariant=True)
-
-    "a statistic saw no finite values: the tensor was empty or not finite in every sample"
-)
+FINEST = -120  # exponent of the finest cells: 2.0**120 is still a float32
 BLOCK_ELEMENTS = 1 << 18  # converted at once: stays within a CPU cache
 
 
@@ -206,7 +204,7 @@ def _cell(value: float, exponent: int) -> int:
 def _cell_exponent(low: float, high: float, bins: int) -> int:
     """The smallest k for which cells of 2**k from low to high are at most ``bins``."""
     largest = max(abs(low), abs(high))
-    k = max(math.frexp(largest)[1] - 24, -120)
+    k = max(math.frexp(largest)[1] - 24, FINEST) if largest else FINEST
     span = high / bins - low / bins  # divided first: the difference of two floats may overflow
     if span > 0:
         k = max(k, math.frexp(span)[1] - 2)

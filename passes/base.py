@@ -124,7 +124,7 @@ class Pass(ABC):
         """Labels of the nodes this pass could touch, without samples and without changing any."""
 
     def options_for(self, node: gs.Node | str) -> Self | None:
-        """This pass with the overrides of one node applied; None where the node is to be skipped."""
+        """This pass with the overrides of one node applied; None where it is to be skipped."""
         if not self.overrides:
             return self
         name = node if isinstance(node, str) else label(node)
