@@ -1,0 +1,89 @@
+"""Compiled kernels: the Python door, and where to find the other one, the operator library.
+
+docs/kernels.md describes the operators, the packed format and how to add a kernel.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcomp.errors import KernelError
+from onnxcomp.kernels import _native
+from onnxcomp.kernels.reference import FORMAT_VERSION, PackedWeights, pack
+
+__all__ = [
+    "DOMAIN",
+    "FORMAT_VERSION",
+    "PackedWeights",
+    "available_isas",
+    "cpu_features",
+    "library_path",
+    "pack",
+    "sparse_matmul",
+]
+
+DOMAIN = "onnxcomp"
+"""The domain of the library's operators, version 1."""
+
+_LIBRARY_SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+
+
+def library_path() -> Path:
+    """The shared library for `SessionOptions.register_custom_ops_library(str(library_path()))`.
+
+    Raises KernelError when the installation lacks it.
+    """
+    # Beside the compiled module, which an editable installation keeps away from this file.
+    path = Path(str(_native.__file__)).with_name(f"libonnxcomp_ops{_LIBRARY_SUFFIX}")
+    if not path.is_file():
+        raise KernelError(f"{path}: the operator library is missing; install onnxcomp again")
+    return path
+
+
+def cpu_features() -> dict[str, bool]:
+    """What this processor runs, by name, such as avx2, avx512_vnni or neon."""
+    return _native.cpu_features()
+
+
+def available_isas() -> tuple[str, ...]:
+    """The kernels this processor runs, best first; "portable" is always the last."""
+    return tuple(_native.available_isas())
+
+
+def sparse_matmul(
+    x: npt.NDArray[np.float32],
+    packed: PackedWeights,
+    bias: npt.NDArray[np.float32] | None = None,
+    *,
+    isa: str = "auto",
+) -> npt.NDArray[np.float32]:
+    """x[..., in_features] @ W + bias[out_features] -> [..., out_features], on one thread.
+
+    Raises KernelError when the shapes or dtypes do not fit, when `packed` is malformed, or when
+    this processor does not run `isa` (see `available_isas`).
+    """
+    if x.ndim == 0 or x.shape[-1] != packed.in_features:
+        raise KernelError(f"x has shape {list(x.shape)}, expected [..., {packed.in_features}]")
+    arrays = {"x": x, "values": packed.values, "bias": bias}
+    for name, array in arrays.items():
+        if array is not None and array.dtype != np.float32:
+            raise KernelError(f"{name} is {array.dtype}, expected float32")
+    try:
+        y = _native.sparse_matmul(
+            np.ascontiguousarray(x.reshape(-1, packed.in_features)),
+            np.ascontiguousarray(packed.values),
+            np.ascontiguousarray(packed.indices, dtype=np.int32),
+            np.ascontiguousarray(packed.offsets, dtype=np.int32),
+            None if bias is None else np.ascontiguousarray(bias),
+            packed.in_features,
+            packed.out_features,
+            packed.block_size,
+            isa,
+        )
+    except (TypeError, ValueError) as error:
+        raise KernelError(f"SparseMatMul: {str(error).splitlines()[0]}") from error
+    return y.reshape(*x.shape[:-1], packed.out_features)

@@ -1,0 +1,46 @@
+#include <string>
+
+#include "onnxruntime/abi.h"
+#include "onnxruntime/errors.h"
+#include "onnxruntime/sparse_matmul_op.h"
+
+namespace onnxcomp::ort {
+namespace {
+
+// The domain "onnxcomp" with every operator of this library: a new operator is one member and one
+// line. onnxruntime keeps pointers to both as long as any session lives, so they are never freed.
+struct Domain {
+  explicit Domain(FunctionTable table) : api(table), sparse_matmul(table) {
+    check(api, CreateCustomOpDomain::call(api, "onnxcomp", &handle));
+    check(api, AddOpToDomain::call(api, handle, &sparse_matmul));
+  }
+
+  FunctionTable api;
+  SparseMatMulOp sparse_matmul;
+  CustomOpDomain* handle = nullptr;
+};
+
+Status* register_ops(SessionOptions* options, const ApiBase* base) noexcept {
+  const FunctionTable api = base->get_api(kApiVersion);
+  if (api == nullptr) {
+    // Any runtime has the first version, and with it a way to say what is wrong.
+    return returning_status(base->get_api(1), "onnxcomp", [&] {
+      throw InvalidArgument(std::string("its operators need onnxruntime 1.17 or newer, this is ") +
+                            base->get_version_string());
+    });
+  }
+  return returning_status(api, "onnxcomp", [&] {
+    static const Domain domain(api);
+    if (domain.api != api)
+      throw InvalidArgument("its operators are in use by another onnxruntime in this process");
+    check(api, AddDomainToOptions::call(api, options, domain.handle));
+  });
+}
+
+}  // namespace
+}  // namespace onnxcomp::ort
+
+ONNXCOMP_EXPORT onnxcomp::ort::Status* RegisterCustomOps(onnxcomp::ort::SessionOptions* options,
+                                                         const onnxcomp::ort::ApiBase* base) {
+  return onnxcomp::ort::register_ops(options, base);
+}

@@ -1,0 +1,79 @@
+"""numpy twins of every kernel: short, slow, and what the compiled ones are tested against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FORMAT_VERSION = 1
+BLOCK_SIZES = (1, 2, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedWeights:
+    """A weight [in_features, out_features] without its zeros, as `SparseMatMul` reads it.
+
+    The columns are cut into blocks of `block_size`. Entry e holds one input's weights for all the
+    columns of a block; block b owns the entries offsets[b] to offsets[b + 1], by ascending input.
+    """
+
+    values: npt.NDArray[np.float32]
+    """[entries, block_size]; columns past the last one hold 0."""
+    indices: npt.NDArray[np.int32]
+    """[entries]: the input of each entry."""
+    offsets: npt.NDArray[np.int32]
+    """[blocks + 1]"""
+    in_features: int
+    out_features: int
+    block_size: int
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the three arrays, in bytes."""
+        return self.values.nbytes + self.indices.nbytes + self.offsets.nbytes
+
+
+def pack(weight: npt.NDArray[np.float32], *, block_size: int = 1) -> PackedWeights:
+    """Packs a weight [in_features, out_features]; an entry is kept if any value of it is nonzero.
+
+    Both zeros are dropped, NaN is kept. Raises ValueError for another rank, dtype or block size.
+    """
+    if weight.ndim != 2 or 0 in weight.shape or weight.dtype != np.float32:
+        raise ValueError(f"expected float32 [in, out], found {weight.dtype} {list(weight.shape)}")
+    if block_size not in BLOCK_SIZES:
+        raise ValueError(f"block_size is {block_size}, expected one of {BLOCK_SIZES}")
+    in_features, out_features = weight.shape
+    padded = np.pad(weight, ((0, 0), (0, -out_features % block_size)))
+    blocks = padded.reshape(in_features, -1, block_size).transpose(1, 0, 2)
+    kept = (blocks != 0).any(axis=2)
+    counts = np.count_nonzero(kept, axis=1)
+    return PackedWeights(
+        values=blocks[kept],
+        indices=np.nonzero(kept)[1].astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        in_features=in_features,
+        out_features=out_features,
+        block_size=block_size,
+    )
+
+
+def unpack(packed: PackedWeights) -> npt.NDArray[np.float32]:
+    """The dense weight [in_features, out_features] again."""
+    blocks = len(packed.offsets) - 1
+    dense = np.zeros((blocks, packed.in_features, packed.block_size), np.float32)
+    block_of = np.repeat(np.arange(blocks), np.diff(packed.offsets))
+    dense[block_of, packed.indices] = packed.values
+    columns = dense.transpose(1, 0, 2).reshape(packed.in_features, -1)
+    return np.ascontiguousarray(columns[:, : packed.out_features])
+
+
+def sparse_matmul(
+    x: npt.NDArray[np.float32],
+    packed: PackedWeights,
+    bias: npt.NDArray[np.float32] | None = None,
+) -> npt.NDArray[np.float64]:
+    """x[..., in_features] @ W + bias[out_features] -> [..., out_features], summed in float64."""
+    y = x.astype(np.float64) @ unpack(packed).astype(np.float64)
+    return y if bias is None else y + bias

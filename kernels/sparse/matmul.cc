@@ -1,0 +1,76 @@
+#include "sparse/matmul.h"
+
+#include <algorithm>
+
+namespace onnxcomp::sparse {
+namespace {
+
+constexpr int64_t kCacheLineFloats = 16;
+
+// Enough tasks that a few threads share them evenly, few enough that starting one costs nothing.
+constexpr int64_t kTasksWanted = 32;
+
+int64_t count_panels(int64_t tokens) {
+  const int64_t rest = tokens % kPanelTokens;
+  return tokens / kPanelTokens + (rest >= kSmallestPanel ? 1 : 0);
+}
+
+}  // namespace
+
+MatMul::MatMul(const Kernel& kernel, const PackedWeights& weights, const float* bias,
+               const float* x, int64_t tokens, float* y)
+    : kernel_(kernel),
+      weights_(weights),
+      bias_(bias),
+      x_(x),
+      tokens_(tokens),
+      y_(y),
+      panel_count_(count_panels(tokens)),
+      tasks_per_group_(1) {
+  if (tokens == 0) return;
+  tasks_per_group_ = std::clamp<int64_t>(kTasksWanted / group_count(), 1, weights.tile_count());
+  if (panel_count_ == 0) return;
+  const int64_t floats = panel_count_ * kPanelTokens * weights.in_features;
+  scratch_.reset(new float[static_cast<size_t>(floats + kCacheLineFloats)]);
+  void* aligned = scratch_.get();
+  size_t space = static_cast<size_t>(floats + kCacheLineFloats) * sizeof(float);
+  panels_ = static_cast<float*>(std::align(kCacheLineFloats * sizeof(float),
+                                           static_cast<size_t>(floats) * sizeof(float), aligned,
+                                           space));
+}
+
+int64_t MatMul::tokens_of(int64_t group) const {
+  return std::min(kPanelTokens, tokens_ - group * kPanelTokens);
+}
+
+float* MatMul::panel(int64_t group) const {
+  return panels_ + group * kPanelTokens * weights_.in_features;
+}
+
+void MatMul::fill(int64_t task) const noexcept {
+  kernel_.fill_panel(x_ + task * kPanelTokens * weights_.in_features, tokens_of(task),
+                     weights_.in_features, panel(task));
+}
+
+void MatMul::multiply(int64_t task) const noexcept {
+  const int64_t group = task / tasks_per_group_;
+  const int64_t part = task % tasks_per_group_;
+  const int64_t tiles = weights_.tile_count();
+  const TileRange range{tiles * part / tasks_per_group_, tiles * (part + 1) / tasks_per_group_};
+  float* y = y_ + group * kPanelTokens * weights_.out_features;
+  if (group < panel_count_) {
+    kernel_.multiply_panel(weights_, bias_, panel(group), tokens_of(group), range, y);
+    return;
+  }
+  const float* x = x_ + group * kPanelTokens * weights_.in_features;
+  for (int64_t token = 0; token < tokens_of(group); ++token) {
+    kernel_.multiply_row(weights_, bias_, x + token * weights_.in_features, range,
+                         y + token * weights_.out_features);
+  }
+}
+
+int64_t MatMul::work() const {
+  return group_count() * kPanelTokens * weights_.entry_count() * weights_.block_size;
+}
+
+}  // namespace onnxcomp::sparse

@@ -1,0 +1,178 @@
+#pragma once
+
+// The algorithm, written once over a vector type V of eight float lanes and included by one source
+// file per instruction set. Everything is in an unnamed namespace, and nothing comes from std: of a
+// template with external linkage the linker keeps one copy, and it could be the one compiled for
+// instructions this processor does not have.
+
+#include <cstdint>
+
+#include "sparse/kernels.h"
+
+namespace onnxcomp::sparse {
+namespace {
+
+constexpr int64_t kLanes = 8;
+static_assert(kPanelTokens == 2 * kLanes && kTileColumns == kLanes, "tiles are two squares of 8");
+
+template <class V>
+void fill_panel(const float* x, int64_t tokens, int64_t in_features, float* panel) {
+  int64_t k = 0;
+  if (tokens == kPanelTokens) {
+    for (; k + kLanes <= in_features; k += kLanes) {
+      V::transpose(x + k, in_features, panel + k * kPanelTokens, kPanelTokens);
+      V::transpose(x + kLanes * in_features + k, in_features, panel + k * kPanelTokens + kLanes,
+                   kPanelTokens);
+    }
+  }
+  for (; k < in_features; ++k) {
+    for (int64_t token = 0; token < kPanelTokens; ++token)
+      panel[k * kPanelTokens + token] = token < tokens ? x[token * in_features + k] : 0.0f;
+  }
+}
+
+template <class V, int kBlock>
+void accumulate(const float* values, const float* x, V (&sums)[kBlock][2]) {
+  const V low = V::load(x);
+  const V high = V::load(x + kLanes);
+  for (int b = 0; b < kBlock; ++b) {
+    const V value = V::broadcast(values[b]);
+    sums[b][0] = V::multiply_add(value, low, sums[b][0]);
+    sums[b][1] = V::multiply_add(value, high, sums[b][1]);
+  }
+}
+
+// One block of columns for a whole panel: columns[kBlock, kPanelTokens]. Eight running sums hide the
+// latency of a multiply-add: 4 / kBlock entries are under way at once.
+template <class V, int kBlock>
+void multiply_block(const float* values, const int32_t* indices, int64_t entries,
+                    const float* panel, const float* bias, float* columns) {
+  constexpr int kTogether = 4 / kBlock;
+  V sums[kTogether][kBlock][2];
+  for (int i = 0; i < kTogether; ++i) {
+    for (int b = 0; b < kBlock; ++b) {
+      sums[i][b][0] = sums[i][b][1] = V::broadcast(i == 0 ? bias[b] : 0.0f);
+    }
+  }
+  int64_t entry = 0;
+  for (; entry + kTogether <= entries; entry += kTogether) {
+    for (int i = 0; i < kTogether; ++i) {
+      const int64_t index = indices[entry + i];
+      accumulate<V, kBlock>(values + (entry + i) * kBlock, panel + index * kPanelTokens, sums[i]);
+    }
+  }
+  for (; entry < entries; ++entry) {
+    const int64_t index = indices[entry];
+    accumulate<V, kBlock>(values + entry * kBlock, panel + index * kPanelTokens, sums[0]);
+  }
+  for (int b = 0; b < kBlock; ++b) {
+    for (int half = 0; half < 2; ++half) {
+      V total = sums[0][b][half];
+      for (int i = 1; i < kTogether; ++i) total = V::add(total, sums[i][b][half]);
+      V::store(total, columns + b * kPanelTokens + half * kLanes);
+    }
+  }
+}
+
+// columns[kTileColumns, kPanelTokens] -> y[tokens, width] of a row length out_features.
+template <class V>
+void write_tile(const float* columns, int64_t tokens, int64_t width, float* y,
+                int64_t out_features) {
+  if (tokens == kPanelTokens && width == kTileColumns) {
+    V::transpose(columns, kPanelTokens, y, out_features);
+    V::transpose(columns + kLanes, kPanelTokens, y + kLanes * out_features, out_features);
+    return;
+  }
+  for (int64_t token = 0; token < tokens; ++token) {
+    for (int64_t column = 0; column < width; ++column)
+      y[token * out_features + column] = columns[column * kPanelTokens + token];
+  }
+}
+
+struct Tile {
+  int64_t first_column;
+  int64_t width;  // kTileColumns, or fewer at the right edge
+  float bias[kTileColumns];
+};
+
+inline Tile tile_at(const PackedWeights& weights, const float* bias, int64_t index) {
+  Tile tile;
+  tile.first_column = index * kTileColumns;
+  const int64_t left = weights.out_features - tile.first_column;
+  tile.width = left < kTileColumns ? left : kTileColumns;
+  for (int64_t column = 0; column < kTileColumns; ++column) {
+    const bool given = bias != nullptr && column < tile.width;
+    tile.bias[column] = given ? bias[tile.first_column + column] : 0.0f;
+  }
+  return tile;
+}
+
+template <class V, int kBlock>
+void multiply_panel_blocks(const PackedWeights& weights, const float* bias, const float* panel,
+                           int64_t tokens, TileRange tiles, float* y) {
+  alignas(64) float columns[kTileColumns * kPanelTokens];
+  for (int64_t t = tiles.first; t < tiles.last; ++t) {
+    const Tile tile = tile_at(weights, bias, t);
+    for (int64_t column = 0; column < tile.width; column += kBlock) {
+      const int32_t* range = weights.offsets + (tile.first_column + column) / kBlock;
+      multiply_block<V, kBlock>(weights.values + int64_t{range[0]} * kBlock,
+                                weights.indices + range[0], range[1] - range[0], panel,
+                                tile.bias + column, columns + column * kPanelTokens);
+    }
+    write_tile<V>(columns, tokens, tile.width, y + tile.first_column, weights.out_features);
+  }
+}
+
+template <int kBlock>
+void multiply_row_blocks(const PackedWeights& weights, const float* bias, const float* x,
+                         TileRange tiles, float* y) {
+  constexpr int kTogether = 4 / kBlock;
+  for (int64_t t = tiles.first; t < tiles.last; ++t) {
+    const Tile tile = tile_at(weights, bias, t);
+    for (int64_t column = 0; column < tile.width; column += kBlock) {
+      const int64_t block = (tile.first_column + column) / kBlock;
+      const int64_t last = weights.offsets[block + 1];
+      int64_t entry = weights.offsets[block];
+      float sums[kTogether][kBlock] = {};
+      for (; entry + kTogether <= last; entry += kTogether) {
+        for (int i = 0; i < kTogether; ++i) {
+          const float* values = weights.values + (entry + i) * kBlock;
+          const float value = x[weights.indices[entry + i]];
+          for (int b = 0; b < kBlock; ++b) sums[i][b] += values[b] * value;
+        }
+      }
+      for (; entry < last; ++entry) {
+        const float* values = weights.values + entry * kBlock;
+        const float value = x[weights.indices[entry]];
+        for (int b = 0; b < kBlock; ++b) sums[0][b] += values[b] * value;
+      }
+      for (int b = 0; b < kBlock && column + b < tile.width; ++b) {
+        float total = tile.bias[column + b];
+        for (int i = 0; i < kTogether; ++i) total += sums[i][b];
+        y[tile.first_column + column + b] = total;
+      }
+    }
+  }
+}
+
+template <class V>
+void multiply_panel(const PackedWeights& weights, const float* bias, const float* panel,
+                    int64_t tokens, TileRange tiles, float* y) {
+  switch (weights.block_size) {
+    case 4: return multiply_panel_blocks<V, 4>(weights, bias, panel, tokens, tiles, y);
+    case 2: return multiply_panel_blocks<V, 2>(weights, bias, panel, tokens, tiles, y);
+    default: return multiply_panel_blocks<V, 1>(weights, bias, panel, tokens, tiles, y);
+  }
+}
+
+inline void multiply_row(const PackedWeights& weights, const float* bias, const float* x,
+                         TileRange tiles, float* y) {
+  switch (weights.block_size) {
+    case 4: return multiply_row_blocks<4>(weights, bias, x, tiles, y);
+    case 2: return multiply_row_blocks<2>(weights, bias, x, tiles, y);
+    default: return multiply_row_blocks<1>(weights, bias, x, tiles, y);
+  }
+}
+
+}  // namespace
+}  // namespace onnxcomp::sparse
