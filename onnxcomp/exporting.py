@@ -18,12 +18,12 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnxcomp.graph import Carried, carried_of, constants, opsets, subgraphs
 from onnxcomp.importing import StoredSparse, StoredValues
 
-Store = Callable[[gs.Constant], TensorProto]
+Store = Callable[[gs.Constant, str], TensorProto]  # of a constant in a scope, "" outermost
 MINIMUM_IR = {13: 7, 15: 8, 19: 9, 21: 10, 23: 11, 25: 12}  # of each opset (onnx/defs versioning)
 CUSTOM_OPSET = 1
 
 
-def inline(constant: gs.Constant) -> TensorProto:
+def inline(constant: gs.Constant, scope: str = "") -> TensorProto:
     """Writes the values into the model; those nobody touched byte for byte as they came."""
     values = constant._values
     if isinstance(values, StoredValues) and not values.is_external:
@@ -36,7 +36,7 @@ def inline(constant: gs.Constant) -> TensorProto:
     return numpy_helper.from_array(np.asarray(constant.values), constant.name)
 
 
-def without_data(constant: gs.Constant, largest: int = 1024) -> TensorProto:
+def without_data(constant: gs.Constant, scope: str = "", largest: int = 1024) -> TensorProto:
     """Writes shape and dtype only, and the values of at most ``largest`` elements.
 
     Shape inference needs the small ones: shapes, axes and indices.
@@ -112,7 +112,7 @@ class _Exporter:
             proto.metadata_props.extend(shell.metadata_props)
             proto.quantization_annotation.extend(shell.quantization_annotation)
         mine = self._constants(graph, scope, outer)
-        self._write_constants(proto, mine)
+        self._write_constants(proto, mine, scope)
         for tensor in graph.inputs:
             if not scope and tensor.name in self.carried.defaults:
                 proto.initializer.append(self.carried.defaults[tensor.name])
@@ -135,12 +135,14 @@ class _Exporter:
             found |= {name: t for name, t in inner if name in owned and name not in outer}
         return found
 
-    def _write_constants(self, proto: onnx.GraphProto, mine: dict[str, gs.Constant]) -> None:
+    def _write_constants(
+        self, proto: onnx.GraphProto, mine: dict[str, gs.Constant], scope: str
+    ) -> None:
         for constant in mine.values():
             if isinstance(constant._values, StoredSparse):
                 proto.sparse_initializer.append(constant._values.tensor)
             else:
-                proto.initializer.append(self.store(constant))
+                proto.initializer.append(self.store(constant, scope))
 
     def _node(self, node: gs.Node, scope: str, outer: frozenset[str]) -> onnx.NodeProto:
         proto = onnx.NodeProto(
@@ -166,7 +168,7 @@ class _Exporter:
             body = self.graph(value, f"{key}/{name}/", outer)
             return AttributeProto(name=name, type=AttributeProto.GRAPH, g=body)
         if isinstance(value, gs.Constant):
-            return AttributeProto(name=name, type=AttributeProto.TENSOR, t=self.store(value))
+            return AttributeProto(name=name, type=AttributeProto.TENSOR, t=inline(value))
         if isinstance(value, (type, np.dtype)):
             value = data_type_of(value)
         if isinstance(value, np.generic):

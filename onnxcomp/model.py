@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
 from onnxcomp.errors import OutputError, UnsupportedModel
-from onnxcomp.exporting import data_type_of, inline, to_proto
+from onnxcomp.exporting import Store, data_type_of, inline, to_proto
 from onnxcomp.graph import Graph
 from onnxcomp.importing import (
     StoredSparse,
@@ -122,13 +122,16 @@ def check_graph(graph: gs.Graph) -> None:
     """
     large: dict[str, gs.Constant] = {}
 
-    def store(constant: gs.Constant) -> TensorProto:
-        if constant_bytes(constant) > SMALLEST_EXTERNAL:
-            large[constant.name] = constant
-        return inline(constant) if constant.name not in large else TensorProto(name=constant.name)
+    def store(constant: gs.Constant, scope: str) -> TensorProto:
+        if scope or constant_bytes(constant) <= SMALLEST_EXTERNAL:
+            return inline(constant)
+        large[constant.name] = constant
+        return TensorProto(name=constant.name)
 
     proto = to_proto(graph, store)
-    _drop_initializers(proto.graph, large)
+    kept = [t for t in proto.graph.initializer if t.name not in large]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
     for constant in large.values():
         data_type = data_type_of(constant.dtype)
         proto.graph.input.append(
@@ -140,22 +143,11 @@ def check_graph(graph: gs.Graph) -> None:
         raise UnsupportedModel(f"not a valid ONNX model: {one_line(error)}") from error
 
 
-def _drop_initializers(graph: onnx.GraphProto, names: dict[str, gs.Constant]) -> None:
-    kept = [t for t in graph.initializer if t.name not in names]
-    if len(kept) < len(graph.initializer):
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _drop_initializers(attribute.g, names)
-
-
 def graph_bytes(graph: gs.Graph) -> int:
     """Bytes of ``graph`` as a file to within a few, weights included, without writing it."""
     total = 0
 
-    def store(constant: gs.Constant) -> TensorProto:
+    def store(constant: gs.Constant, scope: str) -> TensorProto:
         nonlocal total
         if constant_bytes(constant) <= SMALLEST_EXTERNAL:
             return inline(constant)
@@ -227,17 +219,14 @@ def _write(graph: gs.Graph, folder: Path, name: str, external: bool) -> list[Pat
     return [data, path]
 
 
-def _external_store(file: BinaryIO, location: str) -> Callable[[gs.Constant], TensorProto]:
-    """A store that appends the values to ``file``, each name once."""
-    written: dict[str, TensorProto] = {}
+def _external_store(file: BinaryIO, location: str) -> Store:
+    """A store that appends the values to ``file``."""
 
-    def store(constant: gs.Constant) -> TensorProto:
+    def store(constant: gs.Constant, scope: str) -> TensorProto:
         if constant_bytes(constant) < SMALLEST_EXTERNAL:
             return inline(constant)
-        if constant.name not in written:
-            file.seek(-(-file.tell() // PAGE) * PAGE)
-            written[constant.name] = _append(constant, file, location)
-        return written[constant.name]
+        file.seek(-(-file.tell() // PAGE) * PAGE)
+        return _append(constant, file, location)
 
     return store
 

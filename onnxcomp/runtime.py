@@ -7,7 +7,7 @@ in the mapped file: no limit of 2 GB, no copy, and the same way for a tap on any
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnxcomp.errors import UnsupportedModel
-from onnxcomp.exporting import data_type_of, inline, to_proto
+from onnxcomp.exporting import Store, data_type_of, inline, to_proto
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -152,16 +152,19 @@ def _session(
     return Session(inner, weights)
 
 
-def _handing_over(names: list[str], weights: list[Any]) -> Callable[[gs.Constant], TensorProto]:
-    """A store that leaves large weights out of the proto and collects them instead."""
+def _handing_over(names: list[str], weights: list[Any]) -> Store:
+    """A store that leaves large weights out of the proto and collects them instead.
 
-    def store(constant: gs.Constant) -> TensorProto:
+    onnxruntime takes them for the outermost graph only.
+    """
+
+    def store(constant: gs.Constant, scope: str) -> TensorProto:
         data_type = data_type_of(constant.dtype)
-        if data_type not in _HANDED or np.prod(constant.shape, dtype=np.int64) < SMALLEST_HANDED:
+        small = np.prod(constant.shape, dtype=np.int64) < SMALLEST_HANDED
+        if scope or small or data_type not in _HANDED:
             return inline(constant)
-        if constant.name not in names:
-            names.append(constant.name)
-            weights.append(np.ascontiguousarray(constant.values))
+        names.append(constant.name)
+        weights.append(np.ascontiguousarray(constant.values))
         stub = TensorProto(name=constant.name, data_type=data_type, dims=constant.shape)
         stub.data_location = TensorProto.EXTERNAL
         stub.external_data.add(key="location", value=f"{constant.name}.handed")
