@@ -70,6 +70,7 @@ using SetDimensions = Entry<59, Status*(TensorInfo*, const int64_t*, size_t)>;
 using GetElementType = Entry<60, Status*(const TensorInfo*, ElementType*)>;
 using GetDimensionsCount = Entry<61, Status*(const TensorInfo*, size_t*)>;
 using GetDimensions = Entry<62, Status*(const TensorInfo*, int64_t*, size_t)>;
+using GetSymbolicDimensions = Entry<63, Status*(const TensorInfo*, const char**, size_t)>;
 using GetTensorInfo = Entry<65, Status*(const Value*, TensorInfo**)>;
 using ReleaseTensorInfo = Entry<99, void(TensorInfo*)>;
 
@@ -87,6 +88,7 @@ using GetInputShape = Entry<268, Status*(const ShapeInferContext*, size_t, Tenso
 using GetShapeAttribute =
     Entry<269, Status*(const ShapeInferContext*, const char*, const OpAttribute**)>;
 using SetOutputShape = Entry<270, Status*(const ShapeInferContext*, size_t, const TensorInfo*)>;
+using SetSymbolicDimensions = Entry<271, Status*(TensorInfo*, const char**, size_t)>;
 using ReadAttribute =
     Entry<272, Status*(const OpAttribute*, AttributeType, void*, size_t, size_t*)>;
 

@@ -131,21 +131,30 @@ void compute(const SparseMatMul& op, KernelContext* context) {
   run(op, context, matmul);
 }
 
-// Y has the shape of X but for its last dimension; an unknown dimension (-1) stays unknown.
+// Y has the shape of X but for its last dimension. A dimension with neither value nor name cannot be
+// passed on: onnxruntime would take -1 for its value, so the model's own value_info is left to speak.
 void infer_shape(FunctionTable api, ShapeInferContext* context) {
   TensorInfo* input = nullptr;  // onnxruntime's own: not released here
   check(api, GetInputShape::call(api, context, kX, &input));
   std::vector<int64_t> shape = shape_of(api, input);
   if (shape.empty()) return;  // unknown rank looks like this
+  std::vector<const char*> names(shape.size(), "");
+  check(api, GetSymbolicDimensions::call(api, input, names.data(), names.size()));
+  for (size_t axis = 0; axis + 1 < shape.size(); ++axis) {
+    if (shape[axis] < 0 && names[axis][0] == '\0') return;
+  }
   const OpAttribute* attribute = nullptr;
   check(api, GetShapeAttribute::call(api, context, "out_features", &attribute));
   size_t bytes_read = 0;
   check(api, ReadAttribute::call(api, attribute, AttributeType::kInt, &shape.back(),
                                  sizeof(int64_t), &bytes_read));
+  names.back() = "";
   TensorInfo* output = nullptr;
   check(api, CreateTensorInfo::call(api, &output));
   Status* failure = SetElementType::call(api, output, ElementType::kFloat);
   if (failure == nullptr) failure = SetDimensions::call(api, output, shape.data(), shape.size());
+  if (failure == nullptr)
+    failure = SetSymbolicDimensions::call(api, output, names.data(), names.size());
   if (failure == nullptr) failure = SetOutputShape::call(api, context, 0, output);
   ReleaseTensorInfo::call(api, output);
   check(api, failure);

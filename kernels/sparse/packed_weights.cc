@@ -10,6 +10,8 @@ std::string describe(const char* what, int64_t found, const std::string& expecte
   return std::string(what) + " is " + std::to_string(found) + ", expected " + expected;
 }
 
+std::string at(int64_t position) { return " at position " + std::to_string(position); }
+
 std::string find_size_defect(const PackedWeights& weights, const PackedLengths& lengths) {
   const int64_t size = weights.block_size;
   if (size != 1 && size != 2 && size != 4) return describe("block_size", size, "1, 2 or 4");
@@ -32,8 +34,7 @@ std::string find_offset_defect(const PackedWeights& weights, int64_t entries) {
   for (int64_t block = 0; block < blocks; ++block) {
     if (weights.offsets[block + 1] < weights.offsets[block])
       return describe("offsets", weights.offsets[block + 1],
-                      "at least " + std::to_string(weights.offsets[block]) + " at position " +
-                          std::to_string(block + 1));
+                      "at least " + std::to_string(weights.offsets[block]) + at(block + 1));
   }
   if (weights.offsets[blocks] != entries)
     return describe("the last offset", weights.offsets[blocks],
@@ -42,16 +43,17 @@ std::string find_offset_defect(const PackedWeights& weights, int64_t entries) {
 }
 
 std::string find_index_defect(const PackedWeights& weights) {
+  const int64_t largest = weights.in_features - 1;
   for (int64_t block = 0; block < weights.block_count(); ++block) {
-    int64_t smallest = 0;
+    int64_t previous = -1;
     for (int64_t entry = weights.offsets[block]; entry < weights.offsets[block + 1]; ++entry) {
       const int64_t index = weights.indices[entry];
-      if (index < smallest || index >= weights.in_features)
+      if (index < 0 || index > largest)
+        return describe("an index", index, "0 to " + std::to_string(largest) + at(entry));
+      if (index <= previous)
         return describe("an index", index,
-                        std::to_string(smallest) + " to " +
-                            std::to_string(weights.in_features - 1) + " at position " +
-                            std::to_string(entry) + " (ascending in its block)");
-      smallest = index + 1;
+                        "more than the " + std::to_string(previous) + " before it" + at(entry));
+      previous = index;
     }
   }
   return {};
