@@ -34,6 +34,16 @@ class PackedWeights:
         """The size of the three arrays, in bytes."""
         return self.values.nbytes + self.indices.nbytes + self.offsets.nbytes
 
+    @property
+    def attributes(self) -> dict[str, int]:
+        """The attributes of the `SparseMatMul` node that reads these arrays."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "block_size": self.block_size,
+        }
+
 
 def pack(weight: npt.NDArray[np.float32], *, block_size: int = 1) -> PackedWeights:
     """Packs a weight [in_features, out_features]; an entry is kept if any value of it is nonzero.
@@ -49,6 +59,8 @@ def pack(weight: npt.NDArray[np.float32], *, block_size: int = 1) -> PackedWeigh
     blocks = padded.reshape(in_features, -1, block_size).transpose(1, 0, 2)
     kept = (blocks != 0).any(axis=2)
     counts = np.count_nonzero(kept, axis=1)
+    if counts.sum() > np.iinfo(np.int32).max:
+        raise ValueError(f"{counts.sum()} entries: offsets of 32 bits do not reach that far")
     return PackedWeights(
         values=blocks[kept],
         indices=np.nonzero(kept)[1].astype(np.int32),
