@@ -217,4 +217,4 @@ def _plain(kind: onnx.TypeProto) -> bytes:
     bare.ClearField("denotation")
     for dim in bare.tensor_type.shape.dim:
         dim.ClearField("denotation")
-    return bare.SerializeToString(deterministic=True)
+    return bytes(bare.SerializeToString(deterministic=True))

@@ -264,7 +264,7 @@ def _store_lazily(graph: gs.Graph, folder: Path | None) -> None:
     """Swaps graphsurgeon's lazy values for ours, and checks external data once."""
     attributes = (v for n in graph.nodes for v in n.attrs.values() if isinstance(v, gs.Constant))
     for tensor in (*graph.tensors().values(), *attributes):
-        values = getattr(tensor, "_values", None)
+        values: Any = getattr(tensor, "_values", None)
         if type(values) is LazyValues:
             stored = StoredValues(values.tensor, folder)
             if stored.is_external:

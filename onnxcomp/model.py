@@ -155,7 +155,7 @@ def graph_bytes(graph: gs.Graph) -> int:
         total += constant_bytes(constant) + LENGTH_PREFIXES
         return stub
 
-    return to_proto(graph, store).ByteSize() + total
+    return int(to_proto(graph, store).ByteSize()) + total
 
 
 def constant_bytes(constant: gs.Constant) -> int:

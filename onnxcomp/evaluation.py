@@ -1,0 +1,242 @@
+"""How alike two models answer, how fast they run and what an evaluator of the user's says."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxcomp.errors import CalibrationError, OnnxcompError, UnsupportedModel
+from onnxcomp.report import Fidelity, OutputFidelity
+from onnxcomp.runtime import Feed, Session, one_line
+
+LARGEST_REFERENCE = 2**28  # bytes of outputs of the original that are kept for comparing
+MOST_CLASSES = 2**17
+Evaluator = Callable[[Any], float]  # an onnxruntime.InferenceSession -> score, higher is better
+
+
+@dataclass
+class Reference:
+    """What the original answers: computed once, compared with after every pass.
+
+    Attributes:
+        feeds: the samples kept, as many as `LARGEST_REFERENCE` allows.
+        answers: outputs of each sample.
+        names: of the outputs.
+        synthetic: whether the samples were made up.
+    """
+
+    feeds: list[Feed]
+    answers: list[list[Any]]
+    names: list[str]
+    synthetic: bool
+
+    @classmethod
+    def of(cls, session: Session, feeds: Iterable[Feed], synthetic: bool) -> Reference:
+        """Runs ``feeds`` through the original.
+
+        Raises:
+            CalibrationError: there are no feeds.
+            UnsupportedModel: the original does not run.
+        """
+        kept: list[Feed] = []
+        answers: list[list[Any]] = []
+        size = 0
+        for feed in feeds:
+            answer = session.run(feed)
+            size += sum(x.nbytes for x in (*answer, *feed.values()) if isinstance(x, np.ndarray))
+            if kept and size > LARGEST_REFERENCE:
+                break
+            kept.append(feed)
+            answers.append(answer)
+        if not kept:
+            raise CalibrationError("no samples to compare the models on")
+        return cls(kept, answers, session.outputs, synthetic)
+
+    def compare(self, session: Session) -> Fidelity:
+        """Runs the samples through ``session`` and compares output by output.
+
+        Raises:
+            UnsupportedModel: the model does not run.
+        """
+        accumulators = [_Difference(name) for name in self.names]
+        for feed, wanted in zip(self.feeds, self.answers, strict=True):
+            got = session.run(feed, self.names)
+            for accumulator, a, b in zip(accumulators, wanted, got, strict=True):
+                accumulator.update(a, b)
+        outputs = tuple(accumulator.result() for accumulator in accumulators)
+        return Fidelity(samples=len(self.feeds), synthetic=self.synthetic, outputs=outputs)
+
+
+class _Difference:
+    """Streams one output of two models; sums in float64."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.note = name, ""
+        self.signal = self.noise = self.dot = self.other = self.largest = 0.0
+        self.rows = self.same = 0
+
+    def update(self, a: Any, b: Any) -> None:
+        if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
+            self._all_or_nothing(_equal(a, b))
+            return
+        if not isinstance(b, np.ndarray) or a.shape != b.shape:
+            self.note = "shapes differ"
+            self.noise = math.inf
+            return
+        if a.dtype.kind == "f":
+            self._scores(a, b)
+        else:
+            a, b = a.astype(np.float64), b.astype(np.float64)
+        finite = np.isfinite(a)
+        if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+            self.note, self.noise = "not finite where the original is, or the reverse", math.inf
+            return
+        if not np.isfinite(b[finite]).all():
+            self.note, self.noise = "not finite where the original is", math.inf
+            return
+        x, y = a[finite].astype(np.float64), b[finite].astype(np.float64)
+        difference = x - y
+        self.signal += float(x @ x)
+        self.other += float(y @ y)
+        self.dot += float(x @ y)
+        self.noise += float(difference @ difference)
+        self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
+
+    def _all_or_nothing(self, same: bool) -> None:
+        """Strings, sequences and maps: right or wrong, as one element of size one."""
+        self.signal += 1
+        self.other += 1
+        self.dot += float(same)
+        self.noise += float(not same)
+        self.largest = max(self.largest, float(not same))
+
+    def _scores(self, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> None:
+        """Class scores are float [batch, classes], perhaps with axes of length 1 behind."""
+        trailing = a.shape[2:]
+        if a.ndim < 2 or any(n != 1 for n in trailing) or not 2 <= a.shape[1] <= MOST_CLASSES:
+            return
+        self.rows += len(a)
+        best = [x.reshape(len(x), -1).argmax(1) for x in (a, b)]
+        self.same += int((best[0] == best[1]).sum())
+
+    def result(self) -> OutputFidelity:
+        norm = math.sqrt(self.signal) * math.sqrt(self.other)
+        return OutputFidelity(
+            output=self.name,
+            sqnr_db=sqnr_db(self.signal, self.noise),
+            cosine=self.dot / norm if norm else float(self.noise == 0),
+            max_abs_difference=self.largest if math.isfinite(self.noise) else math.inf,
+            top1_agreement=100.0 * self.same / self.rows if self.rows else None,
+            note=self.note,
+        )
+
+
+def sqnr_db(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two energies; inf without noise, -inf without signal."""
+    if noise == 0:
+        return math.inf
+    if signal == 0 or math.isinf(noise):
+        return -math.inf
+    return 10 * math.log10(signal / noise)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return bool(a.shape == b.shape and (a == b).all())
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6)
+    return bool(a == b)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Interleaved times of several models.
+
+    Attributes:
+        milliseconds: median of each model.
+        ratios: median over the rounds of time / time of the first model in the same round.
+    """
+
+    milliseconds: tuple[float, ...]
+    ratios: tuple[float, ...]
+
+
+def interleaved(
+    sessions: Sequence[Session], feed: Feed, rounds: int = 11, round_ms: float = 10.0
+) -> Timing:
+    """Times models by turns A B A B, so that a drift of the machine falls on all alike.
+
+    Args:
+        sessions: of the models, the one to compare with first.
+        feed: what to run.
+        rounds: turns of each model.
+        round_ms: a turn repeats the run until it takes about this long.
+    """
+    counts = [_repetitions(session, feed, round_ms) for session in sessions]
+    times = np.zeros((rounds, len(sessions)))
+    for row in range(rounds):
+        for column in range(len(sessions)):
+            at = (column + row) % len(sessions)  # nobody always runs after the same neighbour
+            start = time.perf_counter()
+            for _ in range(counts[at]):
+                sessions[at].run(feed)
+            times[row, at] = (time.perf_counter() - start) * 1000 / counts[at]
+    ratios = np.median(times / times[:, :1], axis=0)
+    return Timing(tuple(np.median(times, axis=0).tolist()), tuple(ratios.tolist()))
+
+
+def _repetitions(session: Session, feed: Feed, round_ms: float) -> int:
+    session.run(feed)
+    start = time.perf_counter()
+    session.run(feed)
+    once = (time.perf_counter() - start) * 1000
+    return max(1, min(1000, round(round_ms / max(once, 1e-3))))
+
+
+def load_evaluator(source: str) -> Evaluator:
+    """The function of ``FILE.py:FUNCTION``: an onnxruntime session -> score, higher is better.
+
+    Raises:
+        OnnxcompError: no such file or function, or the file raises when it is run.
+    """
+    path, _, name = source.rpartition(":")
+    if not path or not Path(path).is_file():
+        raise OnnxcompError(f"--evaluate {source}: write FILE.py:FUNCTION of an existing file")
+    spec = importlib.util.spec_from_file_location(f"onnxcomp_evaluator_{Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise OnnxcompError(f"--evaluate {source}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise OnnxcompError(f"--evaluate {source}: {path} fails: {one_line(error)}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise OnnxcompError(f"--evaluate {source}: {path} has no function {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def score(evaluator: Evaluator, session: Session) -> float:
+    """What the evaluator says of a model.
+
+    Raises:
+        UnsupportedModel: the evaluator raised, or returned something that is no number.
+    """
+    try:
+        value = float(evaluator(session.inner))
+    except Exception as error:
+        raise UnsupportedModel(f"the evaluator failed: {one_line(error)}") from error
+    if not math.isfinite(value):
+        raise UnsupportedModel(f"the evaluator returned {value}")
+    return value

@@ -1,0 +1,12 @@
+"""HOW the graph changes: one file, one class a pass."""
+
+from __future__ import annotations
+
+if __name__ == "passes":
+    raise ImportError("this folder is installed as onnxcomp.passes; import it by that name")
+
+from onnxcomp.passes.base import Pass, PassContext, PassReport
+
+PASSES: tuple[type[Pass], ...] = ()
+
+__all__ = ["PASSES", "Pass", "PassContext", "PassReport"]
