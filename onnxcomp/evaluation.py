@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import numpy as np
 from onnxcomp.errors import CalibrationError, OnnxcompError, UnsupportedModel
 from onnxcomp.report import Fidelity, OutputFidelity
 from onnxcomp.runtime import Feed, Session, one_line
+from onnxcomp.samples import load_function
 
 LARGEST_REFERENCE = 2**28  # bytes of outputs of the original that are kept for comparing
 MOST_CLASSES = 2**17
@@ -173,7 +172,11 @@ class Timing:
 
 
 def interleaved(
-    sessions: Sequence[Session], feed: Feed, rounds: int = 11, round_ms: float = 10.0
+    sessions: Sequence[Session],
+    feed: Feed,
+    rounds: int = 11,
+    round_ms: float = 10.0,
+    budget_s: float = 6.0,
 ) -> Timing:
     """Times models by turns A B A B, so that a drift of the machine falls on all alike.
 
@@ -182,8 +185,12 @@ def interleaved(
         feed: what to run.
         rounds: turns of each model.
         round_ms: a turn repeats the run until it takes about this long.
+        budget_s: slow models get fewer rounds, but three at least, to stay near this time.
     """
-    counts = [_repetitions(session, feed, round_ms) for session in sessions]
+    once = [_once_ms(session, feed) for session in sessions]
+    counts = [max(1, min(1000, round(round_ms / ms))) for ms in once]
+    per_round = sum(count * ms for count, ms in zip(counts, once, strict=True)) / 1000
+    rounds = min(rounds, max(3, int(budget_s / per_round)))
     times = np.zeros((rounds, len(sessions)))
     for row in range(rounds):
         for column in range(len(sessions)):
@@ -196,12 +203,11 @@ def interleaved(
     return Timing(tuple(np.median(times, axis=0).tolist()), tuple(ratios.tolist()))
 
 
-def _repetitions(session: Session, feed: Feed, round_ms: float) -> int:
+def _once_ms(session: Session, feed: Feed) -> float:
     session.run(feed)
     start = time.perf_counter()
     session.run(feed)
-    once = (time.perf_counter() - start) * 1000
-    return max(1, min(1000, round(round_ms / max(once, 1e-3))))
+    return max((time.perf_counter() - start) * 1000, 1e-3)
 
 
 def load_evaluator(source: str) -> Evaluator:
@@ -210,21 +216,13 @@ def load_evaluator(source: str) -> Evaluator:
     Raises:
         OnnxcompError: no such file or function, or the file raises when it is run.
     """
-    path, _, name = source.rpartition(":")
-    if not path or not Path(path).is_file():
-        raise OnnxcompError(f"--evaluate {source}: write FILE.py:FUNCTION of an existing file")
-    spec = importlib.util.spec_from_file_location(f"onnxcomp_evaluator_{Path(path).stem}", path)
-    if spec is None or spec.loader is None:
-        raise OnnxcompError(f"--evaluate {source}: {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    path, colon, name = source.rpartition(":")
+    if not colon:
+        raise OnnxcompError(f"--evaluate {source}: write FILE.py:FUNCTION")
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise OnnxcompError(f"--evaluate {source}: {path} fails: {one_line(error)}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise OnnxcompError(f"--evaluate {source}: {path} has no function {name!r}")
-    return function  # type: ignore[no-any-return]
+        return load_function(path, name)
+    except CalibrationError as error:
+        raise OnnxcompError(f"--evaluate {source}: {error}") from error
 
 
 def score(evaluator: Evaluator, session: Session) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,6 +69,12 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     size = file.stat().st_size + sum(external_range(t, file.parent)[2] for t in external)
     check_file(file)
     return Model(from_proto(proto, file.parent), file, size, bool(external))
+
+
+def bytes_on_disk(path: Path) -> int:
+    """Bytes of a model that `save_model` wrote, its data file included."""
+    data = path.with_name(f"{path.name}.data")
+    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
@@ -189,18 +196,40 @@ def save_model(
     """
     target = Path(path)
     external = external or graph_bytes(graph) > LARGEST_PROTO
+    with _replacing(target) as folder:
+        written = _write(graph, folder, target.name, external)
+        if verify is not None:
+            verify(written[-1])
+        size = sum(file.stat().st_size for file in written)
+        for file in written:  # the data first: a model never lacks its weights
+            os.replace(file, target.parent / file.name)
+    return size
+
+
+def copy_model(model: Model, path: str | os.PathLike[str]) -> int:
+    """Writes an untouched model again: byte for byte, or with its external data in one file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if model.external:
+        return save_model(model.graph, path, external=True)
+    target = Path(path)
+    with _replacing(target) as folder:
+        shutil.copyfile(model.path, folder / target.name)
+        os.replace(folder / target.name, target)
+    return target.stat().st_size
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A folder beside ``target`` to write in, gone afterwards whatever happens."""
     try:
         with tempfile.TemporaryDirectory(prefix=".onnxcomp-", dir=target.parent) as folder:
-            written = _write(graph, Path(folder), target.name, external)
-            if verify is not None:
-                verify(written[-1])
-            size = sum(file.stat().st_size for file in written)
-            for file in written:  # the data first: a model never lacks its weights
-                os.replace(file, target.parent / file.name)
+            yield Path(folder)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{target}: cannot be written ({reason}); nothing was changed") from error
-    return size
 
 
 def _write(graph: gs.Graph, folder: Path, name: str, external: bool) -> list[Path]:

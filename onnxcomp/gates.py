@@ -1,0 +1,90 @@
+"""What a pass must keep: measured figures in, the reason for undoing it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxcomp.recipe import Gates
+from onnxcomp.report import Fidelity
+
+SLOWER = 1.03  # ratios within 3 % of each other are the noise of medians on a busy machine
+SMALLER = 0.99  # of the bytes, FASTER of the time: from here on a gain is worth an error
+FASTER = 0.97
+LOSSLESS_DB = 60.0  # rounding of float32 leaves 100 and more, eight bits 20 to 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A model's figures against the original.
+
+    Attributes:
+        bytes: of the file.
+        latency_ratio: time / time of the original; None where it was not measured.
+        fidelity: None where it was not measured.
+        score: of the evaluator; None without one.
+    """
+
+    bytes: int
+    latency_ratio: float | None = None
+    fidelity: Fidelity | None = None
+    score: float | None = None
+
+
+def broken_gate(
+    gates: Gates, original: Measured, before: Measured, after: Measured, final: bool = False
+) -> str:
+    """Why a change has to be undone; empty when it may stay.
+
+    Args:
+        gates: of the recipe.
+        original: the model that came in.
+        before: the model before the change.
+        after: the model after it.
+        final: judge the whole result, which must not be slower or larger, but need not gain.
+    """
+    broken = _fidelity(gates, after) or _drop(gates, original, after)
+    if broken or not gates.must_pay:
+        return broken
+    if after.bytes > before.bytes:
+        return f"does not pay: {after.bytes:,} bytes, {before.bytes:,} before"
+    slower = _ratio(after) / _ratio(before)
+    if slower > SLOWER:
+        return f"does not pay: takes {slower:.2f} times as long as before"
+    if final or _is_lossless(after):
+        return ""
+    if after.bytes > SMALLER * before.bytes and slower > FASTER:
+        return f"does not pay: {after.bytes / before.bytes:.3f} of the bytes, {slower:.2f} the time"
+    return ""
+
+
+def _fidelity(gates: Gates, after: Measured) -> str:
+    if after.fidelity is None or gates.min_sqnr_db is None:
+        return ""
+    if after.fidelity.sqnr_db >= gates.min_sqnr_db:
+        return ""
+    worst = min(after.fidelity.outputs, key=lambda output: output.sqnr_db)
+    note = f" ({worst.note})" if worst.note else ""
+    return (
+        f"not faithful: SQNR {worst.sqnr_db:.1f} dB at output {worst.output!r}{note},"
+        f" the gate is {gates.min_sqnr_db:g} dB"
+    )
+
+
+def _drop(gates: Gates, original: Measured, after: Measured) -> str:
+    if gates.max_drop is None or after.score is None or original.score is None:
+        return ""
+    drop = original.score - after.score
+    if drop <= gates.max_drop:
+        return ""
+    return (
+        f"score {after.score:.2f}, {drop:.2f} points below the original,"
+        f" the gate is {gates.max_drop:g}"
+    )
+
+
+def _ratio(measured: Measured) -> float:
+    return 1.0 if measured.latency_ratio is None else measured.latency_ratio
+
+
+def _is_lossless(after: Measured) -> bool:
+    return after.fidelity is None or after.fidelity.sqnr_db >= LOSSLESS_DB

@@ -1,0 +1,140 @@
+"""The original, measured once, and everything that is measured against it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.calibration import Calibration
+from onnxcomp.errors import UnsupportedModel
+from onnxcomp.evaluation import Evaluator, Reference, interleaved, score
+from onnxcomp.gates import LOSSLESS_DB, Measured
+from onnxcomp.model import Model, graph_bytes
+from onnxcomp.runtime import Feed, Session, open_file, open_session
+
+LARGE = 2**30  # bytes of a model of which two sessions at a time would take too much memory
+COMPARED = 64  # samples that fidelity is measured on
+COMPARED_LARGE = 2
+ROUNDS = 11
+THREADS = 1  # a thread of its own is the least noisy clock, and ratios carry over
+
+
+class Measurements:
+    """A model as it came in, and how its successors compare.
+
+    Attributes:
+        calibration: the samples.
+        original: figures of the model as it came.
+        large: whether the original's session is closed while another is open. Then times are
+            taken one after the other and weights are not packed a second time.
+        notes: what a reader of the figures should know.
+        latencies_ms: medians of the original and of the model last measured.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        samples: Any,
+        evaluator: Evaluator | None,
+        *,
+        seed: int = 0,
+        compared: bool = True,
+    ) -> None:
+        self.large, self.evaluator = model.bytes > LARGE, evaluator
+        self.notes: list[str] = []
+        self.latencies_ms: tuple[float | None, float | None] = (None, None)
+        session = open_file(model.path, threads=THREADS, prepack=not self.large)
+        self.calibration = Calibration.from_source(
+            samples, model.graph, seed=seed, runs=lambda feed: _runs(session, feed)
+        )
+        if self.calibration.synthetic:
+            self.notes.append(
+                "no samples were given: fidelity was measured on synthetic inputs; "
+                "give real ones with --calibration for figures that mean something"
+            )
+        limit = COMPARED_LARGE if self.large else COMPARED
+        feeds = self.calibration.feeds(limit if compared else 1)
+        self.reference = Reference.of(session, feeds, self.calibration.synthetic)
+        self.feed = max(self.reference.feeds, key=lambda f: sum(np.size(v) for v in f.values()))
+        self.shapes = {name: list(np.shape(value)) for name, value in self.feed.items()}
+        self.original = Measured(
+            bytes=model.bytes,
+            latency_ratio=1.0,
+            score=None if evaluator is None else score(evaluator, session),
+        )
+        self._session = session
+        if self.large:
+            self.latencies_ms = (_alone(session, self.feed), None)
+            self._session = None
+            self.notes.append(
+                "a large model: times were taken one after the other, without packed weights"
+            )
+
+    def of(self, graph: gs.Graph, path: Path | None = None, *, patience: int = 1) -> Measured:
+        """Measures a successor: ``graph``, from the file at ``path`` where there is one.
+
+        Raises:
+            UnsupportedModel: it does not load or run.
+        """
+        session = self._open(graph, path)
+        fidelity = self.reference.compare(session)
+        return Measured(
+            bytes=graph_bytes(graph),
+            latency_ratio=self._time(session, patience),
+            fidelity=fidelity,
+            score=None if self.evaluator is None else score(self.evaluator, session),
+        )
+
+    def runs(self, graph: gs.Graph, path: Path | None = None) -> None:
+        """Loads a successor and runs one sample.
+
+        Raises:
+            UnsupportedModel: it does not load or run.
+        """
+        self._open(graph, path).run(self.feed)
+
+    def same_answers(self, graph: gs.Graph) -> None:
+        """Checks that a rewriting that should change nothing did not.
+
+        Raises:
+            UnsupportedModel: it does not run, or answers differently.
+        """
+        sqnr = self.reference.compare(self._open(graph, None)).sqnr_db
+        if sqnr < LOSSLESS_DB:
+            raise UnsupportedModel(f"the converted model answers differently (SQNR {sqnr:.1f} dB)")
+
+    def _open(self, graph: gs.Graph, path: Path | None) -> Session:
+        if path is not None:
+            return open_file(path, threads=THREADS, prepack=not self.large)
+        return open_session(graph, threads=THREADS, prepack=not self.large)
+
+    def _time(self, session: Session, patience: int) -> float:
+        if self._session is None:
+            before, after = self.latencies_ms[0], _alone(session, self.feed)
+            self.latencies_ms = (before, after)
+            return after / before if before else 1.0
+        timing = interleaved([self._session, session], self.feed, ROUNDS * patience)
+        self.latencies_ms = (timing.milliseconds[0], timing.milliseconds[1])
+        return timing.ratios[1]
+
+
+def _runs(session: Session, feed: Feed) -> bool:
+    try:
+        session.run(feed)
+    except UnsupportedModel:
+        return False
+    return True
+
+
+def _alone(session: Session, feed: Feed, rounds: int = 3) -> float:
+    """Median ms of a session that has no other to take turns with."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        session.run(feed)
+        times.append((time.perf_counter() - start) * 1000)
+    return float(np.median(times))
