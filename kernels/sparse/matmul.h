@@ -8,8 +8,8 @@
 
 namespace onnxcomp::sparse {
 
-// Below this many tokens a panel would be mostly padding; rows are computed one by one.
-inline constexpr int64_t kSmallestPanel = 4;
+// A single token alone is faster as a row; from two on a panel is, padding and all.
+inline constexpr int64_t kSmallestPanel = 2;
 
 // The kernels this processor runs, best first; the last one is always "portable".
 const std::vector<const Kernel*>& available_kernels();
