@@ -146,6 +146,8 @@ class Calibration:
         tensors = graph.tensors()
         for name in taps:
             _check_tap(name, tensors, inputs)
+        if not taps:
+            return
         chunks = self._chunks(graph, [name for name in taps if name not in inputs], tensors)
         fed = [name for name in taps if name in inputs]
         total = len(chunks) * min(len(self), limit if limit is not None else len(self))
