@@ -1,71 +1,21 @@
-"""The pipeline: recipe -> passes -> gates -> report.
-
-A pass only rewrites. What holds after it is seen to here: the model checks, loads and runs, its
-inputs and outputs are as they were, and its fidelity and cost against the ORIGINAL were measured;
-a pass that breaks a guarantee or a gate of the recipe is undone, and the report says why.
-"""
+"""The one call that does it all: model and recipe in, smaller model and honest report out."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import platform
-import time
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import onnx_graphsurgeon as gs
-
-from onnxcomp.errors import GateFailed, OnnxcompError, PassFailed, RecipeError, UnsupportedModel
+from onnxcomp.errors import OnnxcompError, RecipeError
 from onnxcomp.evaluation import Evaluator, load_evaluator
-from onnxcomp.exporting import value_info
-from onnxcomp.gates import Measured, broken_gate
-from onnxcomp.graph import Graph, sort_nodes
-from onnxcomp.inspection import count_macs, count_parameters
 from onnxcomp.measuring import Measurements
-from onnxcomp.model import (
-    Model,
-    bytes_on_disk,
-    check_graph,
-    copy_model,
-    graph_bytes,
-    load_model,
-    save_model,
-)
-from onnxcomp.opset import raise_opset
-from onnxcomp.passes.base import Pass, PassContext, PassReport
+from onnxcomp.model import Model, load_model
+from onnxcomp.pipeline import Result, Run, Verify
 from onnxcomp.progress import Progress
 from onnxcomp.recipe import Recipe
-from onnxcomp.report import Cost, PassResult, Report
-from onnxcomp.runtime import one_line
-from onnxcomp.targets import Target, resolve_target
+from onnxcomp.targets import resolve_target
 
-Verify = Literal["each", "final", "off"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `optimize` returns.
-
-    Attributes:
-        graph: the optimized model.
-        report: what was done and what it cost.
-        external: whether `save` puts weights into a file of their own.
-    """
-
-    graph: Graph
-    report: Report
-    external: bool
-
-    def save(self, path: str | os.PathLike[str]) -> int:
-        """Writes the model, complete or not at all; returns its bytes.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        return save_model(self.graph, path, external=self.external)
+__all__ = ["Result", "optimize"]
 
 
 def optimize(
@@ -118,228 +68,16 @@ def optimize(
     if plan.gates.max_drop is not None and evaluator is None:
         raise RecipeError("the gate max_drop needs an evaluator: --evaluate FILE.py:FUNCTION")
     aim = resolve_target(target)
+    _refuse_overwriting(model.path if isinstance(model, Model) else Path(model), output)
     if not isinstance(model, Model):
         progress.stage(f"reading {Path(model).name}")
         model = load_model(model)
     progress.stage("measuring the original")
     measurements = Measurements(model, calibration, evaluator, seed=seed, compared=verify != "off")
-    run = _Run(model, plan, measurements, aim, seed, verify, strict, progress)
+    run = Run(model, plan, measurements, aim, seed, verify, strict, progress)
     return run.result(None if output is None else Path(output))
 
 
-class _Run:
-    """One call of `optimize`: the graph so far, and what has been measured of it."""
-
-    def __init__(
-        self,
-        model: Model,
-        recipe: Recipe,
-        measurements: Measurements,
-        target: Target,
-        seed: int,
-        verify: Verify,
-        strict: bool,
-        progress: Progress,
-    ) -> None:
-        self.model, self.recipe, self.measurements = model, recipe, measurements
-        self.verify, self.strict, self.progress = verify, strict, progress
-        if verify == "each" and measurements.large:
-            self.verify = "final"  # one more session of a model this size costs more than it tells
-        self.context = PassContext(
-            calibration=measurements.calibration, target=target, seed=seed, advance=progress.advance
-        )
-        self.graph = model.graph.copy()
-        self.passes: list[PassResult] = []
-        self.notes: list[str] = list(measurements.notes)
-        self.current = measurements.original
-
-    def result(self, output: Path | None) -> Result:
-        """Runs the recipe, measures the end and writes it."""
-        self._raise_opset()
-        for step in self.recipe.passes:
-            self.progress.stage(step.name())
-            self._apply(step)
-        if output is None:
-            external = self.model.external
-            return Result(self.graph, self._report(self._final(None)), external)
-        if output.exists() and output.samefile(self.model.path):
-            raise OnnxcompError(f"{output}: is the input; write the result under another name")
-        return self._save(output)
-
-    def _raise_opset(self) -> None:
-        """Converts an opset below 13, or says why it had to stay."""
-        came = self.graph.opset
-        if came >= Pass.minimum_opset:
-            return
-        try:
-            converted = raise_opset(self.graph.copy(), Pass.minimum_opset)
-            check_graph(converted)
-            self.measurements.same_answers(converted)
-        except OnnxcompError as error:
-            self.notes.append(f"opset {came} stays: converting it failed: {error}")
-            return
-        self.graph = converted
-        self.notes.append(f"opset {came} was converted to {converted.opset} first")
-
-    def _apply(self, step: Pass) -> None:
-        """Runs one pass on a copy, which becomes the graph if it holds."""
-        options = {
-            f.name: getattr(step, f.name)
-            for f in dataclasses.fields(step)
-            if f.name != "overrides" or step.overrides
-        }
-        outcome = PassResult(name=step.name(), options=options)
-        self.passes.append(outcome)
-        if self.graph.opset < step.minimum_opset:
-            outcome.status = "unchanged"
-            outcome.reason = f"needs opset {step.minimum_opset}, the model has {self.graph.opset}"
-            return
-        candidate, report = self.graph.copy(), PassReport()
-        start = time.perf_counter()
-        try:
-            step.rewrite(candidate, self.context, report)
-            sort_nodes(candidate)
-        except Exception as error:
-            place = f" at node {report.current!r}" if report.current else ""
-            outcome.status = "failed"
-            outcome.reason = f"{one_line(error)} ({type(error).__name__}{place})"
-            if self.strict:
-                raise PassFailed(f"{step.name()}: {outcome.reason}") from error
-            return
-        finally:
-            outcome.seconds = time.perf_counter() - start
-            outcome.changed, outcome.skipped = report.changed, report.skipped
-            outcome.numbers, outcome.notes = report.numbers, report.notes
-        if not report.changed:
-            outcome.status = "unchanged"
-            return
-        self._judge(candidate, outcome)
-
-    def _judge(self, candidate: Graph, outcome: PassResult) -> None:
-        """Keeps ``candidate``, or undoes the pass and says why."""
-        original, before = self.measurements.original, self.current
-        try:
-            _check_promises(self.model.graph, candidate)
-            if self.verify != "each":
-                after = dataclasses.replace(before, bytes=graph_bytes(candidate))
-            else:
-                after = self.measurements.of(candidate)
-            outcome.bytes, outcome.fidelity = after.bytes, after.fidelity
-            outcome.latency_ratio, outcome.score = after.latency_ratio, after.score
-            reason = broken_gate(self.recipe.gates, original, before, after)
-            if "times as long" in reason:  # a second, longer look before speed undoes a pass
-                after = self.measurements.of(candidate, patience=4)
-                outcome.latency_ratio = after.latency_ratio
-                reason = broken_gate(self.recipe.gates, original, before, after)
-        except OnnxcompError as error:
-            reason = str(error)
-        if not reason:
-            self.graph, self.current = candidate, after
-            return
-        if self.strict:
-            raise GateFailed(f"{outcome.name}: {reason}")
-        outcome.status, outcome.reason = "undone", reason
-
-    def _save(self, output: Path) -> Result:
-        """Writes the result, or the original where nothing changed or the whole does not hold."""
-        self.progress.stage(f"writing {output.name}")
-        kept = [outcome for outcome in self.passes if outcome.status == "kept"]
-        external = self.model.external
-        if kept:
-            found: list[Measured] = []
-            try:
-                save_model(
-                    self.graph,
-                    output,
-                    external=external,
-                    verify=lambda path: found.append(self._verified(path)),
-                )
-                return Result(self.graph, self._report(found[0], output), external)
-            except (GateFailed, UnsupportedModel) as error:
-                if self.strict:
-                    raise
-                for outcome in kept:
-                    outcome.status, outcome.reason = "undone", f"the result as a whole: {error}"
-        self.notes.append("the output is the original: no pass was kept")
-        self.graph = self.model.graph
-        copy_model(self.model, output)
-        return Result(self.graph, self._report(self.measurements.original, output), external)
-
-    def _verified(self, path: Path) -> Measured:
-        """Measures the complete file.
-
-        Raises:
-            GateFailed: it breaks a gate against the original.
-            UnsupportedModel: it does not load or run.
-        """
-        final = self._final(path)
-        original = self.measurements.original
-        reason = broken_gate(self.recipe.gates, original, original, final, final=True)
-        if reason:
-            raise GateFailed(reason)
-        return final
-
-    def _final(self, path: Path | None) -> Measured:
-        if self.verify == "off":
-            self.measurements.runs(self.graph, path)
-            return dataclasses.replace(self.current, bytes=self._bytes(path))
-        final = self.measurements.of(self.graph, path, patience=2)
-        return dataclasses.replace(final, bytes=self._bytes(path))
-
-    def _bytes(self, path: Path | None) -> int:
-        return graph_bytes(self.graph) if path is None else bytes_on_disk(path)
-
-    def _report(self, final: Measured, output: Path | None = None) -> Report:
-        measurements, original = self.measurements, self.measurements.original
-        before, after = measurements.latencies_ms
-        return Report(
-            model=str(self.model.path),
-            output="" if output is None else str(output),
-            recipe=self.recipe.name,
-            target=self.context.target.name,
-            seed=self.context.seed,
-            samples=measurements.calibration.description,
-            gates=dataclasses.asdict(self.recipe.gates),
-            before=self._cost(self.model.graph, original, before),
-            after=self._cost(self.graph, final, after if final is not original else before),
-            latency_ratio=final.latency_ratio,
-            fidelity=final.fidelity,
-            score_before=original.score,
-            score_after=final.score,
-            passes=self.passes,
-            notes=self.notes,
-            versions=versions(),
-        )
-
-    def _cost(self, graph: gs.Graph, measured: Measured, latency_ms: float | None) -> Cost:
-        return Cost(
-            bytes=measured.bytes,
-            parameters=count_parameters(graph),
-            macs=count_macs(graph, self.measurements.shapes),
-            latency_ms=latency_ms,
-        )
-
-
-def _check_promises(original: gs.Graph, candidate: gs.Graph) -> None:
-    """A candidate is valid ONNX, and takes and gives what the original does.
-
-    Raises:
-        UnsupportedModel: with the first difference.
-    """
-    for kind in ("inputs", "outputs"):
-        pairs = zip(getattr(original, kind), getattr(candidate, kind), strict=False)
-        if len(getattr(original, kind)) != len(getattr(candidate, kind)):
-            raise UnsupportedModel(f"the number of {kind} changed")
-        for a, b in pairs:
-            if value_info(a) != value_info(b):
-                raise UnsupportedModel(f"the name, dtype or shape of {a.name!r} in {kind} changed")
-    check_graph(candidate)
-
-
-def versions() -> dict[str, str]:
-    """What a figure depends on."""
-    names = ("onnxcomp", "onnx", "onnxruntime", "numpy")
-    return {name: metadata.version(name) for name in names} | {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-    }
+def _refuse_overwriting(source: Path, output: str | os.PathLike[str] | None) -> None:
+    if output is not None and Path(output).exists() and Path(output).samefile(source):
+        raise OnnxcompError(f"{output}: is the input; write the result under another name")
