@@ -68,10 +68,10 @@ def optimize(
     if plan.gates.max_drop is not None and evaluator is None:
         raise RecipeError("the gate max_drop needs an evaluator: --evaluate FILE.py:FUNCTION")
     aim = resolve_target(target)
-    _refuse_overwriting(model.path if isinstance(model, Model) else Path(model), output)
     if not isinstance(model, Model):
         progress.stage(f"reading {Path(model).name}")
         model = load_model(model)
+    _refuse_overwriting(model.path, output)
     progress.stage("measuring the original")
     measurements = Measurements(model, calibration, evaluator, seed=seed, compared=verify != "off")
     run = Run(model, plan, measurements, aim, seed, verify, strict, progress)

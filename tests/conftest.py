@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """Skips and says what is missing; fails where ONNXCOMP_REQUIRE_SHARED asks for all of it."""
     if os.environ.get("ONNXCOMP_REQUIRE_SHARED"):
         pytest.fail(what)
@@ -30,3 +31,13 @@ def shared() -> Path:
 def models() -> Path:
     """The small reference models of this repository."""
     return ROOT / "models"
+
+
+@pytest.fixture(scope="session")
+def minilm(shared: Path) -> Path:
+    """minilm_l6_v2 with its weights (ONNXCOMP_MINILM), which the shared models lack."""
+    default = shared / "kit" / "models" / "minilm_l6_v2.onnx"
+    path = Path(os.environ.get("ONNXCOMP_MINILM", default))
+    if not path.is_file():
+        missing(f"no weights of minilm_l6_v2 at {path}: set ONNXCOMP_MINILM, as .ci/run does")
+    return path
