@@ -1,0 +1,253 @@
+"""Writes a plan into a graph as QuantizeLinear / DequantizeLinear pairs (ONNX opset 13).
+
+Runtimes fuse DequantizeLinear -> operator -> QuantizeLinear into one integer kernel, so each tensor
+with codes gets one pair, and the weights of layers are stored as codes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.graph import (
+    Names,
+    is_constant,
+    is_output,
+    producer,
+    remove_unused,
+    replace_uses,
+    sort_nodes,
+)
+from onnxcomp.placement import Plan, Unit, bias_index, output_axis
+from onnxcomp.quantization import Affine, Array, affine, bias_codes, least_weight_scale, symmetric
+from onnxcomp.statistics import Range
+from onnxcomp.targets import Role, Target
+
+
+@dataclass
+class Quantized:
+    """A tensor in three forms.
+
+    Attributes:
+        tensor: as it was; what a unit or float node makes.
+        codes: behind QuantizeLinear.
+        dequantized: behind DequantizeLinear; the tensor itself where it is a graph output.
+    """
+
+    tensor: gs.Tensor
+    codes: gs.Variable
+    dequantized: gs.Tensor
+
+
+@dataclass
+class Writer:
+    """Writes one plan.
+
+    Attributes:
+        graph: the graph that was planned on; changed in place.
+        plan: what to quantize.
+        scales: parameters of each scale of the plan, by name.
+        target: for the number of weight bits and the dtype of constants.
+        per_channel: whether a layer's weights get a scale for each output channel.
+    """
+
+    graph: gs.Graph
+    plan: Plan
+    scales: Mapping[str, Affine]
+    target: Target
+    per_channel: Callable[[gs.Node], bool]
+    names: Names = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = Names(self.graph)
+        self._parameters: dict[str, list[gs.Constant]] = {}
+        self._weights: dict[tuple[str, int | None], tuple[gs.Variable, Affine]] = {}
+
+    def write(self) -> None:
+        """Changes the graph; afterwards it is sorted and free of unused nodes."""
+        floors = self._least_scales()
+        for unit in self.plan.units:
+            self._fold_activation(unit)
+            if unit.operator.role is Role.LAYER:
+                self._write_layer(unit, floors)
+        tensors = self.graph.tensors()
+        made = {t.name: unit for unit in self.plan.units for t in unit.outputs}
+        forms = {name: self._forms(tensors[name], name in made) for name in self.plan.shared}
+        for unit in self.plan.units:
+            self._read_codes(unit, forms)
+        for name, form in forms.items():
+            self._write_pair(form, made.get(name))
+        sort_nodes(self.graph)
+        remove_unused(self.graph)
+
+    # --- activations ----------------------------------------------------------------------------
+
+    def _fold_activation(self, unit: Unit) -> None:
+        activation, unit.activation = unit.activation, None
+        if activation is not None:
+            outputs = list(activation.outputs)
+            activation.outputs.clear()
+            activation.inputs.clear()
+            unit.node.outputs = outputs
+            self.graph.nodes.remove(activation)
+
+    def _forms(self, tensor: gs.Tensor, made_by_unit: bool) -> Quantized:
+        dtype = self._affine_of(tensor.name).dtype
+        codes = self._variable(f"{tensor.name}.codes", dtype, tensor)
+        if made_by_unit and is_output(self.graph, tensor):
+            raw = self._variable(f"{tensor.name}.float", tensor.dtype, tensor)
+            node = producer(tensor)
+            assert node is not None
+            node.outputs[[t.name for t in node.outputs].index(tensor.name)] = raw
+            return Quantized(raw, codes, tensor)
+        dequantized = self._variable(f"{tensor.name}.dequantized", tensor.dtype, tensor)
+        return Quantized(tensor, codes, dequantized)
+
+    def _read_codes(self, unit: Unit, forms: Mapping[str, Quantized]) -> None:
+        """Points the inputs of a unit at what was quantized."""
+        for index in unit.inputs:
+            tensor = unit.node.inputs[index]
+            if is_constant(tensor):
+                unit.node.inputs[index] = self._quantized_constant(tensor)
+            elif unit.operator.on_codes:
+                unit.node.inputs[index] = forms[tensor.name].codes
+                if unit.node.op == "Pad":
+                    self._pad_with_codes(unit.node, self._affine_of(tensor.name))
+            else:
+                unit.node.inputs[index] = forms[tensor.name].dequantized
+
+    def _pad_with_codes(self, node: gs.Node, parameters: Affine) -> None:
+        if node.attrs.get("mode", "constant") != "constant":
+            return
+        given = len(node.inputs) > 2 and node.inputs[2].name
+        value = np.asarray(node.inputs[2].values if given else 0.0, np.float32).reshape(())
+        code = self._constant(f"{node.outputs[0].name}.padding", parameters.quantize(value))
+        if len(node.inputs) > 2:
+            node.inputs[2] = code
+        else:
+            node.inputs.append(code)
+
+    def _write_pair(self, form: Quantized, unit: Unit | None) -> None:
+        name = (
+            form.tensor.name
+            if form.dequantized.name not in self.plan.shared
+            else form.dequantized.name
+        )
+        parameters = self._parameters_of(name)
+        if unit is not None and form.dequantized.name != name:
+            replace_uses(self.graph, form.tensor, form.dequantized)
+        if unit is not None and unit.operator.on_codes:
+            unit.node.outputs = [form.codes]
+        else:
+            self._node("QuantizeLinear", [form.tensor, *parameters], form.codes)
+        self._node("DequantizeLinear", [form.codes, *parameters], form.dequantized)
+
+    def _quantized_constant(self, tensor: gs.Constant) -> gs.Variable:
+        """One scale for a constant operand of Add, Mul or Concat."""
+        key = (tensor.name, None)
+        if key not in self._weights:
+            seen = Range(tensor.values.min(initial=0.0), tensor.values.max(initial=0.0))
+            parameters = affine(seen, self.target.activation_dtype)
+            self._weights[key] = self._write_constant(tensor, parameters, 8)
+        return self._weights[key][0]
+
+    # --- layers ---------------------------------------------------------------------------------
+
+    def _axis(self, node: gs.Node) -> int | None:
+        return output_axis(node) if self.per_channel(node) else None
+
+    def _least_scales(self) -> dict[tuple[str, int | None], Array]:
+        """The smallest scale each weight may have for the biases of all layers that use it."""
+        floors: dict[tuple[str, int | None], Array] = {}
+        for unit in self.plan.units:
+            bias = bias_of(unit.node) if unit.operator.role is Role.LAYER else None
+            if bias is None:
+                continue
+            key = (unit.node.inputs[1].name, self._axis(unit.node))
+            floor = least_weight_scale(bias, self._affine_of(unit.node.inputs[0].name).scale)
+            floors[key] = np.maximum(
+                floors.get(key, 0.0), floor if key[1] is not None else floor.max()
+            )
+        return floors
+
+    def _write_layer(self, unit: Unit, floors: Mapping[tuple[str, int | None], Array]) -> None:
+        node, input_scale = unit.node, self._affine_of(unit.node.inputs[0].name).scale
+        key = (node.inputs[1].name, self._axis(node))
+        if key not in self._weights:
+            parameters = symmetric(
+                node.inputs[1].values, key[1], floors.get(key, 0.0), self.target.weight_bits
+            )
+            self._weights[key] = self._write_constant(
+                node.inputs[1], parameters, self.target.weight_bits
+            )
+        bias = bias_of(node)
+        node.inputs[1], parameters = self._weights[key]
+        if bias is not None:
+            self._write_bias(node, bias, (input_scale * parameters.scale).astype(np.float32))
+
+    def _write_bias(self, node: gs.Node, bias: Array, scale: Array) -> None:
+        tensor = node.inputs[bias_index(node)]
+        axis = 0 if scale.ndim else None
+        parameters = Affine(scale, np.zeros(scale.shape, np.int32), axis)
+        codes = gs.Constant(self.names.fresh(f"{tensor.name}.codes"), bias_codes(bias, scale))
+        node.inputs[bias_index(node)] = self._dequantized(tensor.name, codes, parameters, bias)
+
+    # --- nodes and constants --------------------------------------------------------------------
+
+    def _write_constant(
+        self, tensor: gs.Constant, parameters: Affine, bits: int
+    ) -> tuple[gs.Variable, Affine]:
+        codes = self._constant(f"{tensor.name}.codes", parameters.quantize(tensor.values, bits))
+        return self._dequantized(tensor.name, codes, parameters, tensor), parameters
+
+    def _dequantized(
+        self, name: str, codes: gs.Constant, parameters: Affine, like: Any
+    ) -> gs.Variable:
+        result = self._variable(f"{name}.dequantized", np.dtype(np.float32), like)
+        inputs = [codes, *self._constants_of(name, parameters)]
+        self._node("DequantizeLinear", inputs, result, parameters.axis)
+        return result
+
+    def _affine_of(self, name: str) -> Affine:
+        return self.scales[self.plan.shared[name]]
+
+    def _parameters_of(self, name: str) -> list[gs.Constant]:
+        """The constants <tensor>.scale and <tensor>.zero_point, one pair for each shared scale."""
+        scale = self.plan.shared[name]
+        if scale not in self._parameters:
+            self._parameters[scale] = self._constants_of(scale, self.scales[scale])
+        return self._parameters[scale]
+
+    def _constants_of(self, name: str, parameters: Affine) -> list[gs.Constant]:
+        return [
+            self._constant(f"{name}.scale", parameters.scale),
+            self._constant(f"{name}.zero_point", parameters.zero_point),
+        ]
+
+    def _constant(self, name: str, values: Array) -> gs.Constant:
+        return gs.Constant(self.names.fresh(name), np.asarray(values))
+
+    def _variable(self, name: str, dtype: Any, like: Any) -> gs.Variable:
+        return gs.Variable(self.names.fresh(name), dtype=dtype, shape=like.shape)
+
+    def _node(
+        self, op: str, inputs: Iterable[gs.Tensor], output: gs.Tensor, axis: int | None = None
+    ) -> None:
+        attrs = {} if axis is None else {"axis": axis}
+        name = self.names.fresh(f"{output.name}.{op}")
+        self.graph.nodes.append(
+            gs.Node(op, name, attrs=attrs, inputs=list(inputs), outputs=[output])
+        )
+
+
+def bias_of(node: gs.Node) -> Array | None:
+    """The bias of a layer as float [out_channels], or None."""
+    index = bias_index(node)
+    if index is None or len(node.inputs) <= index or not node.inputs[index].name:
+        return None
+    channels = node.inputs[1].shape[output_axis(node)]
+    return np.broadcast_to(np.asarray(node.inputs[index].values).reshape(-1), (channels,))

@@ -1,0 +1,152 @@
+"""The mathematics of quantization: codes, scales and zero points in numpy, no graphs.
+
+Everywhere real = scale * (code - zero_point), as ONNX's QuantizeLinear has it. Rounding is half to
+even. "Per channel" means one scale for each index of one axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcomp.statistics import HistogramResult, Range
+
+Array = npt.NDArray[Any]
+
+LARGEST_BIAS_CODE = 2**30  # half of int32: the other half is for the sum it is added to
+TINY = float(np.finfo(np.float32).tiny)  # scales are normal numbers: subnormal ones may be flushed
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A scale and a zero point: arrays of shape [] per tensor, [channels] per channel.
+
+    Attributes:
+        scale: float32, positive.
+        zero_point: in the dtype of the codes.
+        axis: the axis of the channels, None per tensor.
+    """
+
+    scale: Array
+    zero_point: Array
+    axis: int | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the codes."""
+        return self.zero_point.dtype
+
+    @property
+    def low(self) -> Array:
+        """The smallest representable value."""
+        return self.scale * (np.iinfo(self.dtype).min - self.zero_point.astype(np.float64))
+
+    @property
+    def high(self) -> Array:
+        """The largest representable value."""
+        return self.scale * (np.iinfo(self.dtype).max - self.zero_point.astype(np.float64))
+
+    def quantize(self, values: Array, bits: int = 8) -> Array:
+        """Codes of ``values``, of the same shape; with 7 bits only the inner half of the codes."""
+        scale, zero_point = (
+            _along(x, values.ndim, self.axis) for x in (self.scale, self.zero_point)
+        )
+        low, high = np.iinfo(self.dtype).min >> (8 - bits), np.iinfo(self.dtype).max >> (8 - bits)
+        codes = np.rint(values / scale) + zero_point
+        return np.asarray(np.clip(codes, low, high).astype(self.dtype))
+
+    def dequantize(self, codes: Array) -> Array:
+        """float32 values of ``codes``."""
+        scale, zero_point = (
+            _along(x, codes.ndim, self.axis) for x in (self.scale, self.zero_point)
+        )
+        return np.asarray((codes.astype(np.int32) - zero_point.astype(np.int32)) * scale)
+
+
+def _along(values: Array, rank: int, axis: int | None) -> Array:
+    """[channels] shaped to broadcast over ``axis`` of an array of ``rank`` axes."""
+    if axis is None:
+        return values
+    shape = [1] * rank
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
+def affine(seen: Range, dtype: npt.DTypeLike) -> Affine:
+    """The parameters that spread all codes over a range, widened to include zero.
+
+    Zero is exactly representable: padding, Relu and sparse data depend on it. A range of width
+    zero gets scale 1.
+
+    Raises:
+        ValueError: the range is not finite.
+    """
+    low = np.minimum(np.asarray(seen.low, np.float64), 0.0)
+    high = np.maximum(np.asarray(seen.high, np.float64), 0.0)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(f"the range {low} to {high} is not finite")
+    limits = np.iinfo(dtype)
+    steps = limits.max - limits.min
+    scale = np.maximum(high / steps - low / steps, TINY)
+    scale = np.where((high == 0) & (low == 0), 1.0, scale).astype(np.float32)
+    zero_point = np.clip(np.rint(limits.min - low / scale), limits.min, limits.max)
+    return Affine(np.asarray(scale), np.asarray(zero_point.astype(dtype)))
+
+
+def symmetric(
+    weights: Array, axis: int | None, least: Array | float = 0.0, bits: int = 8
+) -> Affine:
+    """int8 parameters with zero point 0, for weights.
+
+    Args:
+        weights: any shape.
+        axis: of the channels, or None for one scale.
+        least: the smallest scale wanted, [] or [channels]; see `least_weight_scale`.
+        bits: 7 keeps codes within +-63, for CPUs whose sums of products saturate.
+    """
+    others = None if axis is None else tuple(i for i in range(weights.ndim) if i != axis)
+    bound = np.abs(weights).max(axis=others, initial=0.0).astype(np.float64)
+    scale = np.maximum(bound / (2 ** (bits - 1) - 1), least)
+    scale = np.where(scale > 0, np.maximum(scale, TINY), 1.0).astype(np.float32)
+    return Affine(np.asarray(scale), np.zeros(scale.shape, np.int8), axis)
+
+
+def least_weight_scale(bias: Array, input_scale: Array | float) -> Array:
+    """The weight scale, [channels], below which a bias [channels] overflows its int32 codes.
+
+    A bias has the scale of its layer's sums: input_scale * weight_scale. Where the weights of a
+    channel are nearly zero that is too fine for the bias; a coarser scale for such weights changes
+    the sum by less than 2**-20 of the bias.
+    """
+    return np.abs(np.asarray(bias, np.float64)) / (LARGEST_BIAS_CODE * np.float64(input_scale))
+
+
+def bias_codes(bias: Array, scale: Array) -> Array:
+    """int32 codes of a bias [channels] for the scales of its layer's sums, [channels] or []."""
+    codes = np.rint(np.asarray(bias, np.float64) / scale)
+    return np.asarray(np.clip(codes, -(2**31), 2**31 - 1).astype(np.int32))
+
+
+def least_error_range(seen: HistogramResult, codes: int = 256, candidates: int = 64) -> Range:
+    """The range that loses least, in mean squared error, among shrunken copies of the exact one.
+
+    Values outside are clipped to its ends, those inside rounded to one of ``codes`` levels
+    (Sung, Shin and Hwang, "Resiliency of deep neural networks under quantization", 2015). All
+    values of a histogram cell are taken to lie at its centre.
+    """
+    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    if not np.isfinite(high - low) or high == low:
+        return Range(np.asarray(low), np.asarray(high))
+    centres = np.clip((seen.edges[:-1] + seen.edges[1:]) / 2, low, high)
+    occupied = np.flatnonzero(seen.counts)
+    centres, counts = centres[occupied], seen.counts[occupied].astype(np.float64)
+    kept = np.linspace(1.0, 1.0 / candidates, candidates)[:, None]
+    scale = kept * (high - low) / (codes - 1)
+    zero_point = np.rint(-low * kept / scale)
+    rounded = np.clip(np.rint(centres / scale) + zero_point, 0, codes - 1) - zero_point
+    error = ((rounded * scale - centres) ** 2) @ counts
+    best = float(kept[int(np.argmin(error)), 0])
+    return Range(np.asarray(low * best), np.asarray(high * best))

@@ -1,0 +1,150 @@
+"""What each runtime and CPU runs fast in integers, and what it fuses."""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from onnxcomp.errors import RecipeError
+
+AUTO = "auto"
+
+
+class Role(enum.Enum):
+    """How an operator deals with codes.
+
+    LAYER: multiplies by constant weights, which get scales of their own.
+    ARITHMETIC: computes new values from one or more activations; its output gets its own scale.
+    MOVER: hands values on unchanged, so that input and output share one scale.
+    """
+
+    LAYER = "layer"
+    ARITHMETIC = "arithmetic"
+    MOVER = "mover"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """How a target runs one operator in integers.
+
+    Attributes:
+        role: what its scales depend on.
+        float_output: the integer kernel can write float32, so that a result nobody needs as codes
+            is never rounded to 8 bits.
+        on_codes: the runtime does not fuse DequantizeLinear -> operator -> QuantizeLinear, but
+            runs the operator on the codes themselves.
+    """
+
+    role: Role
+    float_output: bool = False
+    on_codes: bool = False
+
+
+_MOVERS = (
+    *("DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool"),
+    *("Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+)
+_ARITHMETIC = (
+    *("Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"),
+    "Softmax",
+)
+
+ONNXRUNTIME: Mapping[str, Operator] = MappingProxyType(
+    {
+        "Conv": Operator(role=Role.LAYER),
+        "Gemm": Operator(role=Role.LAYER, float_output=True),
+        "MatMul": Operator(role=Role.LAYER, float_output=True),
+        **{op: Operator(role=Role.ARITHMETIC) for op in _ARITHMETIC},
+        **{op: Operator(role=Role.MOVER) for op in _MOVERS},
+        "Pad": Operator(role=Role.MOVER, on_codes=True),
+    }
+)
+"""What onnxruntime's CPU provider fuses (measured on 1.31): QLinearConv, QGemm, QLinearMatMul or
+MatMulIntegerToFloat, QLinearAdd and so on; movers run on the codes. ConvTranspose, Sub, Div,
+HardSwish and the rest stay in float: they have no integer kernel there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A runtime on a CPU.
+
+    Attributes:
+        name: as on the command line.
+        activation_dtype: uint8 or int8, whichever the CPU multiplies fast with int8 weights.
+        weight_bits: 8, or 7 where sums of products saturate in 16 bits.
+        operators: what runs in integers, and how; by operator type.
+    """
+
+    name: str
+    activation_dtype: np.dtype[Any]
+    weight_bits: int = 8
+    operators: Mapping[str, Operator] = field(default_factory=lambda: ONNXRUNTIME, hash=False)
+
+
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {
+        target.name: target
+        for target in (
+            # VPMADDUBSW adds two products u8 * s8 in 16 bits: 2 * 255 * 127 saturates.
+            Target(name="x86-avx2", activation_dtype=np.dtype(np.uint8), weight_bits=7),
+            Target(name="x86-vnni", activation_dtype=np.dtype(np.uint8)),
+            Target(name="arm64", activation_dtype=np.dtype(np.int8)),
+        )
+    }
+)
+
+
+def target_names() -> list[str]:
+    """What `resolve_target` takes."""
+    return [AUTO, *TARGETS]
+
+
+def resolve_target(name: str = AUTO) -> Target:
+    """The target called ``name``; ``auto`` is the machine this runs on.
+
+    Raises:
+        RecipeError: unknown name.
+    """
+    if name == AUTO:
+        return TARGETS[detect_target(platform.machine(), cpu_flags())]
+    if name not in TARGETS:
+        nearest = difflib.get_close_matches(name, target_names(), 1, 0.3)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(target_names())}"
+        raise RecipeError(f"unknown target {name!r}; {hint}")
+    return TARGETS[name]
+
+
+def detect_target(machine: str, flags: frozenset[str]) -> str:
+    """The name of the target for a machine type (as of uname) and its CPU flags."""
+    if machine.lower() in ("arm64", "aarch64"):
+        return "arm64"
+    return "x86-vnni" if flags & {"avx512_vnni", "avx_vnni"} else "x86-avx2"
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of this CPU by Linux's names; empty where nothing tells them.
+
+    Not knowing them costs a bit of weight precision, never a wrong result: see `detect_target`.
+    """
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+        return frozenset()
+    if platform.system() != "Darwin":
+        return frozenset()
+    command = ["sysctl", "-n", "machdep.cpu.features", "machdep.cpu.leaf7_features"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.lower()
+    return frozenset(found.replace("avx512vnni", "avx512_vnni").split())

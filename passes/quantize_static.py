@@ -1,0 +1,148 @@
+"""Static INT8: weights and activations as codes, with ranges measured on samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.graph import QUANTIZERS, consumers, label, producer, volume
+from onnxcomp.passes.base import Pass, PassContext, PassReport
+from onnxcomp.placement import Plan, plan_static
+from onnxcomp.qdq import Writer
+from onnxcomp.quantization import affine, least_error_range
+from onnxcomp.shapes import infer_shapes
+from onnxcomp.statistics import Histogram, MinMax, Range
+from onnxcomp.targets import resolve_target
+
+OLD_OPSET = "opset {} has no per-channel DequantizeLinear: convert the model to 13 first"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeStatic(Pass):
+    """Runs the model in 8-bit integers, with ranges measured on samples (static INT8).
+
+    Attributes:
+        calibrator: how ranges follow from the samples: "minmax" takes the extremes, "percentile"
+            leaves out rare values, "mse" loses least in mean squared error.
+        percentile: central share of all values, in %, that "percentile" keeps.
+        per_channel: one scale for each output channel of a weight, not one for all.
+        operators: operator types to quantize; empty for all that the target runs in integers.
+        exclude: operator types to leave in float.
+        smallest_weight: layers with fewer weights than this stay in float.
+    """
+
+    needs_calibration: ClassVar[bool] = True
+
+    calibrator: Literal["minmax", "percentile", "mse"] = "mse"
+    percentile: float = 99.99
+    per_channel: bool = True
+    operators: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    smallest_weight: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        if not 50 <= self.percentile <= 100:
+            raise ValueError(f"percentile must be in 50..100, not {self.percentile}")
+        if self.smallest_weight < 0:
+            raise ValueError(f"smallest_weight must not be negative, not {self.smallest_weight}")
+
+    def candidates(self, graph: gs.Graph) -> list[str]:
+        """Labels of the nodes that would run in integers on this machine's target."""
+        if graph.opset < self.minimum_opset:
+            return []
+        twin = graph.copy()
+        infer_shapes(twin)
+        plan = plan_static(twin, resolve_target(), self._refuse)
+        return [label(unit.node) for unit in plan.units]
+
+    def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
+        """Plans, measures the ranges in one go over the samples, and writes the QDQ pairs."""
+        if graph.opset < self.minimum_opset:
+            for node in graph.nodes:
+                if node.op in context.target.operators:
+                    report.skip(node, OLD_OPSET.format(graph.opset))
+            return
+        infer_shapes(graph)
+        plan, ranges = self._measured_plan(graph, context)
+        scales = {
+            name: affine(seen, context.target.activation_dtype) for name, seen in ranges.items()
+        }
+        for name, reason in plan.skipped.items():
+            report.skip(name, reason)
+        for unit in plan.units:
+            report.change(unit.node)
+        Writer(graph, plan, scales, context.target, self._per_channel).write()
+
+    def _per_channel(self, node: gs.Node) -> bool:
+        options = self.options_for(node)
+        return options is None or options.per_channel
+
+    def _refuse(self, node: gs.Node) -> str | None:
+        """Why the options or an earlier quantization exclude ``node``."""
+        options = self.options_for(node)
+        if options is None:
+            return "skipped by an override"
+        if node.op in options.exclude or (options.operators and node.op not in options.operators):
+            return f"{node.op} is excluded by the options"
+        makers = [producer(t) for t in node.inputs]
+        readers = [n for t in node.outputs for n in consumers(t)]
+        if any(n is not None and n.op in QUANTIZERS for n in [*makers, *readers]):
+            return "already quantized"
+        if options.smallest_weight and len(node.inputs) > 1:
+            count = volume(node.inputs[1].shape) or 0
+            if node.op in ("Conv", "Gemm", "MatMul") and count < options.smallest_weight:
+                return f"its {count} weights are fewer than smallest_weight"
+        return None
+
+    def _measured_plan(
+        self, graph: gs.Graph, context: PassContext
+    ) -> tuple[Plan, dict[str, Range]]:
+        """A plan whose ranges are all finite, and the range of each of its scales."""
+        barred: dict[str, str] = {}
+
+        def refuse(node: gs.Node) -> str | None:
+            return self._refuse(node) or barred.get(label(node))
+
+        seen: dict[str, MinMax | Histogram] = {}
+        while True:
+            plan = plan_static(graph, context.target, refuse)
+            wanted = {n for names in plan.observed.values() for n in names} - seen.keys()
+            fresh = {name: self._statistic() for name in sorted(wanted)}
+            if fresh:
+                context.samples().observe(graph, fresh, advance=context.advance)
+                seen |= fresh
+            bad = {name for name in wanted if not _is_finite(seen[name])}
+            if not bad:
+                return plan, self._ranges(plan, seen)
+            for unit in plan.units:
+                if bad & {t.name for t in [*unit.activations, *unit.outputs]}:
+                    barred[label(unit.node)] = "its values are not finite on the samples"
+
+    def _statistic(self) -> MinMax | Histogram:
+        return MinMax() if self.calibrator == "minmax" else Histogram()
+
+    def _ranges(self, plan: Plan, seen: dict[str, MinMax | Histogram]) -> dict[str, Range]:
+        ranges = {}
+        for scale, names in plan.observed.items():
+            found = [self._range(seen[name]) for name in names]
+            ranges[scale] = Range(min(r.low for r in found), max(r.high for r in found))
+        return ranges
+
+    def _range(self, statistic: MinMax | Histogram) -> Range:
+        if isinstance(statistic, MinMax):
+            return statistic.result()
+        histogram = statistic.result()
+        if self.calibrator == "percentile":
+            return histogram.percentile(self.percentile)
+        return least_error_range(histogram)
+
+
+def _is_finite(statistic: MinMax | Histogram) -> bool:
+    result = statistic.result()
+    if isinstance(result, Range):
+        return bool(np.isfinite(result.low) and np.isfinite(result.high))
+    return result.nonfinite == 0
