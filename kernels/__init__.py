@@ -5,6 +5,9 @@ docs/kernels.md describes the operators, the packed format and how to add a kern
 
 from __future__ import annotations
 
+if __name__ == "kernels":
+    raise ImportError("this folder is installed as onnxcomp.kernels; import it by that name")
+
 import sys
 from pathlib import Path
 
