@@ -56,9 +56,23 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{page.name}: {text}\n{done.stdout}\n{done.stderr}"
 
 
+def test_every_recipe_that_a_page_shows_parses() -> None:
+    from onnxcomp.recipe import Recipe
+
+    shown = [
+        Recipe.parse(body, page.name)
+        for page in PAGES
+        for body in re.findall(r"^```toml\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+        if "[[passes]]" in body
+    ]
+    assert shown
+
+
 def test_no_command_hides_in_an_indented_block() -> None:
     for page in PAGES:
-        hidden = re.findall(r"^ {4}(?:\$ )?onnxcomp .*", page.read_text(encoding="utf-8"), re.MULTILINE)
+        hidden = re.findall(
+            r"^ {4}(?:\$ )?onnxcomp .*", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
         assert not hidden, f"{page.name}: use a ```console block for {hidden[0].strip()!r}"
 
 
