@@ -150,8 +150,9 @@ class Calibration:
             return
         chunks = self._chunks(graph, [name for name in taps if name not in inputs], tensors)
         fed = [name for name in taps if name in inputs]
-        total = len(chunks) * min(len(self), limit if limit is not None else len(self))
-        done = 0
+        total = done = 0
+        if advance is not None:  # only then: a source may have to be read through to be counted
+            total = len(chunks) * (len(self) if limit is None else min(limit, len(self)))
         for index, chunk in enumerate(chunks):
             session = open_session(graph, extra_outputs=chunk) if chunk else None
             for feed in self.feeds(limit):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 import sys
 import zipfile
@@ -153,7 +154,7 @@ def stacked_samples(path: Path, signature: Signature) -> Samples:
         listed = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
         raise CalibrationError(f"{path}: arrays hold unequal numbers of samples: {listed}")
     count = next(iter(counts.values()), 0)
-    if count == 0:
+    if count < 1:
         raise CalibrationError(f"{path}: holds no samples")
     return Samples(path.name, lambda: _read_stack(path, signature, count), count)
 
@@ -196,14 +197,22 @@ def _read_member(stream: IO[bytes], name: str, path: Path) -> Iterator[Array]:
     """The items of one stored array along its first axis."""
     shape, fortran, dtype = _header(stream, name, path)
     if fortran and len(shape) > 1:  # samples are interleaved: only the whole array makes sense
-        table = np.frombuffer(
-            _read(stream, int(np.prod(shape)) * dtype.itemsize, name, path), dtype
-        )
-        yield from table.reshape(shape, order="F")
+        yield from _read(stream, shape[::-1], dtype, name, path).T
         return
-    size = int(np.prod(shape[1:])) * dtype.itemsize
     for _ in range(shape[0]):
-        yield np.frombuffer(_read(stream, size, name, path), dtype).reshape(shape[1:])
+        yield _read(stream, shape[1:], dtype, name, path)
+
+
+def _read(
+    stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], name: str, path: Path
+) -> Array:
+    """The next prod(shape) elements of a member, in C order."""
+    with _readable(path, name):
+        size = math.prod(shape) * dtype.itemsize
+        data = stream.read(size)
+        if len(data) != size:
+            raise EOFError("it ends early")
+        return np.frombuffer(data, dtype).reshape(shape)
 
 
 _UNREADABLE = (  # what zipfile and numpy raise on files that are cut short, altered or encrypted
@@ -248,14 +257,6 @@ def _header(
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read(stream)
     return shape, fortran, dtype
-
-
-def _read(stream: IO[bytes], size: int, name: str, path: Path) -> bytes:
-    with _readable(path, name):
-        data = stream.read(size)
-        if len(data) < size:
-            raise EOFError("it ends early")
-    return data
 
 
 # --- folders ----------------------------------------------------------------------------------

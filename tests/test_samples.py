@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.errors import CalibrationError
+from onnxcomp.model import load_model
 
 
 def graph_of(**inputs: tuple[Any, list[Any] | None]) -> gs.Graph:
@@ -195,6 +198,31 @@ def test_a_member_that_is_no_array(tmp_path: Path) -> None:
     assert "array 'input' cannot be read" in refusal(tmp_path / "x.npz", **IMAGE)
 
 
+@pytest.mark.parametrize("name", ["silero_vad_16k_op15", "dtln_1", "TFC_1W1A", "cifar10_resnet20"])
+def test_exported_feeds_of_real_models_come_back(shared: Path, tmp_path: Path, name: str) -> None:
+    """States with the batch in the middle, scalars, and a batch that is fixed to 1."""
+    kit = module_at(shared / "kit" / "evaluate.py")
+    kit.export_calibration(name, 5, tmp_path / "feeds.npz")
+    graph = load_model(kit.model_path(name)).graph
+    found = list(Calibration.from_source(tmp_path / "feeds.npz", graph).feeds())
+    expected = kit.calibration(name, 5)
+    assert len(found) == len(expected)
+    for got, want in zip(found, expected, strict=True):
+        assert set(got) == set(want)
+        for key, array in want.items():
+            np.testing.assert_array_equal(got[key], array, strict=True)
+
+
+def module_at(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 # --- other sources ----------------------------------------------------------------------------
 
 
@@ -347,3 +375,15 @@ def test_inputs_that_cannot_be_fed_say_so() -> None:
         Calibration.from_source(None, sequence)
     with pytest.raises(CalibrationError, match="input 'b' is of type BFLOAT16"):
         Calibration.from_source(None, graph_of(b=(16, [1, 2])))
+
+
+@pytest.mark.parametrize("shape", [(2**60, 3, 4, 4), (-1, 3, 4, 4), (3, 3, 4, -4), (3, 3)])
+def test_a_header_that_lies_about_the_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = write(tmp_path / "x.npz", input=GOOD)
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("input.npy", content + GOOD.tobytes())
+    graph = graph_of(input=(np.float32, ["N", "C", "H", "W"]))
+    with pytest.raises(CalibrationError, match=r"x\.npz"):
+        list(Calibration.from_source(path, graph).feeds())
