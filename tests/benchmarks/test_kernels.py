@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,7 @@ def matmul_model(
     return model
 
 
-def runner(model: ModelProto, x: npt.NDArray[np.float32], threads: int) -> Callable[[], object]:
+def runner(model: ModelProto, x: npt.NDArray[np.float32], threads: int) -> Callable[[], Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.register_custom_ops_library(str(kernels.library_path()))
@@ -57,7 +58,7 @@ def runner(model: ModelProto, x: npt.NDArray[np.float32], threads: int) -> Calla
     return lambda: session.run(["Y"], {"X": x})[0]
 
 
-def interleaved_medians_ms(runs: list[Callable[[], object]]) -> list[float]:
+def interleaved_medians_ms(runs: list[Callable[[], Any]]) -> list[float]:
     times_ms: list[list[float]] = [[] for _ in runs]
     for _ in range(ROUNDS):
         for run, found in zip(runs, times_ms, strict=True):

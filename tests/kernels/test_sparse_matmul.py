@@ -138,7 +138,7 @@ def test_misfit_arguments_are_refused() -> None:
     with pytest.raises(KernelError, match="x is float64"):
         kernels.sparse_matmul(x.astype(np.float64), PACKED)
     with pytest.raises(KernelError, match="x has shape"):
-        kernels.sparse_matmul(np.float32(1).reshape(()), PACKED)
+        kernels.sparse_matmul(np.array(1, np.float32), PACKED)
 
 
 @pytest.mark.parametrize(
