@@ -14,6 +14,7 @@ from onnxcomp.rewriting import (
     broadcasts_into,
     input_at,
     integers,
+    permutation,
     same_shape,
     small_values,
 )
@@ -56,7 +57,7 @@ def _view(scope: Scope, node: gs.Node) -> int | None:
 
 
 def _transpose(scope: Scope, node: gs.Node) -> int | None:
-    order = _permutation(scope, node)
+    order = permutation(scope, node)
     return 0 if order is not None and order == sorted(order) else None
 
 
@@ -170,7 +171,7 @@ def merge_transposes(scope: Scope, node: gs.Node) -> bool:
     inner = scope.maker(node.inputs[0], "Transpose")
     if inner is None:
         return False
-    first, second = _permutation(scope, inner), _permutation(scope, node)
+    first, second = permutation(scope, inner), permutation(scope, node)
     if first is None or second is None:
         return False
     merged = [first[axis] for axis in second]
@@ -183,15 +184,6 @@ def merge_transposes(scope: Scope, node: gs.Node) -> bool:
     node.inputs[0] = inner.inputs[0]
     node.attrs = {"perm": merged}
     return True
-
-
-def _permutation(scope: Scope, node: gs.Node) -> list[int] | None:
-    """The perm of a Transpose; without one it reverses the axes."""
-    order = node.attrs.get("perm")
-    if order is not None:
-        return [int(axis) for axis in order]
-    rank = scope.rank(node.inputs[0])
-    return None if rank is None else list(range(rank))[::-1]
 
 
 def merge_clip(scope: Scope, node: gs.Node) -> bool:

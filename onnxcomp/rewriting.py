@@ -243,6 +243,15 @@ def integers(node: gs.Node, index: int, attribute: str) -> list[int] | None:
     return None if values is None else [int(value) for value in values]
 
 
+def permutation(scope: Scope, node: gs.Node) -> list[int] | None:
+    """The perm of a Transpose; without one it reverses the axes."""
+    order = node.attrs.get("perm")
+    if order is not None:
+        return [int(axis) for axis in order]
+    rank = scope.rank(node.inputs[0])
+    return None if rank is None else list(range(rank))[::-1]
+
+
 def broadcasts_into(small: Sequence[int], shape: Sequence[Dim] | None) -> bool:
     """Whether combining a constant of shape ``small`` with ``shape`` certainly gives ``shape``."""
     if all(size == 1 for size in small) and (not small or shape is not None):

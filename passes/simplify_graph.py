@@ -9,13 +9,14 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from onnxcomp.duplicates import merge_constants, merge_nodes
-from onnxcomp.folding import SHAPE_RULES, fold_constants
+from onnxcomp.folding import fold_constants
 from onnxcomp.fusing import AFFINE_RULES, BATCH_NORM_RULES
 from onnxcomp.graph import all_graphs, all_nodes, carried_of, opsets, remove_unused
 from onnxcomp.model import graph_bytes
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.redundancy import REDUNDANCY_RULES
 from onnxcomp.rewriting import Rule, Scope, scopes
+from onnxcomp.sizes import SHAPE_RULES
 
 
 @dataclass(frozen=True, kw_only=True)
