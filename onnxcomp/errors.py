@@ -15,6 +15,10 @@ class UnsupportedModel(OnnxcompError):
     """The model cannot be read, is not valid ONNX, or does not run in onnxruntime."""
 
 
+class OpsetConversionFailed(UnsupportedModel):
+    """The model cannot be written in a newer operator set; it may be used as it is."""
+
+
 class CalibrationRequired(OnnxcompError):
     """A pass needs samples and none were given."""
 
