@@ -74,7 +74,7 @@ def _digest(constant: gs.Constant) -> Hashable:
     if isinstance(values, StoredValues) and values.is_external:
         path, offset, _ = external_range(values.tensor, values.folder)
         return str(path), offset
-    return hashlib.sha256(np.ascontiguousarray(peek(constant)).view(np.uint8)).digest()
+    return hashlib.sha256(np.ascontiguousarray(peek(constant)).view(np.uint8).data).digest()
 
 
 def merge_nodes(scope: Scope) -> bool:

@@ -207,14 +207,14 @@ def _is_binary(weight: npt.NDArray[Any]) -> bool:
 
 def _scaled(linear: gs.Node, weight: npt.NDArray[Any], scale: Float64) -> npt.NDArray[Any]:
     """The weight with its output channels multiplied by ``scale``, in the weight's dtype."""
+    factors: npt.NDArray[Any]
     if linear.op == "Conv":  # [out, in / group, *kernel]
         factors = scale.reshape(scale.shape + (1,) * (weight.ndim - 1) * scale.ndim)
     elif linear.op == "ConvTranspose":  # [in, out / group, *kernel]
         group, (inputs, outputs) = linear.attrs.get("group", 1), weight.shape[:2]
-        if scale.ndim:
-            rows = np.repeat(scale.reshape(group, outputs), inputs // group, axis=0)
-            scale = rows.reshape(rows.shape + (1,) * (weight.ndim - 2))
-        factors = scale
+        each = np.broadcast_to(scale, (group * outputs,)).reshape(group, outputs)
+        rows = np.repeat(each, inputs // group, axis=0)
+        factors = rows.reshape(rows.shape + (1,) * (weight.ndim - 2))
     elif linear.attrs.get("transB", 0):  # [out, in]
         factors = scale.reshape(-1, 1)
     else:  # [in, out]
@@ -256,7 +256,7 @@ def scale_biased_matmul(scope: Scope, node: gs.Node) -> bool:
     for position in (0, 1):
         scale = small_values(node.inputs[1 - position], LARGEST_BIAS)
         add = scope.maker(node.inputs[position], "Add")
-        if scale is None or add is None or scope.only_reader(add.outputs[0]) is not node:
+        if scale is None or add is None or not scope.feeds_only(add, node):
             continue
         for place in (0, 1):
             matmul = scope.maker(add.inputs[place], "MatMul")
@@ -275,7 +275,7 @@ def _scale_both(
     factor: npt.NDArray[Any],
 ) -> bool:
     weight, bias = input_at(matmul, 1), peek(add.inputs[1 - place])
-    if scope.only_reader(matmul.outputs[0]) is not add or not isinstance(weight, gs.Constant):
+    if not scope.feeds_only(matmul, add) or not isinstance(weight, gs.Constant):
         return False
     channels = _channels(matmul)
     scale = _per_channel(scope, matmul, matmul.outputs[0], factor)

@@ -118,12 +118,12 @@ class _Converter:
             f"node {label(node)!r} ({node.op}, opset {self.old}): {reason}"
         )
 
-    def dtype(self, tensor: gs.Tensor) -> npt.DTypeLike:
+    def dtype(self, tensor: gs.Tensor) -> np.dtype[Any]:
         """numpy dtype of a tensor; float32 where inference does not say."""
-        if isinstance(tensor, gs.Constant):
-            return np.dtype(tensor.dtype)
         known = self.types.get(tensor.name)
-        return known.dtype if known is not None and known.dtype is not None else np.float32
+        found = tensor.dtype if isinstance(tensor, gs.Constant) else known and known.dtype
+        dtype: np.dtype[Any] = np.dtype(np.float32 if found is None else found)
+        return dtype
 
     def shape(self, tensor: gs.Tensor) -> tuple[Any, ...] | None:
         """Shape of a tensor as far as inference says."""

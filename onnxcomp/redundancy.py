@@ -1,4 +1,4 @@
-"""Rules that remove nodes which change nothing, and merge chains that one node can do."""
+"""Rules that remove operators which change nothing, or which their neighbour can do as well."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from onnxcomp.rewriting import (
     same_shape,
     small_values,
 )
+from onnxcomp.views import VIEWS, is_view
 
-VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # same elements in the same order
 FOREVER = 2**31 - 1  # from here an end of Slice means "to the end", whatever the size
 
 
@@ -58,7 +58,9 @@ def _view(scope: Scope, node: gs.Node) -> int | None:
 
 def _transpose(scope: Scope, node: gs.Node) -> int | None:
     order = permutation(scope, node)
-    return 0 if order is not None and order == sorted(order) else None
+    if order is not None and order == sorted(order):
+        return 0
+    return _view(scope, node) if is_view(scope, node) else None
 
 
 def _expand(scope: Scope, node: gs.Node) -> int | None:
@@ -143,55 +145,12 @@ _NOOPS: dict[str, Callable[[Scope, gs.Node], int | None]] = {
 }
 
 
-def merge_views(scope: Scope, node: gs.Node) -> bool:
-    """Reshape(view(x))  ->  Reshape(x), for any two operators that only change the shape."""
-    inner = scope.maker(node.inputs[0], *VIEWS)
-    if inner is None or scope.opset < 5:
-        return False
-    source, shape = inner.inputs[0], scope.shape(node.outputs[0])
-    if same_shape(scope.shape(source), shape) and scope.replace(node, source):
-        return True
-    if scope.only_reader(inner.outputs[0]) is not node or shape is None or 0 in shape:
-        return False
-    target = [size if isinstance(size, int) else -1 for size in shape]
-    if target.count(-1) > 1:
-        return False
-    scope.changed(inner)
-    scope.changed(node)
-    node.op, node.attrs = "Reshape", {}
-    node.inputs = [
-        source,
-        scope.constant(f"{node.outputs[0].name}.shape", np.array(target, np.int64)),
-    ]
-    return True
-
-
-def merge_transposes(scope: Scope, node: gs.Node) -> bool:
-    """Transpose(Transpose(x, p), q)  ->  Transpose(x, p[q])."""
-    inner = scope.maker(node.inputs[0], "Transpose")
-    if inner is None:
-        return False
-    first, second = permutation(scope, inner), permutation(scope, node)
-    if first is None or second is None:
-        return False
-    merged = [first[axis] for axis in second]
-    if merged == sorted(merged) and scope.replace(node, inner.inputs[0]):
-        return True
-    if scope.only_reader(inner.outputs[0]) is not node:
-        return False
-    scope.changed(inner)
-    scope.changed(node)
-    node.inputs[0] = inner.inputs[0]
-    node.attrs = {"perm": merged}
-    return True
-
-
 def merge_clip(scope: Scope, node: gs.Node) -> bool:
     """Clip(Relu(x), low, high)  ->  Clip(x, max(low, 0), high)."""
     if scope.opset < 11:
         return False
     inner = scope.maker(node.inputs[0], "Relu")
-    if inner is None or scope.only_reader(inner.outputs[0]) is not node:
+    if inner is None or not scope.feeds_only(inner, node):
         return False
     low = input_at(node, 1)
     values = small_values(low)
@@ -212,9 +171,14 @@ def merge_clip(scope: Scope, node: gs.Node) -> bool:
 
 
 def pad_inside(scope: Scope, node: gs.Node) -> bool:
-    """Conv(Pad(x, zeros))  ->  Conv(x) with those pads of its own."""
+    """Conv(Pad(x, zeros))  ->  Conv(x) with those pads of its own.
+
+    So for MaxPool, which pads with -inf, where x is not negative and no window is all padding.
+    """
     pad = scope.maker(node.inputs[0], "Pad")
-    if pad is None or scope.only_reader(pad.outputs[0]) is not node:
+    if pad is None or not scope.feeds_only(pad, node):
+        return False
+    if node.op == "MaxPool" and scope.maker(pad.inputs[0], "Relu", "Sigmoid") is None:
         return False
     pads = integers(pad, 1, "pads")
     fill = small_values(input_at(pad, 2))
@@ -234,7 +198,10 @@ def pad_inside(scope: Scope, node: gs.Node) -> bool:
     if own is None or node.attrs.get("auto_pad") == "VALID":
         own = [0] * len(spatial)
     attrs = {name: value for name, value in node.attrs.items() if name != "auto_pad"}
-    node.attrs = attrs | {"pads": [a + b for a, b in zip(own, spatial, strict=True)]}
+    together = [a + b for a, b in zip(own, spatial, strict=True)]
+    if node.op == "MaxPool" and max(together) >= min(node.attrs["kernel_shape"]):
+        return False
+    node.attrs = attrs | {"pads": together}
     scope.changed(pad)
     scope.changed(node)
     node.inputs[0] = pad.inputs[0]
@@ -242,8 +209,5 @@ def pad_inside(scope: Scope, node: gs.Node) -> bool:
 
 
 REDUNDANCY_RULES: dict[str, list[Rule]] = {op: [remove_noop] for op in _NOOPS}
-for _op in VIEWS:
-    REDUNDANCY_RULES[_op].append(merge_views)
-REDUNDANCY_RULES["Transpose"].append(merge_transposes)
 REDUNDANCY_RULES["Clip"].append(merge_clip)
-REDUNDANCY_RULES["Conv"] = [pad_inside]
+REDUNDANCY_RULES |= {"Conv": [pad_inside], "MaxPool": [pad_inside]}

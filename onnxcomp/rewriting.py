@@ -107,6 +107,10 @@ class Scope:
             return None
         return readers[0]
 
+    def feeds_only(self, node: gs.Node, reader: gs.Node) -> bool:
+        """Whether the first output of ``node`` goes to ``reader`` alone."""
+        return self.only_reader(node.outputs[0]) is reader
+
     def maker(self, tensor: gs.Tensor, *ops: str) -> gs.Node | None:
         """The node of this body that makes ``tensor``, if it is one of ONNX's ``ops``."""
         node = producer(tensor)
@@ -125,12 +129,12 @@ class Scope:
         """A new constant under ``name`` or, where that is taken, the next free one."""
         return gs.Constant(self.names.fresh(name), np.ascontiguousarray(values))
 
-    def variable(self, name: str, like: gs.Tensor) -> gs.Variable:
-        """A new tensor of the type of ``like``."""
-        fresh = gs.Variable(self.names.fresh(name), dtype=like.dtype)
+    def variable(self, name: str, like: gs.Tensor, shape: Sequence[int]) -> gs.Variable:
+        """A new tensor of ``shape`` and of the dtype of ``like``."""
         known = self._types.get(like.name)
-        if known is not None:
-            self._types[fresh.name] = known
+        dtype = known.dtype if known else like.dtype
+        fresh = gs.Variable(self.names.fresh(name), dtype=dtype, shape=list(shape))
+        self._types[fresh.name] = TensorType(dtype, tuple(shape))
         return fresh
 
     def decline(self, node: gs.Node, reason: str) -> bool:

@@ -17,6 +17,7 @@ from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.redundancy import REDUNDANCY_RULES
 from onnxcomp.rewriting import Rule, Scope, scopes
 from onnxcomp.sizes import SHAPE_RULES
+from onnxcomp.views import VIEW_RULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,7 @@ class SimplifyGraph(Pass):
     def _rules(self) -> dict[str, list[Rule]]:
         tables = [
             (self.remove_redundant, REDUNDANCY_RULES),
+            (self.remove_redundant, VIEW_RULES),
             (self.fuse_batch_norm, BATCH_NORM_RULES),
             (self.fuse_affine, AFFINE_RULES),
             (self.fold_constants, SHAPE_RULES),
