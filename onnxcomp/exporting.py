@@ -15,8 +15,17 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from onnxcomp.graph import Carried, carried_of, constants, opsets, subgraphs
-from onnxcomp.importing import StoredSparse, StoredValues
+from onnxcomp.graph import (
+    Carried,
+    EmptyList,
+    carried_of,
+    constants,
+    is_standard,
+    node_key,
+    opsets,
+    subgraphs,
+)
+from onnxcomp.stored import StoredSparse, StoredValues
 
 Store = Callable[[gs.Constant, str], TensorProto]  # of a constant in a scope, "" outermost
 MINIMUM_IR = {13: 7, 15: 8, 19: 9, 21: 10, 23: 11, 25: 12}  # of each opset (onnx/defs versioning)
@@ -24,16 +33,20 @@ CUSTOM_OPSET = 1
 
 
 def inline(constant: gs.Constant, scope: str = "") -> TensorProto:
-    """Writes the values into the model; those nobody touched byte for byte as they came."""
+    """Writes the values into the model; those nobody replaced byte for byte as they came."""
     values = constant._values
-    if isinstance(values, StoredValues) and not values.is_external:
-        if values.tensor.name == constant.name:
-            return values.tensor
-        renamed = TensorProto()
-        renamed.CopyFrom(values.tensor)
-        renamed.name = constant.name
-        return renamed
-    return numpy_helper.from_array(np.asarray(constant.values), constant.name)
+    if not isinstance(values, StoredValues):
+        return numpy_helper.from_array(np.asarray(constant.values), constant.name)
+    if not values.is_external and values.tensor.name == constant.name:
+        return values.tensor
+    whole = TensorProto()
+    whole.CopyFrom(values.tensor)
+    whole.name = constant.name
+    if values.is_external:
+        whole.ClearField("external_data")
+        whole.ClearField("data_location")
+        whole.raw_data = numpy_helper.from_array(values.load()).raw_data
+    return whole
 
 
 def without_data(constant: gs.Constant, scope: str = "", largest: int = 1024) -> TensorProto:
@@ -67,7 +80,7 @@ def to_proto(
     carried = carried_of(graph)
     model = onnx.ModelProto()
     model.CopyFrom(carried.header)
-    model.graph.CopyFrom(_Exporter(carried, store).graph(graph, "", frozenset()))
+    _Exporter(carried, store).fill(model.graph, graph, "", frozenset())
     known = {tensor.name for tensor in graph.outputs}
     model.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in extra_outputs if name not in known
@@ -102,26 +115,27 @@ class _Exporter:
     def __init__(self, carried: Carried, store: Store) -> None:
         self.carried, self.store = carried, store
 
-    def graph(self, graph: gs.Graph, scope: str, outer: frozenset[str]) -> onnx.GraphProto:
-        """A graph or body; ``outer`` are the constants that enclosing graphs write."""
-        proto = onnx.GraphProto(name=graph.name or "graph")
+    def fill(
+        self, proto: onnx.GraphProto, graph: gs.Graph, scope: str, outer: frozenset[str]
+    ) -> None:
+        """Writes a graph or body; ``outer`` are the constants that enclosing graphs write."""
+        proto.name = graph.name or "graph"
+        if graph.doc_string:
+            proto.doc_string = graph.doc_string
         shell = self.carried.graphs.get(scope)
         if shell is not None:
-            if shell.doc_string:
-                proto.doc_string = shell.doc_string
-            proto.metadata_props.extend(shell.metadata_props)
-            proto.quantization_annotation.extend(shell.quantization_annotation)
+            proto.MergeFrom(shell)
         mine = self._constants(graph, scope, outer)
-        self._write_constants(proto, mine, scope)
-        for tensor in graph.inputs:
-            if not scope and tensor.name in self.carried.defaults:
-                proto.initializer.append(self.carried.defaults[tensor.name])
+        defaults = [self.carried.defaults.get(scope + tensor.name) for tensor in graph.inputs]
+        for constant in (*mine.values(), *defaults):
+            if isinstance(constant, gs.Constant):
+                self._write(proto, constant, scope)
         inside = outer | mine.keys()
-        proto.node.extend(self._node(node, scope, inside) for node in graph.nodes)
+        for node in graph.nodes:
+            self._node(proto.node.add(), node, scope, inside)
         proto.input.extend(self._value(tensor, scope) for tensor in graph.inputs)
         proto.output.extend(self._value(tensor, scope) for tensor in graph.outputs)
         proto.value_info.extend(self._infos(graph, scope))
-        return proto
 
     def _constants(
         self, graph: gs.Graph, scope: str, outer: frozenset[str]
@@ -135,45 +149,33 @@ class _Exporter:
             found |= {name: t for name, t in inner if name in owned and name not in outer}
         return found
 
-    def _write_constants(
-        self, proto: onnx.GraphProto, mine: dict[str, gs.Constant], scope: str
-    ) -> None:
-        for constant in mine.values():
-            if isinstance(constant._values, StoredSparse):
-                proto.sparse_initializer.append(constant._values.tensor)
-            else:
-                proto.initializer.append(self.store(constant, scope))
+    def _write(self, proto: onnx.GraphProto, constant: gs.Constant, scope: str) -> None:
+        values = constant._values
+        if not isinstance(values, StoredSparse):
+            proto.initializer.append(self.store(constant, scope))
+            return
+        proto.sparse_initializer.append(values.tensor)
+        proto.sparse_initializer[-1].values.name = constant.name
 
-    def _node(self, node: gs.Node, scope: str, outer: frozenset[str]) -> onnx.NodeProto:
-        proto = onnx.NodeProto(
-            op_type=node.op,
-            name=node.name or None,  # None: the field stays absent, as it came
-            domain=node.domain or None,
-            input=[t.name for t in node.inputs],
-            output=[t.name for t in node.outputs],
-        )
-        key = scope + next((t.name for t in node.outputs if t.name), "")
+    def _node(
+        self, proto: onnx.NodeProto, node: gs.Node, scope: str, outer: frozenset[str]
+    ) -> None:
+        proto.op_type = node.op
+        if node.name:
+            proto.name = node.name
+        if node.domain is not None:
+            proto.domain = node.domain
+        proto.input.extend(t.name for t in node.inputs)
+        proto.output.extend(t.name for t in node.outputs)
+        key = node_key(node, scope)
         if key in self.carried.nodes:
             proto.MergeFrom(self.carried.nodes[key])
         for name, value in node.attrs.items():
-            proto.attribute.append(self._attribute(name, value, key, outer))
-        return proto
-
-    def _attribute(
-        self, name: str, value: Any, key: str, outer: frozenset[str]
-    ) -> onnx.AttributeProto:
-        if isinstance(value, AttributeProto):
-            return value
-        if isinstance(value, gs.Graph):
-            body = self.graph(value, f"{key}/{name}/", outer)
-            return AttributeProto(name=name, type=AttributeProto.GRAPH, g=body)
-        if isinstance(value, gs.Constant):
-            return AttributeProto(name=name, type=AttributeProto.TENSOR, t=inline(value))
-        if isinstance(value, (type, np.dtype)):
-            value = data_type_of(value)
-        if isinstance(value, np.generic):
-            value = value.item()
-        return helper.make_attribute(name, value)
+            if isinstance(value, gs.Graph):
+                attribute = proto.attribute.add(name=name, type=AttributeProto.GRAPH)
+                self.fill(attribute.g, value, f"{key}/{name}/", outer)
+            else:
+                proto.attribute.append(_attribute(name, value))
 
     def _value(self, tensor: gs.Tensor, scope: str) -> onnx.ValueInfoProto:
         """The type of a tensor: as it came where nothing changed, else from the graph."""
@@ -181,7 +183,7 @@ class _Exporter:
         fresh = value_info(tensor)
         if came is None:
             return fresh
-        if fresh is None or came.type.WhichOneof("value") != "tensor_type":
+        if came.type.WhichOneof("value") != "tensor_type" or not fresh.HasField("type"):
             return came
         result = onnx.ValueInfoProto()
         result.CopyFrom(came)
@@ -197,9 +199,24 @@ class _Exporter:
             for tensor in node.outputs:
                 if not tensor.name or tensor.name in ends or isinstance(tensor, gs.Constant):
                     continue
-                custom = node.domain not in ("", "ai.onnx", None) and tensor.dtype is not None
-                if custom or scope + tensor.name in self.carried.values:
+                if tensor.dtype is None:
+                    continue
+                if not is_standard(node) or scope + tensor.name in self.carried.values:
                     yield self._value(tensor, scope)
+
+
+def _attribute(name: str, value: Any) -> onnx.AttributeProto:
+    if isinstance(value, AttributeProto):
+        return value
+    if isinstance(value, EmptyList) and not value:
+        return AttributeProto(name=name, type=AttributeProto.AttributeType.Name(value.kind))
+    if isinstance(value, gs.Constant):
+        return AttributeProto(name=name, type=AttributeProto.TENSOR, t=inline(value))
+    if isinstance(value, (type, np.dtype)):
+        value = data_type_of(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    return helper.make_attribute(name, value)
 
 
 def value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:

@@ -7,10 +7,12 @@ graphsurgeon cannot hold (doc strings, metadata, scopes of initializers, unusual
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,14 +27,26 @@ QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 @dataclass
 class Carried:
-    """What graphsurgeon drops. Keys are ``scope + name``; the outermost scope is ``""``."""
+    """What graphsurgeon drops. Keys are ``scope + name``; the outermost scope is ``""``.
+
+    Copies of a graph share it: replace it or a dict in it, never write into one.
+    """
 
     header: onnx.ModelProto = field(default_factory=onnx.ModelProto)  # all but graph and opsets
-    graphs: dict[str, onnx.GraphProto] = field(default_factory=dict)  # doc, metadata, annotations
+    graphs: dict[str, onnx.GraphProto] = field(default_factory=dict)  # metadata, annotations
     nodes: dict[str, onnx.NodeProto] = field(default_factory=dict)  # doc, metadata, overload
     values: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)
     owned: dict[str, frozenset[str]] = field(default_factory=dict)  # initializers of each scope
-    defaults: dict[str, onnx.TensorProto] = field(default_factory=dict)  # of overridable inputs
+    defaults: dict[str, gs.Constant] = field(default_factory=dict)  # of overridable inputs
+    sources: frozenset[Path] = frozenset()  # files the graph still reads, never to be overwritten
+
+
+class EmptyList(list[Any]):
+    """An empty list of an attribute, which still knows of what: an AttributeProto type."""
+
+    def __init__(self, kind: int) -> None:
+        super().__init__()
+        self.kind = kind
 
 
 class Graph(gs.Graph):  # type: ignore[misc]
@@ -44,27 +58,59 @@ class Graph(gs.Graph):  # type: ignore[misc]
     carried: Carried
 
     def copy(self, tensor_map: Any = None) -> Graph:
-        """An independent graph over the same, shared weights."""
-        plain = super().copy(tensor_map)
-        twin = Graph(
-            nodes=list(plain.nodes),
-            inputs=list(plain.inputs),
-            outputs=list(plain.outputs),
-            name=self.name,
-            doc_string=self.doc_string,
-            opset=self.opset,
-            import_domains=[onnx.helper.make_opsetid(o.domain, o.version) for o in opsets(self)],
-            producer_name=self.producer_name,
-            producer_version=self.producer_version,
-            functions=list(self.functions),
-            ir_version=self.ir_version,
-        )
+        """An independent graph over the same, shared weights.
+
+        Other than graphsurgeon's, which goes by name: what bodies read from outside stays one
+        tensor with what is outside, and equal names in two branches stay two tensors.
+        """
+        twin: Graph = _copied(self, {}, Graph)
+        twin.producer_name, twin.producer_version = self.producer_name, self.producer_version
+        twin.import_domains = [onnx.helper.make_opsetid(o.domain, o.version) for o in opsets(self)]
         twin.carried = carried_of(self)
-        kinds = {name: t.type for name, t in self.tensors().items() if isinstance(t, gs.Variable)}
-        for name, tensor in twin.tensors().items():  # gs.Variable.copy drops the kind of a tensor
-            if isinstance(tensor, gs.Variable):
-                tensor.type = kinds.get(name, "tensor_type")
         return twin
+
+
+def _copied(graph: gs.Graph, twins: dict[int, gs.Tensor], kind: type[gs.Graph]) -> gs.Graph:
+    """Clones nodes and tensors; ``twins`` are the clones so far by id of the original."""
+
+    def tensor(old: gs.Tensor) -> gs.Tensor:
+        if id(old) not in twins:
+            new = twins[id(old)] = old.copy()
+            if isinstance(new, gs.Variable):
+                new.type = old.type
+                new.shape = None if old.shape is None else list(old.shape)
+        return twins[id(old)]
+
+    def attribute(value: Any) -> Any:
+        if isinstance(value, gs.Graph):
+            return _copied(value, twins, gs.Graph)
+        if isinstance(value, gs.Constant):
+            return value.copy()
+        return copy.copy(value) if isinstance(value, list) else value
+
+    inputs = [tensor(t) for t in graph.inputs]
+    nodes = [
+        gs.Node(
+            node.op,
+            node.name,
+            {name: attribute(value) for name, value in node.attrs.items()},
+            [tensor(t) for t in node.inputs],
+            [tensor(t) for t in node.outputs],
+            node.domain,
+        )
+        for node in graph.nodes
+    ]
+    return kind(
+        nodes=nodes,
+        inputs=inputs,
+        outputs=[tensor(t) for t in graph.outputs],
+        name=graph.name,
+        doc_string=graph.doc_string,
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        functions=list(graph.functions),
+        ir_version=graph.ir_version,
+    )
 
 
 def carried_of(graph: gs.Graph) -> Carried:
@@ -145,6 +191,19 @@ def constants(graph: gs.Graph) -> dict[str, gs.Constant]:
     return {t.name: t for t in itertools.chain(tensors, outputs) if isinstance(t, gs.Constant)}
 
 
+def scoped_graphs(graph: gs.Graph, scope: str = "") -> Iterator[tuple[str, gs.Graph]]:
+    """``graph`` and every body in it with the prefix of its keys in `Carried`, outermost first."""
+    yield scope, graph
+    for node in graph.nodes:
+        for name, body in subgraphs(node):
+            yield from scoped_graphs(body, f"{node_key(node, scope)}/{name}/")
+
+
+def node_key(node: gs.Node, scope: str = "") -> str:
+    """The key of a node in `Carried`: that of its first output."""
+    return scope + next((t.name for t in node.outputs if t.name), "")
+
+
 def replace_uses(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
     """Makes every reader of ``old`` read ``new``, those in bodies too.
 
@@ -152,22 +211,28 @@ def replace_uses(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
     """
     for node in consumers(old):
         for index, tensor in enumerate(node.inputs):
-            if tensor.name == old.name:
+            if tensor is old:
                 node.inputs[index] = new
     for body in itertools.islice(all_graphs(graph), 1, None):
-        body.outputs[:] = [new if t.name == old.name else t for t in body.outputs]
+        body.outputs[:] = [new if t is old else t for t in body.outputs]
 
 
 def remove_unused(graph: gs.Graph) -> None:
     """Drops nodes whose results nobody reads; inputs and outputs stay."""
     needed = {t.name for body in all_graphs(graph) for t in body.outputs}
-    live = [*reversed(graph.nodes)]
-    for node in live:
-        if any(t.name in needed or t.outputs for t in node.outputs):
-            continue
-        node.inputs.clear()
-        node.outputs.clear()
+    for node in reversed(list(graph.nodes)):
+        if not any(t.name in needed or t.outputs for t in node.outputs):
+            detach(node)
     graph.nodes[:] = [node for node in graph.nodes if node.outputs]
+
+
+def detach(node: gs.Node) -> None:
+    """Unties a node, and the nodes in its bodies, from all tensors."""
+    for _, body in subgraphs(node):
+        for inner in all_nodes(body):
+            inner.inputs.clear()
+    node.inputs.clear()
+    node.outputs.clear()
 
 
 def sort_nodes(graph: gs.Graph) -> None:

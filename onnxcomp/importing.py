@@ -7,8 +7,7 @@ would lose is taken out before and put back, or kept in `Carried`.
 
 from __future__ import annotations
 
-import math
-import mmap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,12 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-from onnxcomp.errors import UnsupportedModel
-from onnxcomp.graph import Carried, Graph, all_graphs
+from onnxcomp.graph import Carried, EmptyList, Graph, is_standard, scoped_graphs
+from onnxcomp.stored import StoredConstant
+from onnxcomp.stored import StoredSparse as StoredSparse
+from onnxcomp.stored import StoredValues as StoredValues
+from onnxcomp.stored import external_range as external_range
+from onnxcomp.stored import stored_bytes as stored_bytes
 
 _GRAPHSURGEON_READS = {
     AttributeProto.FLOAT,
@@ -32,109 +35,18 @@ _GRAPHSURGEON_READS = {
     AttributeProto.INTS,
     AttributeProto.STRINGS,
 }
+_LISTS = (AttributeProto.FLOATS, AttributeProto.INTS, AttributeProto.STRINGS)
 
 
-class StoredValues(LazyValues):  # type: ignore[misc]
-    """The values of an initializer as they lie in the file, read only when somebody looks.
-
-    Attributes:
-        tensor: the TensorProto, written again as it is while nobody replaces the values.
-        dtype: numpy dtype; bfloat16, float8 and 4-bit types as those of ml_dtypes.
-        folder: where the files of external data are.
-    """
-
-    def __init__(self, tensor: TensorProto, folder: Path | None) -> None:
-        self.tensor = tensor
-        self.shape = list(tensor.dims)
-        self.dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        self.nbytes = stored_bytes(tensor.data_type, math.prod(self.shape))
-        self.folder = folder
-
-    @property
-    def is_external(self) -> bool:
-        """Whether the values are in a file of their own."""
-        return bool(self.tensor.data_location == TensorProto.EXTERNAL)
-
-    def load(self) -> npt.NDArray[Any]:
-        """The values as a read-only array; external ones as a view of the mapped file."""
-        array = self._mapped() if self.is_external else numpy_helper.to_array(self.tensor)
-        array.flags.writeable = False
-        return array
-
-    def _mapped(self) -> npt.NDArray[Any]:
-        path, offset, length = external_range(self.tensor, self.folder)
-        if length == 0:
-            return np.zeros(self.shape, self.dtype)
-        if self.tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
-            packed = TensorProto()
-            packed.CopyFrom(self.tensor)
-            packed.ClearField("external_data")
-            packed.data_location = TensorProto.DEFAULT
-            packed.raw_data = np.memmap(path, np.uint8, "r", offset, (length,)).tobytes()
-            return numpy_helper.to_array(packed)
-        start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        with open(path, "rb") as file:
-            pages = mmap.mmap(
-                file.fileno(), offset - start + length, access=mmap.ACCESS_READ, offset=start
-            )
-        count = math.prod(self.shape)
-        flat = np.frombuffer(pages, self.dtype, count=count, offset=offset - start)
-        return flat.reshape(self.shape)
-
-
-class StoredSparse(SparseValues):  # type: ignore[misc]
-    """A sparse initializer: written again as it is, dense for whoever reads it."""
-
-    def __init__(self, tensor: onnx.SparseTensorProto) -> None:
-        self.tensor = tensor
-        self.shape = list(tensor.dims)
-        self.dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.values.data_type)
-        self.nbytes = stored_bytes(tensor.values.data_type, math.prod(tensor.values.dims))
-
-    def load(self) -> npt.NDArray[Any]:
-        """The dense array, read-only. Indices are [n] linear or [n, rank] (ONNX IR)."""
-        values = numpy_helper.to_array(self.tensor.values)
-        indices = numpy_helper.to_array(self.tensor.indices)
-        dense = np.zeros(self.shape, self.dtype)
-        where = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, self.shape)
-        dense[where] = values
-        dense.flags.writeable = False
-        return dense
-
-
-def stored_bytes(data_type: int, count: int) -> int:
-    """Bytes that ``count`` elements of an ONNX data type take in a file; 0 for strings."""
-    if data_type == TensorProto.STRING:
-        return 0
-    if data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
-        return (count + 1) // 2
-    return count * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).itemsize)
-
-
-def external_range(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int]:
-    """Where the values of an external tensor are: (file, offset, bytes).
-
-    Raises:
-        UnsupportedModel: the location leaves the model's folder, or the file is missing or short.
-    """
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location, base = entries.get("location", ""), (folder or Path()).resolve()
-    path = (base / location).resolve()
-    if not location or not path.is_relative_to(base):
-        raise UnsupportedModel(
-            f"tensor {tensor.name!r}: external data {location!r} lies outside the model's folder"
-        )
-    if not path.is_file():
-        raise UnsupportedModel(f"tensor {tensor.name!r}: external data file {path} is missing")
-    offset = int(entries.get("offset", 0))
-    expected = stored_bytes(tensor.data_type, math.prod(tensor.dims))
-    length = int(entries.get("length", expected))
-    if length != expected or offset < 0 or offset + length > path.stat().st_size:
-        raise UnsupportedModel(
-            f"tensor {tensor.name!r}: needs {expected} bytes at {offset} of {path.name},"
-            f" which has {path.stat().st_size} and declares {length}"
-        )
-    return path, offset, length
+def tensors_of(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """The initializers and tensor attributes of a graph and its bodies."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            if attribute.HasField("g"):
+                yield from tensors_of(attribute.g)
 
 
 def from_proto(model: onnx.ModelProto, folder: Path | None = None) -> Graph:
@@ -148,15 +60,17 @@ def from_proto(model: onnx.ModelProto, folder: Path | None = None) -> Graph:
         UnsupportedModel: external data is missing, short or outside ``folder``.
     """
     carried = Carried()
-    _carry(model.graph, "", carried, constant_inputs=model.ir_version < 4)
+    _read_buried(model, folder)
+    _carry(model.graph, "", carried, folder, constant_inputs=model.ir_version < 4)
     kept = _take_attributes(model.graph)
     functions = list(model.functions)
     del model.functions[:]
     plain = gs.import_onnx(model)
     _put_attributes(plain, kept)
-    for body in all_graphs(plain):
+    for scope, body in list(scoped_graphs(plain)):
         _store_lazily(body, folder)
-        _lift_constant_nodes(body, folder)
+        lifted = _lift_constant_nodes(body, folder)
+        carried.owned[scope] = carried.owned.get(scope, frozenset()) | lifted
     graph = Graph(
         nodes=list(plain.nodes),
         inputs=list(plain.inputs),
@@ -177,28 +91,67 @@ def from_proto(model: onnx.ModelProto, folder: Path | None = None) -> Graph:
     return graph
 
 
-def _carry(graph: onnx.GraphProto, scope: str, carried: Carried, constant_inputs: bool) -> None:
+def _read_buried(model: onnx.ModelProto, folder: Path | None) -> None:
+    """Reads external data of what does not become constants of the graph, rare and small.
+
+    Tensors of functions, of sparse tensors and of lists of tensors or graphs.
+    """
+    for tensor in _buried(model.graph.node, model.graph.sparse_initializer):
+        _read(tensor, folder)
+    for function in model.functions:
+        for tensor in _buried(function.node, (), functions=True):
+            _read(tensor, folder)
+
+
+def _read(tensor: TensorProto, folder: Path | None) -> None:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        values = StoredValues(tensor, folder).load()
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def _buried(
+    nodes: Iterable[onnx.NodeProto],
+    sparse: Iterable[onnx.SparseTensorProto],
+    functions: bool = False,
+) -> Iterator[TensorProto]:
+    for pair in sparse:
+        yield from (pair.values, pair.indices)
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        if attribute.type in _GRAPHSURGEON_READS - {AttributeProto.GRAPH} and not functions:
+            continue
+        yield from attribute.tensors
+        yield from _buried((), [attribute.sparse_tensor, *attribute.sparse_tensors])
+        if functions and attribute.HasField("t"):
+            yield attribute.t
+        for graph in attribute.graphs:
+            yield from tensors_of(graph)
+        for graph in (attribute.g, *attribute.graphs):
+            yield from graph.initializer if functions else ()
+            yield from _buried(graph.node, graph.sparse_initializer, functions)
+
+
+def _carry(
+    graph: onnx.GraphProto,
+    scope: str,
+    carried: Carried,
+    folder: Path | None,
+    constant_inputs: bool,
+) -> None:
     """Fills ``carried`` from a graph and its bodies.
 
     Up to IR 3 every initializer had to be an input and was a constant all the same; from IR 4 an
     input with an initializer has a default that a caller may override, so it is no constant.
     """
-    names = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
-    shell = onnx.GraphProto(doc_string=graph.doc_string or None)
+    shell = onnx.GraphProto()
     shell.metadata_props.extend(graph.metadata_props)
     shell.quantization_annotation.extend(graph.quantization_annotation)
     carried.graphs[scope] = shell
-    if not constant_inputs:
-        overridable = {v.name for v in graph.input} & names
-        for tensor in [t for t in graph.initializer if t.name in overridable]:
-            carried.defaults[tensor.name] = tensor
-            names.discard(tensor.name)
-        if overridable:
-            kept = [t for t in graph.initializer if t.name not in overridable]
-            del graph.initializer[:]
-            graph.initializer.extend(kept)
+    if scope or not constant_inputs:
+        _carry_defaults(graph, scope, carried, folder)
+    names = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
     carried.owned[scope] = frozenset(names)
-    for value in (*graph.input, *graph.output, *graph.value_info):
+    _keep_declared(graph)
+    for value in (*graph.value_info, *graph.output, *graph.input):
         carried.values[scope + value.name] = value
     for node in graph.node:
         key = scope + next((name for name in node.output if name), "")
@@ -209,7 +162,38 @@ def _carry(graph: onnx.GraphProto, scope: str, carried: Carried, constant_inputs
             carried.nodes[key] = extras
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                _carry(attribute.g, f"{key}/{attribute.name}/", carried, constant_inputs)
+                _carry(attribute.g, f"{key}/{attribute.name}/", carried, folder, constant_inputs)
+
+
+def _carry_defaults(
+    graph: onnx.GraphProto, scope: str, carried: Carried, folder: Path | None
+) -> None:
+    """Takes the initializers of overridable inputs out, which graphsurgeon takes for constants."""
+    overridable = {value.name for value in graph.input}
+    kept = [t for t in graph.initializer if t.name not in overridable]
+    if len(kept) == len(graph.initializer):
+        return
+    for tensor in graph.initializer:
+        if tensor.name in overridable:
+            carried.defaults[scope + tensor.name] = _stored_constant(tensor, folder)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _stored_constant(tensor: TensorProto, folder: Path | None) -> StoredConstant:
+    values = StoredValues(tensor, folder)
+    if values.is_external:
+        external_range(tensor, folder)
+    return StoredConstant(tensor.name, values)
+
+
+def _keep_declared(graph: onnx.GraphProto) -> None:
+    """Drops value_info of inputs and outputs: what they declare themselves is the signature."""
+    declared = {v.name for v in (*graph.input, *graph.output) if v.type.ByteSize()}
+    if any(value.name in declared for value in graph.value_info):
+        kept = [value for value in graph.value_info if value.name not in declared]
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
 
 
 def _take_attributes(graph: onnx.GraphProto) -> list[list[AttributeProto]]:
@@ -239,10 +223,8 @@ def _survives(attribute: AttributeProto) -> bool:
             text.decode()
     except UnicodeDecodeError:
         return False
-    lists = (AttributeProto.FLOATS, AttributeProto.INTS, AttributeProto.STRINGS)
-    return attribute.type not in lists or bool(
-        attribute.floats or attribute.ints or attribute.strings
-    )  # graphsurgeon's exporter cannot tell the type of an empty list
+    empty = not (attribute.floats or attribute.ints or attribute.strings)
+    return attribute.type not in _LISTS or not empty  # an empty list has lost its type
 
 
 def _put_attributes(graph: gs.Graph, taken: list[list[AttributeProto]]) -> None:
@@ -255,7 +237,9 @@ def _put_attributes(graph: gs.Graph, taken: list[list[AttributeProto]]) -> None:
             for value in list(node.attrs.values()):
                 if isinstance(value, gs.Graph):
                     restore(value)
-            node.attrs.update({attribute.name: attribute for attribute in raw})
+            for attribute in raw:
+                empty = attribute.type in _LISTS and not attribute.strings
+                node.attrs[attribute.name] = EmptyList(attribute.type) if empty else attribute
 
     restore(graph)
 
@@ -266,51 +250,51 @@ def _store_lazily(graph: gs.Graph, folder: Path | None) -> None:
     for tensor in (*graph.tensors().values(), *attributes):
         values: Any = getattr(tensor, "_values", None)
         if type(values) is LazyValues:
-            stored = StoredValues(values.tensor, folder)
-            if stored.is_external:
-                external_range(stored.tensor, folder)
-            tensor.values = stored
+            tensor.values = _stored_constant(values.tensor, folder)._values
         elif type(values) is SparseValues:
             tensor.values = StoredSparse(values.tensor)
+        if isinstance(tensor, gs.Constant):
+            tensor.__class__ = StoredConstant
 
 
-def _lift_constant_nodes(graph: gs.Graph, folder: Path | None) -> None:
-    """Constant nodes -> constants, so that passes meet one kind of weight.
+def _lift_constant_nodes(graph: gs.Graph, folder: Path | None) -> frozenset[str]:
+    """Constant nodes -> constants, so that passes meet one kind of weight; names of these.
 
-    Those that are an output of the graph, strings and values of unknown kind stay nodes.
+    Those that are an output of the graph, and those of value_string(s), stay nodes.
     """
     outputs = {t.name for t in graph.outputs}
-    kept = []
+    kept, lifted = [], set()
     for node in graph.nodes:
-        tensor = None
-        if node.op == "Constant" and not node.domain and node.outputs[0].name not in outputs:
-            tensor = _constant_value(node, folder)
-        if tensor is None:
+        values = None
+        if node.op == "Constant" and is_standard(node) and node.outputs[0].name not in outputs:
+            values = _constant_value(node, folder)
+        if values is None:
             kept.append(node)
             continue
         result = node.outputs[0]
         node.outputs.clear()
         result.to_constant(np.zeros(0))
-        result.values = tensor
+        result.__class__ = StoredConstant
+        result.values = values
+        lifted.add(result.name)
     graph.nodes[:] = kept
+    return frozenset(lifted)
 
 
 def _constant_value(node: gs.Node, folder: Path | None) -> LazyValues | npt.NDArray[Any] | None:
     """The values of a Constant node, None where it has to stay a node."""
-    (name, value), *others = node.attrs.items() or [("", None)]
-    if others or isinstance(value, gs.Node.AttributeRef):
+    if len(node.attrs) != 1:
         return None
-    name_of_output = node.outputs[0].name
+    name, value = next(iter(node.attrs.items()))
+    result = node.outputs[0].name
     if isinstance(value, gs.Constant):
         stored = value._values
         if isinstance(stored, StoredValues):
-            stored.tensor.name = name_of_output
+            stored.tensor.name = result
         return stored
     if isinstance(value, AttributeProto) and value.type == AttributeProto.SPARSE_TENSOR:
-        value.sparse_tensor.values.name = name_of_output
+        value.sparse_tensor.values.name = result
         return StoredSparse(value.sparse_tensor)
-    if name in ("value_float", "value_floats"):
-        return np.asarray(value, np.float32)
-    if name in ("value_int", "value_ints"):
-        return np.asarray(value, np.int64)
-    return None
+    kinds = {"float": np.float32, "floats": np.float32, "int": np.int64, "ints": np.int64}
+    kind = kinds.get(name.removeprefix("value_"))
+    return None if kind is None else np.asarray(value, kind)

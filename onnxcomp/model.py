@@ -24,14 +24,9 @@ from onnx import TensorProto, helper
 from onnxcomp.errors import OutputError, UnsupportedModel
 from onnxcomp.exporting import Store, data_type_of, inline, to_proto
 from onnxcomp.graph import Graph
-from onnxcomp.importing import (
-    StoredSparse,
-    StoredValues,
-    external_range,
-    from_proto,
-    stored_bytes,
-)
+from onnxcomp.importing import from_proto, tensors_of
 from onnxcomp.runtime import one_line
+from onnxcomp.stored import StoredSparse, StoredValues, external_range, stored_bytes
 
 LARGEST_PROTO = 2**31 - 2**26  # bytes; protobuf refuses 2 GiB, and other fields need room
 SMALLEST_EXTERNAL = 1024  # bytes; smaller tensors stay in the model file
@@ -65,7 +60,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     """
     file = Path(path)
     proto = read_proto(file)
-    external = [t for t in initializers(proto.graph) if t.data_location == TensorProto.EXTERNAL]
+    external = [t for t in tensors_of(proto.graph) if t.data_location == TensorProto.EXTERNAL]
     size = file.stat().st_size + sum(external_range(t, file.parent)[2] for t in external)
     check_file(file)
     return Model(from_proto(proto, file.parent), file, size, bool(external))
@@ -98,17 +93,6 @@ def read_proto(path: Path) -> onnx.ModelProto:
     return model
 
 
-def initializers(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """The initializers and tensor attributes of a graph and its bodies."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            if attribute.HasField("g"):
-                yield from initializers(attribute.g)
-
-
 def check_file(path: Path) -> None:
     """Has onnx's checker look at a file.
 
@@ -139,7 +123,10 @@ def check_graph(graph: gs.Graph) -> None:
     kept = [t for t in proto.graph.initializer if t.name not in large]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
+    declared = {value.name for value in proto.graph.input}
     for constant in large.values():
+        if constant.name in declared:
+            continue
         data_type = data_type_of(constant.dtype)
         proto.graph.input.append(
             helper.make_tensor_value_info(constant.name, data_type, constant.shape)
