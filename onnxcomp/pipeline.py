@@ -32,7 +32,7 @@ from onnxcomp.model import (
     graph_bytes,
     save_model,
 )
-from onnxcomp.opset import raise_opset
+from onnxcomp.opset import convert_opset
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.progress import Progress
 from onnxcomp.recipe import Recipe
@@ -109,7 +109,7 @@ class Run:
         if came >= Pass.minimum_opset:
             return
         try:
-            converted = raise_opset(self.graph.copy(), Pass.minimum_opset)
+            converted = convert_opset(self.graph, Pass.minimum_opset)
             check_graph(converted)
             self.measurements.same_answers(converted)
         except OnnxcompError as error:
