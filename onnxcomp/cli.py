@@ -1,0 +1,344 @@
+"""The command line: parses, calls the library, prints; nothing else.
+
+Whatever is slow to import is imported by the command that needs it: `onnxcomp --help` is quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxcomp.options import (
+    Decorator,
+    calibration_option,
+    evaluate_option,
+    json_option,
+    model_argument,
+    print_json,
+    rounds_option,
+    seed_option,
+    threads_option,
+    working,
+)
+from onnxcomp.program import Program
+
+if TYPE_CHECKING:
+    from onnxcomp.model import Model
+    from onnxcomp.recipe import Recipe
+    from onnxcomp.report import Report
+
+
+def _command(name: str, *example: str) -> Decorator:
+    """A command whose help ends with an example."""
+    shown = "\n".join(f"  onnxcomp {line}" for line in example)
+    return main.command(
+        name,
+        epilog=f"\b\nExample:\n{shown}",
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+
+def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from onnxcomp import __version__
+
+        click.echo(f"onnxcomp {__version__}")
+        context.exit()
+
+
+@click.group(
+    cls=Program,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExample:\n  onnxcomp optimize model.onnx --calibration samples.npz",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version.",
+)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Makes trained ONNX models smaller and faster without retraining."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+# --- commands ---------------------------------------------------------------------------------
+
+
+@_command(
+    "optimize",
+    "optimize model.onnx --calibration samples.npz",
+    "optimize model.onnx --pass simplify_graph --pass quantize_static:percentile=99.9",
+)
+@model_argument()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Where to write.  [default: <model>.optimized.onnx beside the model]",
+)
+@click.option("--recipe", metavar="NAME|FILE.toml", help="What to do; see `onnxcomp recipes`.")
+@click.option(
+    "--pass",
+    "passes",
+    multiple=True,
+    metavar="NAME[:option=value,...]",
+    help="Compose a recipe of passes, in order; see `onnxcomp passes`.",
+)
+@calibration_option
+@evaluate_option
+@click.option(
+    "--target",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, x86-avx2, x86-vnni or arm64.",
+)
+@click.option("--min-sqnr", type=float, metavar="DB", help="Undo what is less faithful than this.")
+@click.option(
+    "--max-drop", type=float, metavar="POINTS", help="Undo what costs more of the --evaluate score."
+)
+@click.option("--must-pay", is_flag=True, help="Undo what makes the model slower or larger.")
+@seed_option
+@click.option(
+    "--verify",
+    type=click.Choice(["each", "final", "off"]),
+    default="each",
+    show_default=True,
+    help="Measure after each pass, at the end only, or never.",
+)
+@click.option("--strict", is_flag=True, help="Stop where a pass fails or has to be undone.")
+@click.option(
+    "--report",
+    "report_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Write the report as JSON too.",
+)
+@json_option
+@click.option("-v", "--verbose", is_flag=True, help="Name every node.")
+def optimize_command(
+    model: Path,
+    output: Path | None,
+    recipe: str | None,
+    passes: tuple[str, ...],
+    min_sqnr: float | None,
+    max_drop: float | None,
+    must_pay: bool,
+    report_path: Path | None,
+    as_json: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Make MODEL smaller and faster, with a report."""
+    _check_gates_are_measured(options["verify"], min_sqnr, max_drop, must_pay)
+    if recipe is not None and passes:
+        raise click.UsageError(
+            "--recipe and --pass exclude each other; put the passes in the recipe"
+        )
+    output = output or model.with_name(f"{model.stem}.optimized.onnx")
+    with working() as progress:
+        from onnxcomp.optimize import optimize
+        from onnxcomp.targets import resolve_target
+
+        plan = _plan(recipe, passes)
+        resolve_target(options["target"])
+        progress.stage(f"reading {model.name}")
+        loaded = _load_for(model, output, report_path)
+        operators = _operators(loaded.graph)
+        options["evaluator"] = options.pop("evaluate")
+        result = optimize(
+            loaded,
+            plan,
+            output=output,
+            min_sqnr_db=min_sqnr,
+            max_drop=max_drop,
+            must_pay=must_pay or None,
+            progress=progress,
+            **options,
+        )
+        operators |= _operators(result.graph)
+        if report_path is not None:
+            _write_report(report_path, result.report)
+    if as_json:
+        print_json(result.report.as_dict())
+        return
+    from onnxcomp.report_tables import print_report
+    from onnxcomp.tables import make_console
+
+    print_report(make_console(), result.report, operators, verbose)
+
+
+def _check_gates_are_measured(
+    verify: str, min_sqnr: float | None, max_drop: float | None, must_pay: bool
+) -> None:
+    if verify == "off" and (min_sqnr is not None or max_drop is not None or must_pay):
+        raise click.UsageError("--verify off measures nothing, so no gate can be kept; drop either")
+
+
+def _plan(recipe: str | None, passes: Sequence[str]) -> Recipe | None:
+    from onnxcomp.recipe import Recipe, compose, parse_pass
+
+    if passes:
+        return compose(map(parse_pass, passes))
+    return None if recipe is None else Recipe.load(recipe)
+
+
+def _load_for(model: Path, output: Path, report: Path | None) -> Model:
+    """Reads the model, and refuses at once what could not be written at the end."""
+    from onnxcomp.model import load_model
+    from onnxcomp.parameters import external_files
+    from onnxcomp.writing import check_target
+
+    loaded = load_model(model)
+    inputs = [model, *external_files(loaded.graph)]
+    check_target(output, inputs, "-o")
+    if loaded.external:
+        check_target(output.with_name(f"{output.name}.data"), inputs, "-o")
+    if report is not None:
+        check_target(report, [*inputs, output], "--report")
+    return loaded
+
+
+def _operators(graph: Any) -> dict[str, str]:
+    from onnxcomp.graph import all_nodes, label
+
+    return {label(node): node.op for node in all_nodes(graph)}
+
+
+def _write_report(path: Path, report: Report) -> None:
+    from onnxcomp.errors import OutputError
+    from onnxcomp.writing import write_text
+
+    try:
+        write_text(path, report.to_json())
+    except OutputError as error:
+        raise OutputError(f"{error}; the model was written to {report.output}") from error
+
+
+@_command("inspect", "inspect model.onnx --shape input=1x3x224x224")
+@model_argument()
+@click.option(
+    "--top", type=click.IntRange(min=1), default=10, show_default=True, help="Rows of each table."
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="INPUT=1x3x224x224",
+    help="Shape of an input, for counting MACs.",
+)
+@json_option
+def inspect_command(model: Path, top: int, shapes: tuple[str, ...], as_json: bool) -> None:
+    """Show what MODEL is made of, and what each pass could touch."""
+    given = dict(map(_parse_shape, shapes))
+    with working() as progress:
+        from onnxcomp.inspection import inspect
+
+        progress.stage(f"reading {model.name}")
+        inspection = inspect(model, shapes=given)
+    if as_json:
+        print_json(inspection.as_dict())
+        return
+    from onnxcomp.tables import make_console, print_inspection
+
+    print_inspection(make_console(), inspection, top)
+
+
+def _parse_shape(text: str) -> tuple[str, list[int]]:
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = [int(size) for size in sizes.split("x")] if sizes else []
+    except ValueError:
+        shape = [0]
+    if not name or any(size < 1 for size in shape):
+        raise click.UsageError(f"--shape {text}: write INPUT=1x3x224x224")
+    return name, shape
+
+
+@_command("compare", "compare model.onnx model.optimized.onnx --calibration samples.npz")
+@model_argument("a")
+@model_argument("b")
+@calibration_option
+@evaluate_option
+@seed_option
+@threads_option
+@rounds_option(21)
+@json_option
+def compare_command(a: Path, b: Path, evaluate: str | None, as_json: bool, **options: Any) -> None:
+    """Compare B with A: answers, bytes, latency and memory."""
+    with working() as progress:
+        from onnxcomp.comparison import compare
+
+        comparison = compare(a, b, evaluator=evaluate, progress=progress, **options)
+    if as_json:
+        print_json(comparison.as_dict())
+        return
+    from onnxcomp.tables import make_console, print_comparison
+
+    print_comparison(make_console(), comparison)
+
+
+@_command("benchmark", "benchmark model.onnx model.optimized.onnx --threads 2")
+@model_argument("models", nargs=-1)
+@calibration_option
+@seed_option
+@threads_option
+@rounds_option(21)
+@json_option
+def benchmark_command(models: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Time MODELS by turns; ratios are to the first."""
+    with working() as progress:
+        from onnxcomp.comparison import benchmark
+
+        result = benchmark(models, progress=progress, **options)
+    if as_json:
+        print_json(result.as_dict())
+        return
+    from onnxcomp.tables import make_console, print_benchmark
+
+    print_benchmark(make_console(), result)
+
+
+@_command("recipes", "recipes default > mine.toml")
+@click.argument("name", required=False)
+@json_option
+def recipes_command(name: str | None, as_json: bool) -> None:
+    """List the built-in recipes, or print the TOML of one."""
+    from onnxcomp.listings import recipes_as_dict
+    from onnxcomp.recipe import recipe_text
+
+    text = None if name is None else recipe_text(name)
+    if as_json:
+        print_json(recipes_as_dict(None if name is None else [name]))
+    elif text is not None:
+        click.echo(text, nl=False)
+    else:
+        from onnxcomp.tables import make_console, print_recipes
+
+        print_recipes(make_console(), recipes_as_dict()["recipes"])
+
+
+@_command("passes", "passes quantize_static")
+@click.argument("name", required=False)
+@json_option
+def passes_command(name: str | None, as_json: bool) -> None:
+    """List the passes with their options, or show one."""
+    from onnxcomp.listings import list_passes, passes_as_dict
+
+    listings = list_passes(name)
+    if as_json:
+        print_json(passes_as_dict(listings))
+        return
+    from onnxcomp.tables import make_console, print_passes
+
+    print_passes(make_console(), listings)

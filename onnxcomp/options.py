@@ -1,0 +1,79 @@
+"""What several commands share: options, progress, JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from onnxcomp.progress import Progress
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def model_argument(name: str = "model", nargs: int = 1) -> Decorator:
+    """The path of a model, or of several."""
+    kind = click.Path(path_type=Path)
+    return click.argument(name, type=kind, nargs=nargs, required=True)
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON on stdout (docs/report.md)."
+)
+calibration_option = click.option(
+    "--calibration",
+    metavar="SRC",
+    help="Samples: an .npz, a folder of .npz files or images, or FILE.py:FUNCTION.",
+)
+evaluate_option = click.option(
+    "--evaluate",
+    metavar="FILE.py:FUNCTION",
+    help="A function of an onnxruntime session that returns a score, higher is better.",
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Of random choices.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Intra-op threads of each session.",
+)
+
+
+def rounds_option(preset: int) -> Decorator:
+    """How often each model is timed."""
+    return click.option(
+        "--rounds",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=preset,
+        show_default=True,
+        help="Turns of each model on the clock.",
+    )
+
+
+@contextlib.contextmanager
+def working() -> Iterator[Progress]:
+    """Progress on stderr, and nothing but results on stdout."""
+    from onnxcomp.terminal import TerminalProgress, results_only_on_stdout
+
+    with results_only_on_stdout(), TerminalProgress() as progress:
+        yield progress
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """Prints the whole answer; nothing else goes to stdout."""
+    click.echo(json.dumps(data, indent=1, allow_nan=False))
