@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from onnxcomp.gates import SLOWER
 from onnxcomp.report import PassResult, Report
 from onnxcomp.tables import (
     cost_table,
@@ -24,6 +25,7 @@ from onnxcomp.tables import (
 
 STYLES = {"kept": "green", "unchanged": "dim", "undone": "yellow", "failed": "red"}
 MOST_REASONS = 6
+UNFAITHFUL_DB = 10.0  # an error of a third of the signal
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d.,]*")
 
 
@@ -50,6 +52,8 @@ def print_report(
     if report.fidelity is not None:
         heading(console, f"Fidelity to the original, on {report.fidelity.samples} samples")
         print_fidelity(console, report.fidelity)
+    for warning in _warnings(report):
+        console.print(Text(f"warning: {warning}", style="bold yellow"))
     heading(console, "Passes")
     _print_overview(console, report.passes)
     for result in report.passes:
@@ -58,6 +62,19 @@ def print_report(
         heading(console, "Notes")
         for note in report.notes:
             indented(console, note)
+
+
+def _warnings(report: Report) -> Iterator[str]:
+    """What nobody should overlook in a run whose recipe has no gates to undo it."""
+    if report.after.bytes > report.before.bytes:
+        yield "the result is larger than the original; --must-pay undoes such passes"
+    if report.latency_ratio is not None and report.latency_ratio > SLOWER:
+        yield "the result is slower than the original; --must-pay undoes such passes"
+    if report.fidelity is not None and report.fidelity.sqnr_db < UNFAITHFUL_DB:
+        yield (
+            f"the result answers differently from the original (SQNR"
+            f" {decibels(report.fidelity.sqnr_db)}); --min-sqnr DB undoes such passes"
+        )
 
 
 def _gates(report: Report) -> str:
@@ -110,7 +127,9 @@ def _print_pass(
     if result.skipped:
         indented(console, f"left alone {len(result.skipped)}, because:")
         _print_reasons(console, result.skipped, operators, verbose)
-    numbers = ", ".join(f"{name} {_number(value)}" for name, value in result.numbers.items())
+    numbers = ", ".join(
+        f"{name.replace('_', ' ')}: {_number(value)}" for name, value in result.numbers.items()
+    )
     if numbers:
         indented(console, numbers)
     for note in result.notes:

@@ -44,7 +44,7 @@ def heading(console: Console, text: str) -> None:
 
 def indented(console: Console, text: str, by: int = 2) -> None:
     """A paragraph, wrapped and moved to the right."""
-    console.print(Padding(Text(text), (0, 0, 0, by)))
+    console.print(Padding(Text(text), (0, 0, 0, by), expand=False))
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -274,7 +274,9 @@ def print_passes(console: Console, listings: Sequence[PassListing]) -> None:
         indented(console, f"{listing.summary}{needs}")
         for option in listing.options:
             line = Text.assemble((option.name, "bold"), f" = {_written(option.default)}  ")
-            console.print(Padding(line.append(f"({option.type})", style="dim"), (0, 0, 0, 2)))
+            console.print(
+                Padding(line.append(f"({option.type})", style="dim"), (0, 0, 0, 2), expand=False)
+            )
             indented(console, option.meaning, 6)
         console.print()
 

@@ -12,11 +12,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Highest first; a layer imports itself and lower ones only. Other modules of onnxcomp are core.
 LAYERS: dict[str, set[str]] = {
-    "command line": {"onnxcomp.cli", "onnxcomp.tables", "onnxcomp.__main__"},
+    "command line": {
+        "onnxcomp.__main__",
+        "onnxcomp.cli",
+        "onnxcomp.options",
+        "onnxcomp.program",
+        "onnxcomp.report_tables",
+        "onnxcomp.tables",
+    },
     "orchestration": {
         "onnxcomp.comparison",
         "onnxcomp.gates",
         "onnxcomp.inspection",
+        "onnxcomp.listings",
         "onnxcomp.measuring",
         "onnxcomp.optimize",
         "onnxcomp.pipeline",
@@ -30,9 +38,7 @@ ORDER = list(LAYERS)
 LONGEST_FILE = 350
 LONGEST_FUNCTION = 55
 FILES = sorted(
-    path
-    for folder in ("onnxcomp", "passes", "kernels")
-    for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("onnxcomp", "passes", "kernels") for path in (ROOT / folder).rglob("*.py")
 )
 
 
@@ -112,7 +118,9 @@ def test_operator_folders_know_neither_python_nor_onnxruntime() -> None:
     assert sources
     for path in sources:
         for included in re.findall(r'#include\s*[<"]([^>"]+)', path.read_text(encoding="utf-8")):
-            assert not re.search(r"python|nanobind|onnxruntime|abi\.h", included, re.IGNORECASE), path
+            assert not re.search(r"python|nanobind|onnxruntime|abi\.h", included, re.IGNORECASE), (
+                path
+            )
 
 
 def test_runtime_dependencies_stay_few() -> None:
