@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import GateFailed, OnnxcompError, PassFailed, UnsupportedModel
 from onnxcomp.exporting import value_info
-from onnxcomp.gates import Measured, broken_gate
+from onnxcomp.gates import Measured, broken_gate, gates_in_force
 from onnxcomp.graph import Graph, sort_nodes
 from onnxcomp.inspection import count_macs, count_parameters
 from onnxcomp.measuring import Measurements
@@ -81,6 +81,7 @@ class Run:
         progress: Progress,
     ) -> None:
         self.model, self.recipe, self.measurements = model, recipe, measurements
+        self.gates = gates_in_force(recipe.gates, model.graph)
         self.verify, self.strict, self.progress = verify, strict, progress
         if verify == "each" and measurements.large:
             self.verify = "final"  # one more session of a model this size costs more than it tells
@@ -91,6 +92,11 @@ class Run:
         self.passes: list[PassResult] = []
         self.notes: list[str] = list(measurements.notes)
         self.current = measurements.original
+        if self.gates != recipe.gates:
+            self.notes.append(
+                "the model carries state from run to run, where errors add up: "
+                f"the gate is {self.gates.min_sqnr_db:g} dB"
+            )
 
     def result(self, output: Path | None) -> Result:
         """Runs the recipe, measures the end and writes it."""
@@ -163,11 +169,11 @@ class Run:
                 after = self.measurements.of(candidate)
             outcome.bytes, outcome.fidelity = after.bytes, after.fidelity
             outcome.latency_ratio, outcome.score = after.latency_ratio, after.score
-            reason = broken_gate(self.recipe.gates, original, before, after)
+            reason = broken_gate(self.gates, original, before, after)
             if "times as long" in reason:  # a second, longer look before speed undoes a pass
                 after = self.measurements.of(candidate, patience=4)
                 outcome.latency_ratio = after.latency_ratio
-                reason = broken_gate(self.recipe.gates, original, before, after)
+                reason = broken_gate(self.gates, original, before, after)
         except OnnxcompError as error:
             reason = str(error)
         if not reason:
@@ -211,7 +217,7 @@ class Run:
         """
         final = self._final(path)
         original = self.measurements.original
-        reason = broken_gate(self.recipe.gates, original, original, final, final=True)
+        reason = broken_gate(self.gates, original, original, final, final=True)
         if reason:
             raise GateFailed(reason)
         return final
@@ -236,7 +242,7 @@ class Run:
             target=self.context.target.name,
             seed=self.context.seed,
             samples=measurements.calibration.description,
-            gates=dataclasses.asdict(self.recipe.gates),
+            gates=dataclasses.asdict(self.gates),
             before=self._cost(self.model.graph, original, before),
             after=self._cost(self.graph, final, after if final is not original else before),
             latency_ratio=final.latency_ratio,

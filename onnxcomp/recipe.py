@@ -40,12 +40,15 @@ class Gates:
 
     Attributes:
         min_sqnr_db: signal to quantization noise of every output against the original, in dB.
+        min_state_sqnr_db: the same for models that carry state from run to run, whose errors add
+            up over runs that single samples do not show.
         max_drop: points that the evaluator may lose against the original.
         must_pay: a pass may make the model neither slower nor larger than it was before, and
             the result is never slower or larger than the original.
     """
 
     min_sqnr_db: float | None = None
+    min_state_sqnr_db: float | None = None
     max_drop: float | None = None
     must_pay: bool = False
 
