@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
-import onnx_graphsurgeon as gs
-
-from onnxcomp.exporting import value_info
-from onnxcomp.graph import all_nodes
 from onnxcomp.recipe import Gates
 from onnxcomp.report import Fidelity
 
@@ -16,7 +11,6 @@ SLOWER = 1.03  # ratios within 3 % of each other are the noise of medians on a b
 LARGER = 1.001  # of the bytes, which are estimated to within a few a tensor until the end
 SMALLER = 0.99  # of the bytes, FASTER of the time: from here on a gain is worth an error
 FASTER = 0.97
-RECURRENT = ("GRU", "LSTM", "RNN")
 LOSSLESS_DB = 60.0  # rounding of float32 leaves 100 and more, eight bits 20 to 50
 
 
@@ -35,28 +29,6 @@ class Measured:
     latency_ratio: float | None = None
     fidelity: Fidelity | None = None
     score: float | None = None
-
-
-def carries_state(graph: gs.Graph) -> bool:
-    """Whether callers are likely to feed an output of one run to the next.
-
-    So it is with a recurrent operator and an output that has dtype and shape of a float input.
-    """
-    if not any(node.op in RECURRENT for node in all_nodes(graph)):
-        return False
-    inputs = [value_info(tensor).type for tensor in graph.inputs]
-    return any(
-        value_info(tensor).type in inputs and len(tensor.shape or ()) > 1
-        for tensor in graph.outputs
-    )
-
-
-def gates_in_force(gates: Gates, graph: gs.Graph) -> Gates:
-    """``gates`` with the stricter of the two fidelities where ``graph`` carries state."""
-    strict = gates.min_state_sqnr_db
-    if strict is None or not carries_state(graph):
-        return gates
-    return dataclasses.replace(gates, min_sqnr_db=max(strict, gates.min_sqnr_db or strict))
 
 
 def broken_gate(

@@ -13,6 +13,7 @@ from onnxcomp.calibration import Calibration
 from onnxcomp.errors import UnsupportedModel
 from onnxcomp.evaluation import Evaluator, Reference, interleaved, score
 from onnxcomp.gates import LOSSLESS_DB, Measured
+from onnxcomp.graph import all_nodes
 from onnxcomp.model import Model, graph_bytes
 from onnxcomp.runtime import Feed, Session, open_file, open_session
 
@@ -20,6 +21,7 @@ LARGE = 2**30  # bytes of a model of which two sessions at a time would take too
 COMPARED = 64  # samples that fidelity is measured on
 COMPARED_LARGE = 2
 ROUNDS = 11
+RECURRENT = ("GRU", "LSTM", "RNN")
 THREADS = 1  # a thread of its own is the least noisy clock, and ratios carry over
 
 
@@ -32,6 +34,7 @@ class Measurements:
         large: whether the original's session is closed while another is open. Then times are
             taken one after the other and weights are not packed a second time.
         notes: what a reader of the figures should know.
+        carries_state: whether callers are likely to feed an output of one run to the next.
         latencies_ms: medians of the original and of the model last measured.
     """
 
@@ -66,6 +69,7 @@ class Measurements:
             latency_ratio=1.0,
             score=None if evaluator is None else score(evaluator, session),
         )
+        self.carries_state = carries_state(model.graph, self.reference)
         self._session = session
         if self.large:
             self.latencies_ms = (_alone(session, self.feed), None)
@@ -120,6 +124,14 @@ class Measurements:
         timing = interleaved([self._session, session], self.feed, ROUNDS * patience)
         self.latencies_ms = (timing.milliseconds[0], timing.milliseconds[1])
         return timing.ratios[1]
+
+
+def carries_state(graph: gs.Graph, reference: Reference) -> bool:
+    """Whether there is a recurrent operator, and an output has the shape of a float input."""
+    if not any(node.op in RECURRENT for node in all_nodes(graph)):
+        return False
+    shapes = {v.shape for v in reference.feeds[0].values() if v.ndim > 1 and v.dtype.kind == "f"}
+    return any(np.shape(answer) in shapes for answer in reference.answers[0])
 
 
 def _runs(session: Session, feed: Feed) -> bool:

@@ -20,7 +20,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import GateFailed, OnnxcompError, PassFailed, UnsupportedModel
 from onnxcomp.exporting import value_info
-from onnxcomp.gates import Measured, broken_gate, gates_in_force
+from onnxcomp.gates import Measured, broken_gate
 from onnxcomp.graph import Graph, sort_nodes
 from onnxcomp.inspection import count_macs, count_parameters
 from onnxcomp.measuring import Measurements
@@ -81,7 +81,7 @@ class Run:
         progress: Progress,
     ) -> None:
         self.model, self.recipe, self.measurements = model, recipe, measurements
-        self.gates = gates_in_force(recipe.gates, model.graph)
+        self.gates = recipe.gates.in_force(measurements.carries_state)
         self.verify, self.strict, self.progress = verify, strict, progress
         if verify == "each" and measurements.large:
             self.verify = "final"  # one more session of a model this size costs more than it tells

@@ -52,6 +52,13 @@ class Gates:
     max_drop: float | None = None
     must_pay: bool = False
 
+    def in_force(self, carries_state: bool) -> Gates:
+        """These gates for a model that carries state or does not."""
+        strict = self.min_state_sqnr_db
+        if strict is None or not carries_state:
+            return self
+        return dataclasses.replace(self, min_sqnr_db=max(strict, self.min_sqnr_db or strict))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
