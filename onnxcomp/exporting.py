@@ -183,7 +183,7 @@ class _Exporter:
         fresh = value_info(tensor)
         if came is None:
             return fresh
-        if came.type.WhichOneof("value") != "tensor_type" or not fresh.HasField("type"):
+        if not fresh.HasField("type"):  # no tensor, or nothing new is known
             return came
         result = onnx.ValueInfoProto()
         result.CopyFrom(came)

@@ -286,14 +286,12 @@ def _constant_value(node: gs.Node, folder: Path | None) -> LazyValues | npt.NDAr
     if len(node.attrs) != 1:
         return None
     name, value = next(iter(node.attrs.items()))
-    result = node.outputs[0].name
     if isinstance(value, gs.Constant):
         stored = value._values
         if isinstance(stored, StoredValues):
-            stored.tensor.name = result
+            stored.tensor.name = node.outputs[0].name
         return stored
     if isinstance(value, AttributeProto) and value.type == AttributeProto.SPARSE_TENSOR:
-        value.sparse_tensor.values.name = result
         return StoredSparse(value.sparse_tensor)
     kinds = {"float": np.float32, "floats": np.float32, "int": np.int64, "ints": np.int64}
     kind = kinds.get(name.removeprefix("value_"))

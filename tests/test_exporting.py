@@ -144,6 +144,8 @@ def test_sparse_initializers_are_read_dense_and_written_sparse(
     written = to_proto(graph).graph
     assert [t.SerializeToString() for t in written.sparse_initializer] == [wanted]
     assert not written.initializer
+    constants(graph)["w"].name = "v"
+    assert to_proto(graph).graph.sparse_initializer[0].values.name == "v"
 
 
 # --- functions --------------------------------------------------------------------------------

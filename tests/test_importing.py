@@ -49,6 +49,8 @@ def decorated() -> onnx.ModelProto:
         value.doc_string = f"doc of {value.name}"
         value.metadata_props.add(key="author", value=value.name)
         value.type.denotation = "TENSOR"
+        for dim in value.type.tensor_type.shape.dim:
+            dim.denotation = "DATA_FEATURE"
     tensor = model.graph.initializer[0]
     tensor.doc_string = "doc of w"
     tensor.metadata_props.add(key="author", value="w")
