@@ -12,8 +12,8 @@ from onnx import AttributeProto
 from onnxcomp.exporting import data_type_of
 from onnxcomp.folding import RANDOM
 from onnxcomp.graph import replace_uses
-from onnxcomp.importing import StoredSparse, StoredValues, external_range
-from onnxcomp.rewriting import Scope, peek
+from onnxcomp.rewriting import Scope, peek, small_values
+from onnxcomp.stored import StoredSparse, StoredValues, external_range
 
 SAMPLE = 1024  # elements compared before whole tensors are read
 
@@ -82,22 +82,16 @@ def merge_nodes(scope: Scope) -> bool:
     first: dict[Hashable, gs.Node] = {}
     merged = False
     for node in scope.body.nodes:
-        key = _computation(node)
+        key = _computation(node) if scope.may_touch(node) else None
         if key is None:
             continue
         twin = first.setdefault(key, node)
-        if twin is node or len(twin.outputs) != len(node.outputs):
+        if twin is node or any(scope.is_output(tensor) for tensor in node.outputs):
             continue
-        if any(scope.is_output(tensor) for tensor in node.outputs):
-            continue
-        for mine, theirs in zip(node.outputs, twin.outputs, strict=True):
-            if bool(mine.name) != bool(theirs.name):
-                break
-        else:
-            for mine, theirs in zip(list(node.outputs), twin.outputs, strict=True):
-                replace_uses(scope.root, mine, theirs)
-            scope.drop(node)
-            merged = True
+        for mine, theirs in zip(list(node.outputs), twin.outputs, strict=True):
+            replace_uses(scope.root, mine, theirs)
+        scope.drop(node)
+        merged = True
     return merged
 
 
@@ -107,11 +101,20 @@ def _computation(node: gs.Node) -> Hashable | None:
         return None
     if node.op == "Dropout" and len(node.inputs) > 2:
         return None
-    attributes = []
-    for name, value in sorted(node.attrs.items()):
-        if isinstance(value, (gs.Graph, gs.Constant, gs.Node.AttributeRef)):
-            return None
-        if isinstance(value, AttributeProto):
-            value = value.SerializeToString(deterministic=True)
-        attributes.append((name, repr(value)))
-    return node.op, tuple(attributes), tuple(t.name for t in node.inputs)
+    attributes = tuple((name, _value(value)) for name, value in sorted(node.attrs.items()))
+    if any(value is None for _, value in attributes):
+        return None
+    present = tuple(bool(t.name) for t in node.outputs)
+    return node.op, attributes, tuple(t.name for t in node.inputs), present
+
+
+def _value(attribute: object) -> Hashable | None:
+    """An attribute so that equal ones are equal; None for what is not compared."""
+    if isinstance(attribute, (gs.Graph, gs.Node.AttributeRef)):
+        return None
+    if isinstance(attribute, gs.Constant):
+        values = small_values(attribute)
+        return None if values is None else (str(values.dtype), values.shape, values.tobytes())
+    if isinstance(attribute, AttributeProto):
+        return attribute.SerializeToString(deterministic=True)
+    return repr(attribute)

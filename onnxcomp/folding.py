@@ -15,9 +15,9 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import UnsupportedModel
 from onnxcomp.graph import Graph, consumers, is_standard, opsets, replace_uses
-from onnxcomp.importing import stored_bytes
 from onnxcomp.rewriting import Array, Scope, input_at, peek
 from onnxcomp.runtime import open_session
+from onnxcomp.stored import stored_bytes
 
 RANDOM = (
     "Bernoulli",
@@ -93,6 +93,8 @@ class _Plan:
 
     def _is_constant(self, node: gs.Node, made: set[str]) -> bool:
         if not node.outputs or not is_standard(node) or node.op in RANDOM + KEPT:
+            return False
+        if not self.scope.may_touch(node):
             return False
         if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
             return False

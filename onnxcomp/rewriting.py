@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +19,39 @@ from onnxcomp.graph import (
     Graph,
     Names,
     all_graphs,
-    all_nodes,
     carried_of,
     consumers,
+    detach,
     label,
     opsets,
     producer,
     replace_uses,
+    scoped_graphs,
     subgraphs,
 )
 from onnxcomp.shapes import Dim, TensorType, inferred_types
-
-if TYPE_CHECKING:
-    from onnxcomp.passes.base import PassReport
 
 Array = npt.NDArray[Any]
 Rule = Callable[["Scope", gs.Node], bool]  # True: it rewrote the node
 
 SMALL = 4096  # elements up to which the values of a constant are looked at for a hint
+
+
+class Report(Protocol):
+    """Where rules say what they did: the report of a pass."""
+
+    changed: list[str]
+    skipped: dict[str, str]
+
+    def skip(self, node: gs.Node | str, reason: str) -> None:
+        """Records why ``node`` was left alone."""
+
+
+@dataclass
+class Budget:
+    """Bytes by which the model may grow."""
+
+    bytes: int
 
 
 class Scope:
@@ -50,7 +66,8 @@ class Scope:
         path: key of ``body`` in `Carried`.
         names: fresh names for all of ``root``.
         report: where changes and reasons go.
-        budget: bytes by which rules may still enlarge the model.
+        budget: bytes by which rules may still enlarge the model, for all scopes together.
+        kept: labels of nodes to leave alone.
     """
 
     def __init__(
@@ -60,12 +77,13 @@ class Scope:
         path: str,
         types: dict[str, TensorType],
         names: Names,
-        report: PassReport,
-        budget: int,
+        report: Report,
+        budget: Budget,
+        kept: frozenset[str] = frozenset(),
     ) -> None:
         self.root, self.body, self.path = root, body, path
         self.names, self.report, self.budget = names, report, budget
-        self._types = types
+        self._types, self._kept = types, kept
         self._mine = {id(node) for node in body.nodes}
         self._outputs = {t.name for g in all_graphs(root) for t in g.outputs}
         self.opset = next((o.version for o in opsets(root) if o.domain in ("", "ai.onnx")), 0)
@@ -116,13 +134,17 @@ class Scope:
         node = producer(tensor)
         if node is None or node.domain or node.op not in ops or id(node) not in self._mine:
             return None
-        return node
+        return node if self.may_touch(node) else None
+
+    def may_touch(self, node: gs.Node) -> bool:
+        """Whether the user left this node to us."""
+        return not self._kept or label(node) not in self._kept
 
     def afford(self, growth: int) -> bool:
         """Whether the model may grow by ``growth`` bytes; if so they are spent."""
-        if growth > self.budget:
+        if growth > self.budget.bytes:
             return False
-        self.budget -= growth
+        self.budget.bytes -= growth
         return True
 
     def constant(self, name: str, values: Array) -> gs.Constant:
@@ -147,16 +169,12 @@ class Scope:
         name = label(node)
         self.report.skipped.pop(name, None)
         if name not in self.report.changed:
-            self.report.change(name)
+            self.report.changed.append(name)
 
     def drop(self, node: gs.Node) -> None:
         """Takes a node, and what its bodies read, out of the graph."""
         self.changed(node)
-        for _, body in subgraphs(node):
-            for inner in all_nodes(body):
-                inner.inputs.clear()
-        node.inputs.clear()
-        node.outputs.clear()
+        detach(node)
 
     def replace(self, node: gs.Node, tensor: gs.Tensor) -> bool:
         """Lets ``tensor`` stand for the first output of ``node``, which goes.
@@ -197,24 +215,15 @@ class Scope:
             self.root.carried = dataclasses.replace(carried, nodes=extras)  # copies share the old
 
 
-def scopes(root: gs.Graph, report: PassReport, budget: int) -> list[Scope]:
+def scopes(
+    root: gs.Graph, report: Report, budget: Budget, kept: frozenset[str] = frozenset()
+) -> list[Scope]:
     """A scope for ``root`` and one for each body in it, outermost first."""
     names = Names(root)
-    paths = dict(_paths(root, ""))
     return [
-        Scope(root, body, paths[id(body)], types, names, report, budget)
-        for body, types in inferred_types(root)
+        Scope(root, body, path, types, names, report, budget, kept)
+        for (path, body), (_, types) in zip(scoped_graphs(root), inferred_types(root), strict=True)
     ]
-
-
-def _paths(graph: gs.Graph, path: str) -> list[tuple[int, str]]:
-    """The key in `Carried` of a graph and of each body in it, by id."""
-    found = [(id(graph), path)]
-    for node in graph.nodes:
-        first = next((t.name for t in node.outputs if t.name), "")
-        for name, body in subgraphs(node):
-            found += _paths(body, f"{path}{first}/{name}/")
-    return found
 
 
 def peek(constant: gs.Constant) -> Array:

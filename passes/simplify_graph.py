@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import itertools
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,13 +12,15 @@ import onnx_graphsurgeon as gs
 from onnxcomp.duplicates import merge_constants, merge_nodes
 from onnxcomp.folding import fold_constants
 from onnxcomp.fusing import AFFINE_RULES, BATCH_NORM_RULES
-from onnxcomp.graph import all_graphs, all_nodes, carried_of, opsets, remove_unused
+from onnxcomp.graph import all_graphs, all_nodes, carried_of, label, opsets, remove_unused
 from onnxcomp.model import graph_bytes
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.redundancy import REDUNDANCY_RULES
-from onnxcomp.rewriting import Rule, Scope, scopes
+from onnxcomp.rewriting import Budget, Rule, Scope, scopes
 from onnxcomp.sizes import SHAPE_RULES
 from onnxcomp.views import VIEW_RULES
+
+MEASURED_ROUNDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +53,14 @@ class SimplifyGraph(Pass):
 
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
         """Applies all rules until none fits; see `Pass.rewrite`."""
-        before = _count(graph)
+        before = _operators(graph)
         self._apply_all(graph, report)
-        report.numbers["nodes_before"] = before
-        report.numbers["nodes_after"] = _count(graph)
+        after = _operators(graph)
+        report.numbers["nodes_before"] = before.total()
+        report.numbers["nodes_after"] = after.total()
+        gone = ", ".join(f"{count} {op}" for op, count in (before - after).most_common())
+        if gone:
+            report.notes.append(f"fewer nodes: {gone}")
         _drop_unused_opsets(graph)
 
     def candidates(self, graph: gs.Graph) -> list[str]:
@@ -63,31 +70,32 @@ class SimplifyGraph(Pass):
         return report.changed
 
     def _apply_all(self, graph: gs.Graph, report: PassReport) -> None:
-        """Goes over the graph until no rule fits.
-
-        Every round has at least one node, input or constant less than the one before.
-        """
+        """Goes over the graph until no rule fits; every round leaves fewer nodes or inputs."""
         largest = graph_bytes(graph) + self.largest_growth
-        while self._round(graph, report, largest - graph_bytes(graph)):
-            pass
-
-    def _round(self, graph: gs.Graph, report: PassReport, budget: int) -> bool:
-        """Applies every rule once where it fits; whether any did."""
-        changed = False
-        for scope in scopes(graph, report, budget):
-            changed |= self._apply_rules(scope)
+        budget = Budget(self.largest_growth)
+        for count in itertools.count(1):
+            before = _operators(graph)
+            all_scopes = scopes(graph, report, budget, self._kept(graph))
+            changed = [self._apply_rules(scope, report) for scope in all_scopes]
             if self.merge_duplicates:
-                changed |= merge_constants(scope) | merge_nodes(scope)
+                changed += [merge_constants(scope) | merge_nodes(scope) for scope in all_scopes]
+            _remove_unused(graph)
+            if count <= MEASURED_ROUNDS:  # else saving and spending would take turns for long
+                budget.bytes = largest - graph_bytes(graph)
             if self.fold_constants:
-                changed |= fold_constants(scope)
-        before = _count(graph)
-        for body in all_graphs(graph):
-            remove_unused(body)
-        return changed or _count(graph) < before
+                changed += [fold_constants(scope) for scope in all_scopes]
+            _remove_unused(graph)
+            if not any(changed) and _operators(graph) == before:
+                break
 
-    def _apply_rules(self, scope: Scope) -> bool:
+    def _kept(self, graph: gs.Graph) -> frozenset[str]:
+        """Labels of the nodes that overrides say to skip."""
+        labels = {label(node) for node in all_nodes(graph)} if self.overrides else set()
+        return frozenset(name for name in labels if self.options_for(name) is None)
+
+    def _apply_rules(self, scope: Scope, report: PassReport) -> bool:
         changed = False
-        for node in scope.report.visit(scope.body.nodes):
+        for node in report.visit(scope.body.nodes):
             options = self.options_for(node)
             if options is None or node.domain:
                 continue
@@ -111,9 +119,14 @@ class SimplifyGraph(Pass):
         return rules
 
 
-def _count(graph: gs.Graph) -> int:
-    """Nodes of a graph and its bodies."""
-    return sum(1 for _ in all_nodes(graph))
+def _remove_unused(graph: gs.Graph) -> None:
+    for body in all_graphs(graph):
+        remove_unused(body)
+
+
+def _operators(graph: gs.Graph) -> Counter[str]:
+    """How many nodes of each operator a graph and its bodies have."""
+    return Counter(node.op for node in all_nodes(graph))
 
 
 def _drop_unused_opsets(graph: gs.Graph) -> None:
@@ -121,5 +134,5 @@ def _drop_unused_opsets(graph: gs.Graph) -> None:
     functions = carried_of(graph).header.functions
     used = {node.domain or "" for node in all_nodes(graph)} | {f.domain for f in functions}
     used |= {o.domain for f in functions for o in f.opset_import}
-    used |= {"", "ai.onnx"} if "" in used or "ai.onnx" in used else set()
+    used |= {"", "ai.onnx"}  # a later pass may want standard operators
     graph.import_domains = [o for o in opsets(graph) if o.domain in used] or opsets(graph)
