@@ -116,5 +116,5 @@ def _value(attribute: object) -> Hashable | None:
         values = small_values(attribute)
         return None if values is None else (str(values.dtype), values.shape, values.tobytes())
     if isinstance(attribute, AttributeProto):
-        return attribute.SerializeToString(deterministic=True)
+        return bytes(attribute.SerializeToString(deterministic=True))
     return repr(attribute)

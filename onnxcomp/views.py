@@ -35,8 +35,10 @@ def merge_views(scope: Scope, node: gs.Node) -> bool:
         return True
     if not scope.feeds_only(inner, node):
         return False
+    if not _reshape(scope, node, source):
+        return False
     scope.changed(inner)
-    return _reshape(scope, node, source)
+    return True
 
 
 def _reshape(scope: Scope, node: gs.Node, source: gs.Tensor) -> bool:

@@ -79,12 +79,12 @@ class SimplifyGraph(Pass):
             changed = [self._apply_rules(scope, report) for scope in all_scopes]
             if self.merge_duplicates:
                 changed += [merge_constants(scope) | merge_nodes(scope) for scope in all_scopes]
-            _remove_unused(graph)
+            _remove_unused(graph, report)
             if count <= MEASURED_ROUNDS:  # else saving and spending would take turns for long
                 budget.bytes = largest - graph_bytes(graph)
             if self.fold_constants:
                 changed += [fold_constants(scope) for scope in all_scopes]
-            _remove_unused(graph)
+            _remove_unused(graph, report)
             if not any(changed) and _operators(graph) == before:
                 break
 
@@ -119,9 +119,14 @@ class SimplifyGraph(Pass):
         return rules
 
 
-def _remove_unused(graph: gs.Graph) -> None:
+def _remove_unused(graph: gs.Graph, report: PassReport) -> None:
     for body in all_graphs(graph):
+        labels = [(node, label(node)) for node in body.nodes if node.outputs]
         remove_unused(body)
+        for node, name in labels:
+            if not node.outputs:
+                report.skipped.pop(name, None)
+                report.change(name)
 
 
 def _operators(graph: gs.Graph) -> Counter[str]:
