@@ -23,11 +23,12 @@ from onnxcomp.graph import (
     subgraphs,
 )
 from onnxcomp.macs import count_macs, macs_by_node
-from onnxcomp.model import Model, constant_bytes, load_model
+from onnxcomp.model import Model, load_model
 from onnxcomp.parameters import count_parameters, external_files, parameters, stored_constants
 from onnxcomp.passes import PASSES
 from onnxcomp.report import plain
 from onnxcomp.signature import InputSpec, Signature, is_free
+from onnxcomp.stored import constant_bytes
 from onnxcomp.synthetic import Guess, SyntheticInputs
 
 __all__ = ["Inspection", "count_macs", "count_parameters", "inspect"]

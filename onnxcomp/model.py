@@ -7,32 +7,28 @@ from file to file when the model is saved, so that a model larger than memory pa
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
 from onnxcomp.errors import OutputError, UnsupportedModel
-from onnxcomp.exporting import Store, data_type_of, inline, to_proto
-from onnxcomp.graph import Graph
+from onnxcomp.exporting import data_type_of, inline, to_proto
+from onnxcomp.graph import Graph, carried_of
 from onnxcomp.importing import from_proto, tensors_of
 from onnxcomp.runtime import one_line
-from onnxcomp.stored import StoredSparse, StoredValues, external_range, stored_bytes
+from onnxcomp.serializing import SMALLEST_EXTERNAL, write_external, write_single
+from onnxcomp.stored import constant_bytes, external_range
+from onnxcomp.writing import check_target
 
 LARGEST_PROTO = 2**31 - 2**26  # bytes; protobuf refuses 2 GiB, and other fields need room
-SMALLEST_EXTERNAL = 1024  # bytes; smaller tensors stay in the model file
-PAGE = 4096  # external tensors start on pages, so that runtimes can map them
 LENGTH_PREFIXES = 6  # bytes by which the lengths of a large tensor and its data are longer
-CHUNK = 2**26  # bytes copied between two chances to interrupt
 
 
 @dataclass
@@ -61,9 +57,12 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     file = Path(path)
     proto = read_proto(file)
     external = [t for t in tensors_of(proto.graph) if t.data_location == TensorProto.EXTERNAL]
-    size = file.stat().st_size + sum(external_range(t, file.parent)[2] for t in external)
+    ranges = [external_range(tensor, file.parent) for tensor in external]
+    size = file.stat().st_size + sum(length for _, _, length in ranges)
     check_file(file)
-    return Model(from_proto(proto, file.parent), file, size, bool(external))
+    graph = from_proto(proto, file.parent)
+    graph.carried.sources = frozenset([file.resolve(), *(place for place, _, _ in ranges)])
+    return Model(graph, file, size, bool(external))
 
 
 def bytes_on_disk(path: Path) -> int:
@@ -152,11 +151,17 @@ def graph_bytes(graph: gs.Graph) -> int:
     return int(to_proto(graph, store).ByteSize()) + total
 
 
-def constant_bytes(constant: gs.Constant) -> int:
-    """Bytes the values of a constant take in a file, 4-bit types packed."""
-    if isinstance(constant._values, StoredSparse):
-        return int(constant._values.nbytes)
-    return stored_bytes(data_type_of(constant.dtype), math.prod(constant.shape))
+def check_output(graph: gs.Graph, path: Path, external: bool) -> None:
+    """Refuses, before any work is done, a place where `save_model` could not write.
+
+    Raises:
+        OutputError: it would replace a file that the graph was read from, it is a folder, or its
+            folder is missing or not writable.
+    """
+    sources = carried_of(graph).sources
+    check_target(path, sources, "output")
+    if external:
+        check_target(_data_file(path), sources, f"output {path}: its weights")
 
 
 def save_model(
@@ -170,7 +175,7 @@ def save_model(
 
     Args:
         graph: the same graph gives the same bytes.
-        path: an existing file is replaced.
+        path: an existing file is replaced, but never one that the graph was read from.
         external: put weights into ``<path>.data``; done anyway where one file cannot hold them.
         verify: called with the complete file before it takes its name; what it raises stops
             everything.
@@ -179,17 +184,18 @@ def save_model(
         Bytes written.
 
     Raises:
-        OutputError: the folder is missing or not writable, or the disk is full.
+        OutputError: the folder is missing or not writable, the disk is full, or a file that the
+            graph was read from would be replaced.
     """
     target = Path(path)
     external = external or graph_bytes(graph) > LARGEST_PROTO
+    check_output(graph, target, external)
     with _replacing(target) as folder:
         written = _write(graph, folder, target.name, external)
         if verify is not None:
             verify(written[-1])
         size = sum(file.stat().st_size for file in written)
-        for file in written:  # the data first: a model never lacks its weights
-            os.replace(file, target.parent / file.name)
+        _appear(written, target.parent, folder)
     return size
 
 
@@ -202,9 +208,10 @@ def copy_model(model: Model, path: str | os.PathLike[str]) -> int:
     if model.external:
         return save_model(model.graph, path, external=True)
     target = Path(path)
+    check_output(model.graph, target, external=False)
     with _replacing(target) as folder:
         shutil.copyfile(model.path, folder / target.name)
-        os.replace(folder / target.name, target)
+        _appear([folder / target.name], target.parent, folder)
     return target.stat().st_size
 
 
@@ -219,15 +226,20 @@ def _replacing(target: Path) -> Iterator[Path]:
         raise OutputError(f"{target}: cannot be written ({reason}); nothing was changed") from error
 
 
+def _data_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
+
+
 def _write(graph: gs.Graph, folder: Path, name: str, external: bool) -> list[Path]:
     """Writes the model as folder/name; the files made, the model last."""
     path = folder / name
     if not external:
-        path.write_bytes(to_proto(graph).SerializeToString(deterministic=True))
+        with open(path, "wb") as file:
+            write_single(graph, file)
         return [path]
-    data = folder / f"{name}.data"
+    data = _data_file(path)
     with open(data, "wb") as file:
-        proto = to_proto(graph, _external_store(file, data.name))
+        proto = write_external(graph, file, data.name)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     if not data.stat().st_size:
         data.unlink()
@@ -235,57 +247,22 @@ def _write(graph: gs.Graph, folder: Path, name: str, external: bool) -> list[Pat
     return [data, path]
 
 
-def _external_store(file: BinaryIO, location: str) -> Store:
-    """A store that appends the values to ``file``."""
+def _appear(files: list[Path], folder: Path, aside: Path) -> None:
+    """Moves ``files`` to ``folder``, the model last; all of them, or everything stays as it was.
 
-    def store(constant: gs.Constant, scope: str) -> TensorProto:
-        if constant_bytes(constant) < SMALLEST_EXTERNAL:
-            return inline(constant)
-        file.seek(-(-file.tell() // PAGE) * PAGE)
-        return _append(constant, file, location)
-
-    return store
-
-
-def _append(constant: gs.Constant, file: BinaryIO, location: str) -> TensorProto:
-    values, offset = constant._values, file.tell()
-    tensor = TensorProto(name=constant.name)
-    if isinstance(values, StoredValues) and values.is_external:
-        tensor.data_type = values.tensor.data_type
-        tensor.dims.extend(values.shape)
-        source, start, length = external_range(values.tensor, values.folder)
-        copy_range(source, start, length, file)
-    else:
-        whole = inline(constant)
-        tensor.data_type = whole.data_type
-        tensor.dims.extend(whole.dims)
-        if not whole.HasField("raw_data"):
-            whole = onnx.numpy_helper.from_array(np.asarray(constant.values), constant.name)
-        file.write(whole.raw_data)
-    tensor.data_location = TensorProto.EXTERNAL
-    entries = {"location": location, "offset": offset, "length": file.tell() - offset}
-    for key, value in entries.items():
-        tensor.external_data.add(key=key, value=str(value))
-    return tensor
-
-
-def copy_range(source: Path, start: int, length: int, target: BinaryIO) -> None:
-    """Appends ``length`` bytes of ``source`` to ``target``, inside the kernel where it can."""
-    with open(source, "rb") as file:
-        file.seek(start)
-        done = 0
-        if hasattr(os, "copy_file_range"):
-            target.flush()
-            with contextlib.suppress(OSError):  # not between all file systems
-                while done < length:
-                    count = min(CHUNK, length - done)
-                    moved = os.copy_file_range(file.fileno(), target.fileno(), count, start + done)
-                    if not moved:
-                        break
-                    done += moved
-            target.seek(0, os.SEEK_END)
-            file.seek(start + done)
-        while done < length:
-            chunk = file.read(min(CHUNK, length - done))
-            target.write(chunk)
-            done += len(chunk)
+    An old model leaves first, so that none ever stands beside the weights of another.
+    """
+    places = [folder / file.name for file in files]
+    old = [place for place in reversed(places) if place.exists()] if len(files) > 1 else []
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for start, end in [
+            *((place, aside / f"old-{place.name}") for place in old),
+            *zip(files, places, strict=True),
+        ]:
+            os.replace(start, end)
+            moved.append((start, end))
+    except BaseException:
+        for start, end in reversed(moved):
+            os.replace(end, start)
+        raise

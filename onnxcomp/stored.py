@@ -136,6 +136,18 @@ def stored_bytes(data_type: int, count: int) -> int:
     return count * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).itemsize)
 
 
+def constant_bytes(constant: gs.Constant) -> int:
+    """Bytes the values of a constant take in a file, types below a byte packed."""
+    values = constant._values
+    if isinstance(values, (StoredValues, StoredSparse)):
+        return int(values.nbytes)
+    if isinstance(constant.dtype, int):
+        data_type = constant.dtype
+    else:
+        data_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(constant.dtype))
+    return stored_bytes(data_type, math.prod(constant.shape))
+
+
 def external_range(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int]:
     """Where the values of an external tensor are: (file, offset, bytes).
 
