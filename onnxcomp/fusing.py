@@ -155,7 +155,8 @@ def _fuse(scope: Scope, node: gs.Node, linear: gs.Node, affine: Affine) -> bool:
     if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
         return _decline(scope, node, f"the result leaves the range of {old.dtype}")
     needs_bias = bool(new_bias.any()) or input_at(linear, 2) is not None
-    freed = _own_bytes(linear, linear.inputs[2:]) + _own_bytes(node, node.inputs)
+    names = sum(len(tensor.name) for tensor in (*node.inputs, *node.outputs))
+    freed = _own_bytes(linear, linear.inputs[2:]) + _own_bytes(node, node.inputs) + names
     if needs_bias and not scope.afford(max(0, new_bias.nbytes - freed)):
         return _decline(scope, node, "its bias would make the model larger")
     _assign(scope, linear, new_weight if scales else None, new_bias if needs_bias else None)
