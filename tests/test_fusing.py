@@ -209,7 +209,7 @@ CHAIN = """g (float[1, 4, 5, 5] x) => (float[1, 4, 5, 5] y) {
     [
         ("y = Add (n, c)", "conv before it is used elsewhere too"),
         (
-            "d = Conv <pads = [1, 1, 1, 1]> (x, w) y = Add (n, d)",
+            "d = Conv <pads = [1, 1, 1, 1]> (n, w) y = Relu (d)",
             "weight of conv is used elsewhere",
         ),
     ],
