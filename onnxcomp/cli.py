@@ -5,7 +5,8 @@ Whatever is slow to import is imported by the command that needs it: `onnxcomp -
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,9 +167,10 @@ def optimize_command(
             progress=progress,
             **options,
         )
-        operators |= _operators(result.graph)
-        if report_path is not None:
-            _write_report(report_path, result.report)
+        with _interruption_says(f"{output} was written"):
+            operators |= _operators(result.graph)
+            if report_path is not None:
+                _write_report(report_path, result.report)
     if as_json:
         print_json(result.report.as_dict())
         return
@@ -176,6 +178,14 @@ def optimize_command(
     from onnxcomp.tables import make_console
 
     print_report(make_console(), result.report, operators, verbose)
+
+
+@contextlib.contextmanager
+def _interruption_says(message: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(message) from None
 
 
 def _check_gates_are_measured(

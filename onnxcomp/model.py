@@ -60,7 +60,11 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     ranges = [external_range(tensor, file.parent) for tensor in external]
     size = file.stat().st_size + sum(length for _, _, length in ranges)
     check_file(file)
-    graph = from_proto(proto, file.parent)
+    try:
+        graph = from_proto(proto, file.parent)
+    except (KeyError, TypeError, ValueError) as error:  # types and strings the checker lets pass
+        found = f"data type {error}?" if isinstance(error, KeyError) else one_line(error)
+        raise UnsupportedModel(f"{file}: not a valid ONNX model: {found}") from error
     graph.carried.sources = frozenset([file.resolve(), *(place for place, _, _ in ranges)])
     return Model(graph, file, size, bool(external))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import click
@@ -23,55 +25,81 @@ class Program(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Runs a command and exits."""
-        interrupts = _Interrupts()
+        with _interrupting_once():
+            try:
+                super().main(*args, **{**extra, "standalone_mode": False})
+            except click.ClickException as error:
+                _fail(error.format_message(), error.exit_code, getattr(error, "ctx", None))
+            except click.Abort:
+                _interrupted(KeyboardInterrupt())
+        sys.exit(0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was parsed."""
         try:
-            super().main(*args, **{**extra, "standalone_mode": False})
-        except click.ClickException as error:
-            _fail(error.format_message(), error.exit_code, getattr(error, "ctx", None))
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
         except OnnxcompError as error:
             _fail(str(error), error.exit_code)
-        except (KeyboardInterrupt, click.Abort):
-            _fail("", INTERRUPTED)
-        except SystemExit:
-            raise
+        except KeyboardInterrupt as error:
+            _interrupted(error)
         except Exception as error:
-            if interrupts.came:  # some libraries turn an interruption into an error of their own
-                _fail("", INTERRUPTED)
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # who read the output has left; click knows how to be silent
+            if _Once.came:  # some libraries turn an interruption into an error of their own
+                _interrupted(KeyboardInterrupt())
             if os.environ.get(DEBUG):
                 raise
             _fail(_unexpected(error), UNEXPECTED)
-        sys.exit(0)
 
 
-class _Interrupts:
+class _Once:
     """Raises KeyboardInterrupt on Ctrl-C, once: who mashes the keys must not stop the cleanup."""
 
-    def __init__(self) -> None:
-        self.came = 0.0
-        with contextlib.suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGINT, self)
+    came = 0.0
 
-    def __call__(self, number: int, frame: object) -> None:
-        if self.came and time.monotonic() - self.came < CLEANING_UP:
+    @classmethod
+    def handle(cls, number: int, frame: object) -> None:
+        if cls.came and time.monotonic() - cls.came < CLEANING_UP:
             return
-        self.came = time.monotonic()
+        cls.came = time.monotonic()
         raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def _interrupting_once() -> Iterator[None]:
+    _Once.came = 0.0
+    try:
+        before = signal.signal(signal.SIGINT, _Once.handle)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:  # once interrupted, the process ends: nothing may disturb its last steps
+        signal.signal(signal.SIGINT, signal.SIG_IGN if _Once.came else before)
+
+
 def _unexpected(error: Exception) -> str:
-    message = " ".join(str(error).split())
     return (
-        f"unexpected {type(error).__name__}: {message}; please report this with the model"
+        f"unexpected {type(error).__name__}: {error}; please report this with the model"
         f" ({DEBUG}=1 shows where it happened)"
     )
 
 
+def _interrupted(error: KeyboardInterrupt) -> NoReturn:
+    _exit(f"interrupted; {str(error) or 'nothing was written'}", INTERRUPTED)
+
+
 def _fail(message: str, code: int, context: click.Context | None = None) -> NoReturn:
-    """Prints one line and exits; an empty message stands for an interruption."""
-    text = " ".join(message.split())
     if context is not None:
-        text = f"{text.rstrip('.')}; see '{context.command_path} --help'"
-    line = f"onnxcomp: error: {text}" if text else "onnxcomp: interrupted; nothing was written"
+        message = f"{message.rstrip('.')}; see '{context.command_path} --help'"
+    _exit(f"error: {message}", code)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    """Prints one line, whatever the message holds, and exits."""
     with contextlib.suppress(OSError):
-        click.echo(line, err=True)
+        click.echo(f"onnxcomp: {' '.join(message.split())}", err=True)
     sys.exit(code)
