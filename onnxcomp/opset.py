@@ -12,22 +12,19 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import OpsetConversionFailed
-from onnxcomp.exporting import to_proto
 from onnxcomp.graph import (
     STANDARD_DOMAINS,
     Graph,
     Names,
     all_graphs,
-    carried_of,
     is_standard,
     opsets,
     sort_nodes,
 )
-from onnxcomp.importing import from_proto
 from onnxcomp.operator_versions import REWRITES, Converter
 from onnxcomp.shapes import inferred_types
 
-OLDEST = 7  # before it, broadcasting was an attribute; onnx's converter knows about that
+OLDEST = 7  # what changed up to it (broadcasting was an attribute) onnxruntime does not run either
 NEWEST = 13  # beyond it, other operators change than those below
 
 
@@ -49,10 +46,7 @@ def convert_opset(graph: Graph, minimum: int = 13) -> Graph:
         return graph
     if minimum > NEWEST:
         raise OpsetConversionFailed(f"opset {minimum} was asked for, {NEWEST} is known")
-    if current < OLDEST:
-        twin, current = _by_onnx(graph), OLDEST
-    else:
-        twin = graph.copy()
+    twin = graph.copy()
     names = Names(twin)
     for body, types in inferred_types(twin):
         _convert(Converter(body, types, names, current, minimum))
@@ -67,30 +61,14 @@ def convert_opset(graph: Graph, minimum: int = 13) -> Graph:
     return twin
 
 
-def _by_onnx(graph: Graph) -> Graph:
-    """A copy at opset `OLDEST`, by onnx's converter."""
-    model = to_proto(graph)
-    header = carried_of(graph).header
-    try:
-        converted = onnx.version_converter.convert_version(model, OLDEST)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise OpsetConversionFailed(
-            f"opset {opset_of(graph)}: onnx cannot convert it to {OLDEST}: {reason}"
-        ) from error
-    del converted.metadata_props[:]
-    converted.metadata_props.extend(header.metadata_props)
-    converted.producer_name = header.producer_name
-    converted.producer_version = header.producer_version
-    return from_proto(converted)
-
-
 def _convert(converter: Converter) -> None:
     """Rewrites the nodes of one graph or body in place."""
     for node in list(converter.graph.nodes):
         if not is_standard(node):
             continue
         before, after = _since(node.op, converter.old), _since(node.op, converter.new)
+        if converter.old < OLDEST and before != _since(node.op, OLDEST):
+            raise converter.failure(node, f"it changed before opset {OLDEST}, which is too old")
         rewrite = REWRITES.get(node.op)
         if rewrite is not None and (before is None or before != after):
             rewrite(converter, node)

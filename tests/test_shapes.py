@@ -1,0 +1,132 @@
+"""Shapes are inferred without weights, and only where nothing is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import helper, numpy_helper
+
+from onnxcomp.exporting import to_proto
+from onnxcomp.graph import all_graphs
+from onnxcomp.importing import from_proto
+from onnxcomp.model import load_model, save_model
+from onnxcomp.shapes import TensorType, infer_shapes, inferred_types
+from onnxcomp.stored import StoredValues
+from onnxcomp.testing import graph_of
+
+FLOAT, INT64 = np.dtype(np.float32), np.dtype(np.int64)
+
+
+def test_gaps_are_filled_and_what_is_known_stays() -> None:
+    graph = graph_of(
+        """g (float[N, 6] x) => (float y) {
+            a = MatMul (x, w)
+            s = Shape (a)
+            b = Reshape (a, t)
+            y = Relu (b)
+        }""",
+        w=np.zeros((6, 8), np.float32),
+        t=np.array([0, 2, -1]),
+    )
+    tensors = graph.tensors()
+    tensors["a"].shape = ["batch", None]
+    infer_shapes(graph)
+    assert tensors["a"].shape == ["N", 8]
+    assert (tensors["s"].dtype, tensors["s"].shape) == (INT64, [2])
+    assert (tensors["b"].dtype, tensors["b"].shape) == (FLOAT, ["N", 2, 4])
+    tensors["a"].shape = [5, 8]
+    infer_shapes(graph)
+    assert tensors["a"].shape == [5, 8]
+
+
+def test_outputs_stay_as_promised() -> None:
+    graph = graph_of("g (float[2, 3] x) => (float y) { y = Relu (x) }")
+    before = to_proto(graph).SerializeToString()
+    infer_shapes(graph)
+    assert to_proto(graph).SerializeToString() == before
+
+
+def test_wrong_claims_of_a_file_are_not_believed() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 4] x) => (float[1, 9] y) <float[1, 4] a> { a = Neg (x) y = Neg (a) }"""
+    )
+    (_, types), *_ = inferred_types(from_proto(model))
+    assert types["a"] == TensorType(FLOAT, ("N", 4))
+    assert types["y"] == TensorType(FLOAT, ("N", 4))
+
+
+def test_claims_about_custom_operators_are() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17, "custom": 1]>
+        g (float[N, 4] x) => (float y) <float[N, 7] a> { a = custom.Op (x) y = Neg (a) }"""
+    )
+    (_, types), *_ = inferred_types(from_proto(model))
+    assert types["y"] == TensorType(FLOAT, ("N", 7))
+
+
+def test_bodies_see_what_is_around_them() -> None:
+    graph = graph_of(
+        """g (bool c, float[N, 4] x) => (float y) {
+            a = Relu (x)
+            y = If (c) <
+                then_branch = t () => (float u) { b = Transpose (a) u = Neg (b) },
+                else_branch = e () => (float v) { b = Exp (a) v = Neg (b) }
+            >
+        }"""
+    )
+    infer_shapes(graph)
+    shapes = [body.tensors()["b"].shape for body in list(all_graphs(graph))[1:]]
+    assert shapes == [[4, "N"], ["N", 4]]
+    for _, types in inferred_types(graph):
+        assert types["a"] == TensorType(FLOAT, ("N", 4))
+
+
+def test_sizes_below_zero_and_invented_symbols_are_unknown() -> None:
+    graph = graph_of("g (float[N, 4] x) => (float y) { a = NonZero (x) y = Cast <to = 1> (a) }")
+    graph.inputs[0].shape = [-1, 4]
+    (_, types), *_ = inferred_types(graph)
+    assert types["x"].shape == (None, 4)
+    assert types["a"].shape == (2, None)
+
+
+def test_large_weights_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graph_of(
+        "g (float[N, 64] x) => (float y) { a = MatMul (x, w) y = Relu (a) }",
+        w=np.ones((64, 64), np.float32),
+    )
+    save_model(graph, tmp_path / "model.onnx", external=True)
+    large = load_model(tmp_path / "model.onnx").graph
+
+    def refuse(values: StoredValues) -> None:
+        raise AssertionError(f"{values.tensor.name} was read")
+
+    monkeypatch.setattr(StoredValues, "load", refuse)
+    infer_shapes(large)
+    assert large.tensors()["a"].shape == ["N", 64]
+
+
+def test_graphs_that_cannot_be_inferred_keep_what_they_say() -> None:
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("Concat", ["x", "w"], ["a"], axis=0),
+                helper.make_node("MatMul", ["a", "v"], ["y"]),
+            ],
+            "wrong",
+            [helper.make_tensor_value_info("x", 1, [2, 3])],
+            [helper.make_tensor_value_info("y", 1, None)],
+            [
+                numpy_helper.from_array(np.zeros((2, 4), np.float32), "w"),
+                numpy_helper.from_array(np.zeros((9, 4), np.float32), "v"),
+            ],
+        )
+    )
+    graph = from_proto(model)
+    infer_shapes(graph)
+    assert isinstance(graph.nodes[0].outputs[0], gs.Variable)
+    assert graph.nodes[1].outputs[0].shape is None
