@@ -23,12 +23,11 @@ from onnxcomp.exporting import data_type_of, inline, to_proto
 from onnxcomp.graph import Graph, carried_of
 from onnxcomp.importing import from_proto, tensors_of
 from onnxcomp.runtime import one_line
-from onnxcomp.serializing import SMALLEST_EXTERNAL, write_external, write_single
+from onnxcomp.serializing import SMALLEST_EXTERNAL, single_bytes, write_external, write_single
 from onnxcomp.stored import constant_bytes, external_range
 from onnxcomp.writing import check_target
 
 LARGEST_PROTO = 2**31 - 2**26  # bytes; protobuf refuses 2 GiB, and other fields need room
-LENGTH_PREFIXES = 6  # bytes by which the lengths of a large tensor and its data are longer
 
 
 @dataclass
@@ -56,8 +55,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     """
     file = Path(path)
     proto = read_proto(file)
-    external = [t for t in tensors_of(proto.graph) if t.data_location == TensorProto.EXTERNAL]
-    ranges = [external_range(tensor, file.parent) for tensor in external]
+    ranges = _external_ranges(proto, file)
     size = file.stat().st_size + sum(length for _, _, length in ranges)
     check_file(file)
     try:
@@ -66,13 +64,20 @@ def load_model(path: str | os.PathLike[str]) -> Model:
         found = f"data type {error}?" if isinstance(error, KeyError) else one_line(error)
         raise UnsupportedModel(f"{file}: not a valid ONNX model: {found}") from error
     graph.carried.sources = frozenset([file.resolve(), *(place for place, _, _ in ranges)])
-    return Model(graph, file, size, bool(external))
+    return Model(graph, file, size, bool(ranges))
 
 
 def bytes_on_disk(path: Path) -> int:
-    """Bytes of a model that `save_model` wrote, its data file included."""
-    data = path.with_name(f"{path.name}.data")
-    return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+    """Bytes of a model that `save_model` wrote and of its weights, without the gaps for pages."""
+    size = path.stat().st_size
+    if not _data_file(path).exists():
+        return size
+    return size + sum(length for _, _, length in _external_ranges(read_proto(path), path))
+
+
+def _external_ranges(model: onnx.ModelProto, path: Path) -> list[tuple[Path, int, int]]:
+    external = (t for t in tensors_of(model.graph) if t.data_location == TensorProto.EXTERNAL)
+    return [external_range(tensor, path.parent) for tensor in external]
 
 
 def read_proto(path: Path) -> onnx.ModelProto:
@@ -141,18 +146,8 @@ def check_graph(graph: gs.Graph) -> None:
 
 
 def graph_bytes(graph: gs.Graph) -> int:
-    """Bytes of ``graph`` as a file to within a few, weights included, without writing it."""
-    total = 0
-
-    def store(constant: gs.Constant, scope: str) -> TensorProto:
-        nonlocal total
-        if constant_bytes(constant) <= SMALLEST_EXTERNAL:
-            return inline(constant)
-        stub = TensorProto(name=constant.name, data_type=1, dims=constant.shape, raw_data=b"")
-        total += constant_bytes(constant) + LENGTH_PREFIXES
-        return stub
-
-    return int(to_proto(graph, store).ByteSize()) + total
+    """Bytes of ``graph`` as one file, weights included, without writing it."""
+    return single_bytes(graph)
 
 
 def check_output(graph: gs.Graph, path: Path, external: bool) -> None:

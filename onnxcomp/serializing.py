@@ -29,6 +29,23 @@ M = TypeVar("M", onnx.ModelProto, onnx.GraphProto)
 
 def write_single(graph: gs.Graph, file: BinaryIO) -> None:
     """Writes a model with its weights inside: the bytes that serializing `to_proto` would give."""
+    before, weights, after = _parts(graph)
+    file.write(before)
+    for weight in weights:
+        file.write(weight.prefix)
+        for part in weight.parts():
+            file.write(part)
+    file.write(after)
+
+
+def single_bytes(graph: gs.Graph) -> int:
+    """Bytes that `write_single` writes."""
+    before, weights, after = _parts(graph)
+    return len(before) + len(after) + _total(weights)
+
+
+def _parts(graph: gs.Graph) -> tuple[bytes, list[_Weight], bytes]:
+    """A serialized model as what is before its weights, the weights, and what is after them."""
     large: dict[str, gs.Constant] = {}
 
     def store(constant: gs.Constant, scope: str) -> TensorProto:
@@ -42,15 +59,8 @@ def write_single(graph: gs.Graph, file: BinaryIO) -> None:
     weights = [_Weight(large.get(t.name), t) for t in model.graph.initializer]
     model.ClearField("graph")
     before, after = _split(model, GRAPH)
-    size = len(first) + len(last) + sum(len(w.prefix) + w.size for w in weights)
-    for part in (before, _prefix(GRAPH, size), first):
-        file.write(part)
-    for weight in weights:
-        file.write(weight.prefix)
-        for part in weight.parts():
-            file.write(part)
-    file.write(last)
-    file.write(after)
+    size = len(first) + len(last) + _total(weights)
+    return before + _prefix(GRAPH, size) + first, weights, last + after
 
 
 def write_external(graph: gs.Graph, data: BinaryIO, location: str) -> onnx.ModelProto:
@@ -87,6 +97,7 @@ class _Weight:
 
     def __init__(self, constant: gs.Constant | None, proto: TensorProto) -> None:
         self.constant, self.proto = constant, proto
+        self.size: int
         if constant is None:
             self.size = proto.ByteSize()
         elif _is_inside(constant):
@@ -107,6 +118,10 @@ class _Weight:
             yield self.proto.SerializeToString(deterministic=True)
             yield _prefix(RAW_DATA, constant_bytes(self.constant))
             yield _raw_bytes(self.constant)
+
+
+def _total(weights: list[_Weight]) -> int:
+    return sum(len(weight.prefix) + weight.size for weight in weights)
 
 
 def _is_inside(constant: gs.Constant) -> bool:
@@ -163,7 +178,7 @@ def _copy_in_kernel(file: BinaryIO, start: int, length: int, target: BinaryIO) -
             if not moved:
                 break
             done += moved
-    target.seek(0, os.SEEK_END)
+    target.seek(0, os.SEEK_END)  # its buffer does not know that the file grew
     return done
 
 
