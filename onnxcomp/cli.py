@@ -5,8 +5,7 @@ Whatever is slow to import is imported by the command that needs it: `onnxcomp -
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,14 @@ from onnxcomp.options import (
     evaluate_option,
     json_option,
     model_argument,
+    parse_shape,
     print_json,
     rounds_option,
     seed_option,
     threads_option,
     working,
 )
-from onnxcomp.program import Program
+from onnxcomp.program import Program, interruption_names
 
 if TYPE_CHECKING:
     from onnxcomp.model import Model
@@ -147,7 +147,7 @@ def optimize_command(
             "--recipe and --pass exclude each other; put the passes in the recipe"
         )
     output = output or model.with_name(f"{model.stem}.optimized.onnx")
-    with working() as progress:
+    with interruption_names(output), working() as progress:
         from onnxcomp.optimize import optimize
         from onnxcomp.targets import resolve_target
 
@@ -167,10 +167,9 @@ def optimize_command(
             progress=progress,
             **options,
         )
-        with _interruption_says(f"{output} was written"):
-            operators |= _operators(result.graph)
-            if report_path is not None:
-                _write_report(report_path, result.report)
+        operators |= _operators(result.graph)
+        if report_path is not None:
+            _write_report(report_path, result.report)
     if as_json:
         print_json(result.report.as_dict())
         return
@@ -178,14 +177,6 @@ def optimize_command(
     from onnxcomp.tables import make_console
 
     print_report(make_console(), result.report, operators, verbose)
-
-
-@contextlib.contextmanager
-def _interruption_says(message: str) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(message) from None
 
 
 def _check_gates_are_measured(
@@ -250,7 +241,7 @@ def _write_report(path: Path, report: Report) -> None:
 @json_option
 def inspect_command(model: Path, top: int, shapes: tuple[str, ...], as_json: bool) -> None:
     """Show what MODEL is made of, and what each pass could touch."""
-    given = dict(map(_parse_shape, shapes))
+    given = dict(map(parse_shape, shapes))
     with working() as progress:
         from onnxcomp.inspection import inspect
 
@@ -262,17 +253,6 @@ def inspect_command(model: Path, top: int, shapes: tuple[str, ...], as_json: boo
     from onnxcomp.tables import make_console, print_inspection
 
     print_inspection(make_console(), inspection, top)
-
-
-def _parse_shape(text: str) -> tuple[str, list[int]]:
-    name, _, sizes = text.rpartition("=")
-    try:
-        shape = [int(size) for size in sizes.split("x")] if sizes else []
-    except ValueError:
-        shape = [0]
-    if not name or any(size < 1 for size in shape):
-        raise click.UsageError(f"--shape {text}: write INPUT=1x3x224x224")
-    return name, shape
 
 
 @_command("compare", "compare model.onnx model.optimized.onnx --calibration samples.npz")

@@ -65,6 +65,18 @@ def rounds_option(preset: int) -> Decorator:
     )
 
 
+def parse_shape(text: str) -> tuple[str, list[int]]:
+    """The input and sizes of ``INPUT=1x3x224x224``; of a scalar, ``INPUT=``."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        shape = [int(size) for size in sizes.split("x")] if sizes else []
+    except ValueError:
+        shape = [0]
+    if not name or any(size < 1 for size in shape):
+        raise click.UsageError(f"--shape {text}: write INPUT=1x3x224x224")
+    return name, shape
+
+
 @contextlib.contextmanager
 def working() -> Iterator[Progress]:
     """Progress on stderr, and nothing but results on stdout."""

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -52,6 +53,26 @@ class Program(click.Group):
             if os.environ.get(DEBUG):
                 raise
             _fail(_unexpected(error), UNEXPECTED)
+
+
+@contextlib.contextmanager
+def interruption_names(output: Path) -> Iterator[None]:
+    """Lets an interruption say that ``output`` was written, if it came as late as that."""
+    before = _identity(output)
+    try:
+        yield
+    except KeyboardInterrupt:
+        written = _identity(output) not in (before, None)
+        raise KeyboardInterrupt(f"{output} was written" if written else "") from None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Changes whenever a file is replaced; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 class _Once:
