@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -354,3 +355,30 @@ def test_a_model_of_one_operator_goes_through_all_commands(tmp_path: Path, run: 
     for command in (["inspect"], ["benchmark"], ["optimize", "--recipe", "simplify"]):
         done = run(*command, "tiny.onnx")
         assert done.returncode == 0, done.stderr
+
+
+def keys_of(value: Any) -> set[str]:
+    """All keys of a JSON document that a schema fixes: not those of tables by name."""
+    if isinstance(value, list):
+        return set().union(*map(keys_of, value))
+    if not isinstance(value, dict):
+        return set()
+    by_name = {"options", "skipped", "numbers", "versions", "shapes", "assumed", "opsets"}
+    by_name |= {"custom_domains", "subgraphs", "metadata", "operators"}
+    inner = (keys_of(v) for k, v in value.items() if k not in by_name or isinstance(v, list))
+    return set(value) | set().union(*inner)
+
+
+def test_every_key_of_every_document_is_documented(run: Run, models: Path) -> None:
+    page = (models.parent / "docs" / "report.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"`([a-z0-9_]+)`", page))
+    for command in (
+        ["optimize", "model.onnx", "--pass", "simplify_graph"],
+        ["inspect", "model.onnx"],
+        ["compare", "model.onnx", "model.onnx", "--rounds", "1"],
+        ["benchmark", "model.onnx", "--rounds", "1"],
+        ["passes"],
+    ):
+        document = json.loads(run(*command, "--json").stdout)
+        assert document["schema"] in page
+        assert keys_of(document) <= described, keys_of(document) - described
