@@ -12,8 +12,8 @@ from onnx import AttributeProto
 from onnxcomp.exporting import data_type_of
 from onnxcomp.folding import RANDOM
 from onnxcomp.graph import replace_uses
-from onnxcomp.rewriting import Scope, peek, small_values
-from onnxcomp.stored import StoredSparse, StoredValues, external_range
+from onnxcomp.rewriting import Scope, is_sparse, peek, small_values
+from onnxcomp.stored import StoredValues, external_range
 
 SAMPLE = 1024  # elements compared before whole tensors are read
 
@@ -43,8 +43,8 @@ def _constants(scope: Scope) -> Iterable[gs.Constant]:
     return [
         t
         for t in found.values()
-        if isinstance(t, gs.Constant) and np.dtype(t.dtype).kind != "O" and not scope.is_output(t)
-        if not isinstance(t._values, StoredSparse)
+        if isinstance(t, gs.Constant) and np.dtype(t.dtype).kind != "O"
+        if not is_sparse(t) and not scope.is_output(t)
     ]
 
 

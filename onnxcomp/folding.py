@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import UnsupportedModel
 from onnxcomp.graph import Graph, consumers, is_standard, opsets, replace_uses
-from onnxcomp.rewriting import Array, Scope, input_at, peek
+from onnxcomp.rewriting import Array, Scope, input_at, is_sparse, peek
 from onnxcomp.runtime import open_session
 from onnxcomp.stored import stored_bytes
 
@@ -103,7 +103,7 @@ class _Plan:
         if node.op == "Dropout" and input_at(node, 2) is not None:
             return False
         return all(
-            np.dtype(t.dtype).kind in "biufc" if isinstance(t, gs.Constant) else t.name in made
+            _is_dense(t) if isinstance(t, gs.Constant) else t.name in made
             for t in node.inputs
             if t.name
         )
@@ -145,6 +145,11 @@ class _Plan:
     def _bytes(self, tensor: gs.Tensor) -> int | None:
         shape, kind = self.scope.static_shape(tensor), self.scope.data_type(tensor)
         return None if shape is None or kind is None else stored_bytes(kind, math.prod(shape))
+
+
+def _is_dense(constant: gs.Constant) -> bool:
+    """Whether the values are plain numbers, not strings, codes of few bits or sparse."""
+    return np.dtype(constant.dtype).kind in "biufc" and not is_sparse(constant)
 
 
 def _results(scope: Scope, folded: Sequence[gs.Node]) -> dict[str, gs.Tensor]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import consumers, label
-from onnxcomp.rewriting import Rule, Scope, float_type, input_at, peek, small_values
+from onnxcomp.rewriting import Rule, Scope, float_type, input_at, is_sparse, peek, small_values
 
 Float64 = npt.NDArray[np.float64]
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -96,9 +96,9 @@ def _linear_before(scope: Scope, node: gs.Node, tensor: gs.Tensor) -> gs.Node | 
 
 
 def _channels(linear: gs.Node) -> int | None:
-    """Output channels of a layer with a constant weight, None where that is not the case."""
+    """Output channels of a layer with a constant, dense weight, None where it has none."""
     weight = input_at(linear, 1)
-    if not isinstance(weight, gs.Constant):
+    if not isinstance(weight, gs.Constant) or is_sparse(weight):
         return None
     shape = weight.shape
     if linear.op == "Conv":
@@ -137,7 +137,7 @@ def _fuse(scope: Scope, node: gs.Node, linear: gs.Node, affine: Affine) -> bool:
     """Gives ``linear`` a new weight and bias, and the output of ``node``."""
     weight, channels = input_at(linear, 1), _channels(linear)
     if not isinstance(weight, gs.Constant) or channels is None:
-        return _decline(scope, node, f"the weight of {label(linear)} is not a constant")
+        return _decline(scope, node, f"the weight of {label(linear)} is not a dense constant")
     scales = bool((affine.scale != 1).any())
     if scales and len(consumers(weight)) > 1:
         return _decline(scope, node, f"the weight of {label(linear)} is used elsewhere too")

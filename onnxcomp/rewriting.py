@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnxcomp.exporting import data_type_of
 from onnxcomp.graph import (
@@ -230,6 +230,11 @@ def peek(constant: gs.Constant) -> Array:
     """The values of a constant, without making it keep them in memory."""
     values = constant._values
     return np.asarray(values.load() if isinstance(values, LazyValues) else values)
+
+
+def is_sparse(constant: gs.Constant) -> bool:
+    """Whether a constant is stored sparse; computing with it would make it dense."""
+    return isinstance(constant._values, SparseValues)
 
 
 def small_values(tensor: gs.Tensor | None, largest: int = SMALL) -> Array | None:

@@ -94,12 +94,12 @@ class SimplifyGraph(Pass):
         return frozenset(name for name in labels if self.options_for(name) is None)
 
     def _apply_rules(self, scope: Scope, report: PassReport) -> bool:
-        changed = False
+        changed, mine = False, self._rules()
         for node in report.visit(scope.body.nodes):
             options = self.options_for(node)
             if options is None or node.domain:
                 continue
-            for rule in options._rules()[node.op]:
+            for rule in (mine if options is self else options._rules())[node.op]:
                 if node.outputs and rule(scope, node):
                     changed = True
         return changed

@@ -316,7 +316,31 @@ def test_quantized_weights_stay_quantized() -> None:
     x = np.random.default_rng(1).normal(size=(1, 4, 8, 8)).astype(np.float32)
     report = assert_simplifies(graph, {"x": x})
     assert operators(graph) == before
-    assert "is not a constant" in report.skipped["norm"]
+    assert "is not a dense constant" in report.skipped["norm"]
+
+
+def test_sparse_weights_stay_sparse() -> None:
+    model = to_proto(
+        graph_of(
+            """g (float[N, 4] x) => (float[N, 3] y) {
+                t = Transpose (w)
+                a = MatMul (x, t)
+                b = MatMul (x, v)
+                c = Mul (b, k)
+                y = Add (a, c)
+            }""",
+            k=np.array([1, 2, 3], np.float32),
+        )
+    )
+    for name, dims in (("w", [3, 4]), ("v", [4, 3])):
+        sparse = model.graph.sparse_initializer.add(dims=dims)
+        sparse.values.CopyFrom(numpy_helper.from_array(np.array([2, 5], np.float32), name))
+        sparse.indices.CopyFrom(numpy_helper.from_array(np.array([1, 7])))
+    graph = from_proto(model)
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
+    assert_simplifies(graph, {"x": x})
+    assert operators(graph) == ["Transpose", "MatMul", "MatMul", "Mul", "Add"]
+    assert len(to_proto(graph).graph.sparse_initializer) == 2
 
 
 def architectures() -> list[Any]:
