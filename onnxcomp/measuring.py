@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxcomp.calibration import Calibration
 from onnxcomp.errors import UnsupportedModel
 from onnxcomp.evaluation import Evaluator, Reference, interleaved, score
-from onnxcomp.gates import LOSSLESS_DB, Measured
+from onnxcomp.gates import LOSSLESS_DB, NOISE, NOISE_ALONE, Measured
 from onnxcomp.model import Model, graph_bytes
 from onnxcomp.runtime import Feed, Session, open_file, open_session
 
@@ -68,7 +68,7 @@ class Measurements:
             score=None if evaluator is None else score(evaluator, session),
         )
         self.carries_state = carries_state(self.reference)
-        self._session = session
+        self._session: Session | None = session
         if self.large:
             self.latencies_ms = (_alone(session, self.feed), None)
             self._session = None
@@ -87,6 +87,7 @@ class Measurements:
         return Measured(
             bytes=graph_bytes(graph),
             latency_ratio=self._time(session, patience),
+            noise=NOISE_ALONE if self.large else NOISE,
             fidelity=fidelity,
             score=None if self.evaluator is None else score(self.evaluator, session),
         )
@@ -144,11 +145,11 @@ def _runs(session: Session, feed: Feed) -> bool:
     return True
 
 
-def _alone(session: Session, feed: Feed, rounds: int = 3) -> float:
-    """Median ms of a session that has no other to take turns with."""
+def _alone(session: Session, feed: Feed, rounds: int = 5) -> float:
+    """Least ms of a session that has no other to take turns with."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
         session.run(feed)
         times.append((time.perf_counter() - start) * 1000)
-    return float(np.median(times))
+    return min(times)
