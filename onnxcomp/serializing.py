@@ -17,8 +17,9 @@ from onnxcomp.errors import UnsupportedModel
 from onnxcomp.exporting import data_type_of, inline, to_proto
 from onnxcomp.stored import SUB_BYTE, StoredValues, constant_bytes, external_range
 
-SMALLEST_EXTERNAL = 1024  # bytes; smaller tensors stay in the model file
-SMALLEST_STREAMED = 2**16  # bytes; smaller tensors are serialized together
+SMALLEST_EXTERNAL = 1024  # bytes; tensors that came in files of their own stay there from here on
+SMALLEST_MOVED = 2**16  # bytes; others are put there only from here on
+SMALLEST_STREAMED = 2**16  # bytes; smaller tensors of a single file are serialized together
 PAGE = 4096  # external tensors start on pages, so that runtimes can map them
 CHUNK = 2**26  # bytes copied between two chances to interrupt
 GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
@@ -67,7 +68,8 @@ def write_external(graph: gs.Graph, data: BinaryIO, location: str) -> onnx.Model
     """Writes the weights to ``data`` and returns the model, which finds them at ``location``."""
 
     def store(constant: gs.Constant, scope: str) -> TensorProto:
-        if constant_bytes(constant) < SMALLEST_EXTERNAL:
+        limit = SMALLEST_EXTERNAL if _is_external(constant) else SMALLEST_MOVED
+        if constant_bytes(constant) < limit:
             return inline(constant)
         data.seek(-(-data.tell() // PAGE) * PAGE)
         return _append(constant, data, location)
@@ -120,6 +122,12 @@ class _Weight:
             yield _raw_bytes(self.constant)
 
 
+def _is_external(constant: gs.Constant) -> bool:
+    """Whether the values came in a file of their own."""
+    values = constant._values
+    return isinstance(values, StoredValues) and values.is_external
+
+
 def _total(weights: list[_Weight]) -> int:
     return sum(len(weight.prefix) + weight.size for weight in weights)
 
@@ -154,7 +162,7 @@ def _raw_bytes(constant: gs.Constant) -> Any:
 
 def _append(constant: gs.Constant, file: BinaryIO, location: str) -> TensorProto:
     values, offset = constant._values, file.tell()
-    if isinstance(values, StoredValues) and values.is_external:
+    if _is_external(constant):
         source, start, length = external_range(values.tensor, values.folder)
         copy_range(source, start, length, file)
     else:
