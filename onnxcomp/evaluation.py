@@ -69,6 +69,17 @@ class Reference:
             got = session.run(feed, self.names)
             for accumulator, a, b in zip(accumulators, wanted, got, strict=True):
                 accumulator.update(a, b)
+        return self._fidelity(accumulators)
+
+    def identical(self) -> Fidelity:
+        """What comparing the original with itself gives."""
+        accumulators = [_Difference(name) for name in self.names]
+        for answer in self.answers:
+            for accumulator, value in zip(accumulators, answer, strict=True):
+                accumulator.update(value, value)
+        return self._fidelity(accumulators)
+
+    def _fidelity(self, accumulators: Sequence[_Difference]) -> Fidelity:
         outputs = tuple(accumulator.result() for accumulator in accumulators)
         return Fidelity(samples=len(self.feeds), synthetic=self.synthetic, outputs=outputs)
 

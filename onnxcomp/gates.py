@@ -12,6 +12,7 @@ NOISE_ALONE = 0.2  # of those of models that cannot be in memory together, timed
 SLOWER = 1 + NOISE
 LARGER = 1.001  # of the bytes, which are estimated to within a few a tensor until the end
 SMALLER = 0.99  # of the bytes: from here on a gain is worth an error
+TIME = "times as long"  # what a reason says that rests on times alone
 LOSSLESS_DB = 60.0  # rounding of float32 leaves 100 and more, eight bits 20 to 50
 
 
@@ -53,7 +54,7 @@ def broken_gate(
         return f"does not pay: {after.bytes:,} bytes, {before.bytes:,} before"
     slower = _ratio(after) / _ratio(before)
     if slower > 1 + after.noise:
-        return f"does not pay: takes {slower:.2f} times as long as before"
+        return f"does not pay: takes {slower:.2f} {TIME} as before"
     if final or _is_lossless(after):
         return ""
     if after.bytes > SMALLER * before.bytes and slower > 1 - after.noise:

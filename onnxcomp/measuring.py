@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,15 @@ class Measurements:
             fidelity=fidelity,
             score=None if self.evaluator is None else score(self.evaluator, session),
         )
+
+    def unchanged(self) -> Measured:
+        """The original as its own successor: what is reported when no pass was kept."""
+        if self._session is not None:
+            alone = _alone(self._session, self.feed, ROUNDS)
+            self.latencies_ms = (alone, alone)
+        else:
+            self.latencies_ms = (self.latencies_ms[0],) * 2
+        return dataclasses.replace(self.original, fidelity=self.reference.identical())
 
     def runs(self, graph: gs.Graph, path: Path | None = None) -> None:
         """Loads a successor and runs one sample.

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import GateFailed, OnnxcompError, PassFailed, UnsupportedModel
 from onnxcomp.exporting import value_info
-from onnxcomp.gates import Measured, broken_gate
+from onnxcomp.gates import TIME, Measured, broken_gate
 from onnxcomp.graph import Graph, sort_nodes
 from onnxcomp.inspection import count_macs, count_parameters
 from onnxcomp.measuring import Measurements
@@ -35,7 +36,7 @@ from onnxcomp.model import (
 from onnxcomp.opset import convert_opset
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.progress import Progress
-from onnxcomp.recipe import Recipe
+from onnxcomp.recipe import Gates, Recipe
 from onnxcomp.report import Cost, PassResult, Report
 from onnxcomp.runtime import one_line
 from onnxcomp.targets import Target
@@ -92,6 +93,8 @@ class Run:
         self.passes: list[PassResult] = []
         self.notes: list[str] = list(measurements.notes)
         self.current = measurements.original
+        if verify == "off" and self.gates != Gates():
+            self.notes.append("nothing was measured, so the gates of the recipe were not checked")
         if self.gates != recipe.gates:
             self.notes.append(
                 "the model carries state from run to run, where errors add up: "
@@ -104,10 +107,22 @@ class Run:
         for step in self.recipe.passes:
             self.progress.stage(step.name())
             self._apply(step)
-        if output is None:
-            external = self.model.external
-            return Result(self.graph, self._report(self._final(None)), external)
-        return self._save(output)
+        kept = [outcome for outcome in self.passes if outcome.status == "kept"]
+        try:
+            if kept:
+                final = self._write(output)
+                return Result(self.graph, self._report(final, output), self.model.external)
+        except (GateFailed, UnsupportedModel) as error:
+            if self.strict:
+                raise
+            for outcome in kept:
+                outcome.status, outcome.reason = "undone", f"the result as a whole: {error}"
+        self.notes.append("the output is the original: no pass was kept")
+        self.graph = self.model.graph
+        if output is not None:
+            copy_model(self.model, output)
+        final = self.measurements.unchanged()
+        return Result(self.graph, self._report(final, output), self.model.external)
 
     def _raise_opset(self) -> None:
         """Converts an opset below 13, or says why it had to stay."""
@@ -160,20 +175,17 @@ class Run:
 
     def _judge(self, candidate: Graph, outcome: PassResult) -> None:
         """Keeps ``candidate``, or undoes the pass and says why."""
-        original, before = self.measurements.original, self.current
+        before = self.current
         try:
             _check_promises(self.model.graph, candidate)
-            if self.verify != "each":
-                after = dataclasses.replace(before, bytes=graph_bytes(candidate))
+            if self.verify == "each":
+                after, reason = self._gated(
+                    lambda patience: self.measurements.of(candidate, patience=patience), before
+                )
             else:
-                after = self.measurements.of(candidate)
+                after, reason = dataclasses.replace(before, bytes=graph_bytes(candidate)), ""
             outcome.bytes, outcome.fidelity = after.bytes, after.fidelity
             outcome.latency_ratio, outcome.score = after.latency_ratio, after.score
-            reason = broken_gate(self.gates, original, before, after)
-            if "times as long" in reason:  # a second, longer look before speed undoes a pass
-                after = self.measurements.of(candidate, patience=4)
-                outcome.latency_ratio = after.latency_ratio
-                reason = broken_gate(self.gates, original, before, after)
         except OnnxcompError as error:
             reason = str(error)
         if not reason:
@@ -183,54 +195,51 @@ class Run:
             raise GateFailed(f"{outcome.name}: {reason}")
         outcome.status, outcome.reason = "undone", reason
 
-    def _save(self, output: Path) -> Result:
-        """Writes the result, or the original where nothing changed or the whole does not hold."""
-        self.progress.stage(f"writing {output.name}")
-        kept = [outcome for outcome in self.passes if outcome.status == "kept"]
-        external = self.model.external
-        if kept:
-            found: list[Measured] = []
-            try:
-                save_model(
-                    self.graph,
-                    output,
-                    external=external,
-                    verify=lambda path: found.append(self._verified(path)),
-                )
-                return Result(self.graph, self._report(found[0], output), external)
-            except (GateFailed, UnsupportedModel) as error:
-                if self.strict:
-                    raise
-                for outcome in kept:
-                    outcome.status, outcome.reason = "undone", f"the result as a whole: {error}"
-        self.notes.append("the output is the original: no pass was kept")
-        self.graph = self.model.graph
-        copy_model(self.model, output)
-        return Result(self.graph, self._report(self.measurements.original, output), external)
-
-    def _verified(self, path: Path) -> Measured:
-        """Measures the complete file.
+    def _write(self, output: Path | None) -> Measured:
+        """Writes the result where it is wanted, measured before it takes its name.
 
         Raises:
             GateFailed: it breaks a gate against the original.
             UnsupportedModel: it does not load or run.
         """
-        final = self._final(path)
-        original = self.measurements.original
-        reason = broken_gate(self.gates, original, original, final, final=True)
+        if output is None:
+            return self._verified(None)
+        self.progress.stage(f"writing {output.name}")
+        found: list[Measured] = []
+        save_model(
+            self.graph,
+            output,
+            external=self.model.external,
+            verify=lambda path: found.append(self._verified(path)),
+        )
+        return found[0]
+
+    def _verified(self, path: Path | None) -> Measured:
+        size = graph_bytes(self.graph) if path is None else bytes_on_disk(path)
+        if self.verify == "off":
+            self.measurements.runs(self.graph, path)
+            return dataclasses.replace(self.current, bytes=size)
+
+        def measure(patience: int) -> Measured:
+            found = self.measurements.of(self.graph, path, patience=2 * patience)
+            return dataclasses.replace(found, bytes=size)
+
+        final, reason = self._gated(measure, self.measurements.original, final=True)
         if reason:
             raise GateFailed(reason)
         return final
 
-    def _final(self, path: Path | None) -> Measured:
-        if self.verify == "off":
-            self.measurements.runs(self.graph, path)
-            return dataclasses.replace(self.current, bytes=self._bytes(path))
-        final = self.measurements.of(self.graph, path, patience=2)
-        return dataclasses.replace(final, bytes=self._bytes(path))
-
-    def _bytes(self, path: Path | None) -> int:
-        return graph_bytes(self.graph) if path is None else bytes_on_disk(path)
+    def _gated(
+        self, measure: Callable[[int], Measured], before: Measured, final: bool = False
+    ) -> tuple[Measured, str]:
+        """Figures and the gate they break; before time undoes anything it is measured longer."""
+        original = self.measurements.original
+        after = measure(1)
+        reason = broken_gate(self.gates, original, before, after, final)
+        if TIME in reason:
+            after = measure(4)
+            reason = broken_gate(self.gates, original, before, after, final)
+        return after, reason
 
     def _report(self, final: Measured, output: Path | None = None) -> Report:
         measurements, original = self.measurements, self.measurements.original

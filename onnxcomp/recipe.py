@@ -112,8 +112,13 @@ class Recipe:
         )
 
     def with_gates(self, **changes: Any) -> Recipe:
-        """The same passes with some gates replaced; None leaves a gate as it is."""
+        """The same passes with some gates replaced; None leaves a gate as it is.
+
+        A fidelity that somebody asks for holds for models that carry state as well.
+        """
         given = {key: value for key, value in changes.items() if value is not None}
+        if "min_sqnr_db" in given:
+            given["min_state_sqnr_db"] = None
         return dataclasses.replace(self, gates=dataclasses.replace(self.gates, **given))
 
 
