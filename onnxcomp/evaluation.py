@@ -176,10 +176,12 @@ class Timing:
     Attributes:
         milliseconds: median of each model.
         ratios: median over the rounds of time / time of the first model in the same round.
+        fastest_ratios: fastest round / fastest round of the first model.
     """
 
     milliseconds: tuple[float, ...]
     ratios: tuple[float, ...]
+    fastest_ratios: tuple[float, ...]
 
 
 def interleaved(
@@ -210,8 +212,12 @@ def interleaved(
             for _ in range(counts[at]):
                 sessions[at].run(feed)
             times[row, at] = (time.perf_counter() - start) * 1000 / counts[at]
-    ratios = np.median(times / times[:, :1], axis=0)
-    return Timing(tuple(np.median(times, axis=0).tolist()), tuple(ratios.tolist()))
+    fastest = times.min(axis=0)
+    return Timing(
+        milliseconds=tuple(np.median(times, axis=0).tolist()),
+        ratios=tuple(np.median(times / times[:, :1], axis=0).tolist()),
+        fastest_ratios=tuple((fastest / fastest[0]).tolist()),
+    )
 
 
 def _once_ms(session: Session, feed: Feed) -> float:
