@@ -48,7 +48,7 @@ class Reference:
         answers: list[list[Any]] = []
         size = 0
         for feed in feeds:
-            answer = session.run(feed)
+            answer = [_owned(value) for value in session.run(feed)]
             size += sum(x.nbytes for x in (*answer, *feed.values()) if isinstance(x, np.ndarray))
             if kept and size > LARGEST_REFERENCE:
                 break
@@ -82,6 +82,11 @@ class Reference:
     def _fidelity(self, accumulators: Sequence[_Difference]) -> Fidelity:
         outputs = tuple(accumulator.result() for accumulator in accumulators)
         return Fidelity(samples=len(self.feeds), synthetic=self.synthetic, outputs=outputs)
+
+
+def _owned(value: Any) -> Any:
+    """A copy of an array: what onnxruntime returns keeps all memory of its session alive."""
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 class _Difference:

@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import UnsupportedModel
 from onnxcomp.graph import Graph, consumers, is_standard, opsets, replace_uses
-from onnxcomp.rewriting import Array, Scope, input_at, is_sparse, peek
+from onnxcomp.rewriting import Array, Scope, input_at, is_sparse
 from onnxcomp.runtime import open_session
 from onnxcomp.stored import stored_bytes
 
@@ -195,7 +195,7 @@ def _run(scope: Scope, nodes: Sequence[gs.Node], names: list[str]) -> dict[str, 
             return gs.Variable.empty()
         if tensor.name not in twins:
             if isinstance(tensor, gs.Constant):
-                twins[tensor.name] = gs.Constant(tensor.name, peek(tensor))
+                twins[tensor.name] = tensor.copy()  # its values are not kept by this graph
             else:
                 twins[tensor.name] = gs.Variable(tensor.name)
         return twins[tensor.name]

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,9 @@ from onnxcomp.serializing import SMALLEST_EXTERNAL, single_bytes, write_external
 from onnxcomp.stored import constant_bytes, external_range
 from onnxcomp.writing import check_target
 
+LARGEST_CHECKED = (
+    2**28
+)  # bytes of a file that the checker may read again, which takes twice as many
 LARGEST_PROTO = 2**31 - 2**26  # bytes; protobuf refuses 2 GiB, and other fields need room
 
 
@@ -57,7 +60,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     proto = read_proto(file)
     ranges = _external_ranges(proto, file)
     size = file.stat().st_size + sum(length for _, _, length in ranges)
-    check_file(file)
+    check_file(file, proto)
     try:
         graph = from_proto(proto, file.parent)
     except (KeyError, TypeError, ValueError) as error:  # types and strings the checker lets pass
@@ -101,14 +104,27 @@ def read_proto(path: Path) -> onnx.ModelProto:
     return model
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, model: onnx.ModelProto) -> None:
     """Has onnx's checker look at a file.
+
+    Args:
+        path: the file, which the checker reads itself unless it is large.
+        model: what was read from it; its weights are checked one by one where it is large.
 
     Raises:
         UnsupportedModel: with what the checker found.
     """
     try:
-        onnx.checker.check_model(str(path))
+        if path.stat().st_size <= LARGEST_CHECKED:
+            onnx.checker.check_model(str(path))
+            return
+        rest = onnx.ModelProto()
+        rest.CopyFrom(model)
+        large = [t for t in model.graph.initializer if t.ByteSize() > SMALLEST_EXTERNAL]
+        for tensor in large:
+            onnx.checker.check_tensor(tensor)
+        _make_inputs(rest.graph, {t.name: (t.data_type, t.dims) for t in large})
+        onnx.checker.check_model(rest)
     except Exception as error:
         raise UnsupportedModel(f"{path}: not a valid ONNX model: {one_line(error)}") from error
 
@@ -119,30 +135,31 @@ def check_graph(graph: gs.Graph) -> None:
     Raises:
         UnsupportedModel: with what the checker found.
     """
-    large: dict[str, gs.Constant] = {}
+    large: dict[str, tuple[int, Sequence[int]]] = {}
 
     def store(constant: gs.Constant, scope: str) -> TensorProto:
         if scope or constant_bytes(constant) <= SMALLEST_EXTERNAL:
             return inline(constant)
-        large[constant.name] = constant
+        large[constant.name] = data_type_of(constant.dtype), constant.shape
         return TensorProto(name=constant.name)
 
     proto = to_proto(graph, store)
-    kept = [t for t in proto.graph.initializer if t.name not in large]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
-    declared = {value.name for value in proto.graph.input}
-    for constant in large.values():
-        if constant.name in declared:
-            continue
-        data_type = data_type_of(constant.dtype)
-        proto.graph.input.append(
-            helper.make_tensor_value_info(constant.name, data_type, constant.shape)
-        )
+    _make_inputs(proto.graph, large)
     try:
         onnx.checker.check_model(proto)
     except Exception as error:
         raise UnsupportedModel(f"not a valid ONNX model: {one_line(error)}") from error
+
+
+def _make_inputs(graph: onnx.GraphProto, weights: Mapping[str, tuple[int, Sequence[int]]]) -> None:
+    """Turns initializers, given as (data type, shape) by name, into inputs."""
+    kept = [tensor for tensor in graph.initializer if tensor.name not in weights]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    declared = {value.name for value in graph.input}
+    for name, (data_type, shape) in weights.items():
+        if name not in declared:
+            graph.input.append(helper.make_tensor_value_info(name, data_type, shape))
 
 
 def graph_bytes(graph: gs.Graph) -> int:

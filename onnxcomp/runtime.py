@@ -71,7 +71,7 @@ def open_session(
     extra_outputs: Iterable[str] = (),
     threads: int | None = None,
     optimize: bool = True,
-    prepack: bool = True,
+    lean: bool = False,
 ) -> Session:
     """A CPU session of a graph.
 
@@ -80,7 +80,7 @@ def open_session(
         extra_outputs: names of tensors to return besides the model's outputs.
         threads: intra-op threads; None for onnxruntime's choice.
         optimize: apply onnxruntime's graph optimizations.
-        prepack: let kernels keep weights in a second, faster layout.
+        lean: keep no second copy of weights: none in a faster layout, none folded or cast ahead.
 
     Raises:
         UnsupportedModel: onnxruntime cannot load the model.
@@ -88,11 +88,11 @@ def open_session(
     names: list[str] = []
     weights: list[Any] = []
     proto = to_proto(graph, _handing_over(names, weights), extra_outputs)
-    options = session_options(threads=threads, optimize=optimize, prepack=prepack)
+    options = session_options(threads=threads, optimize=optimize, lean=lean)
     handed = [_as_value(array) for array in weights]
     if names:
         options.add_external_initializers(names, handed)
-    return _session(proto.SerializeToString(), options, handed)
+    return _session(proto.SerializeToString(), options, handed, lean)
 
 
 def open_file(
@@ -100,7 +100,7 @@ def open_file(
     *,
     threads: int | None = None,
     optimize: bool = True,
-    prepack: bool = True,
+    lean: bool = False,
     custom_ops: Sequence[str] = (),
 ) -> Session:
     """A CPU session of a file, as a user of the model would open it.
@@ -108,14 +108,14 @@ def open_file(
     Raises:
         UnsupportedModel: onnxruntime cannot load the model.
     """
-    options = session_options(threads=threads, optimize=optimize, prepack=prepack)
+    options = session_options(threads=threads, optimize=optimize, lean=lean)
     for library in custom_ops:
         options.register_custom_ops_library(library)
-    return _session(str(path), options, [])
+    return _session(str(path), options, [], lean)
 
 
 def session_options(
-    *, threads: int | None = None, optimize: bool = True, prepack: bool = True
+    *, threads: int | None = None, optimize: bool = True, lean: bool = False
 ) -> onnxruntime.SessionOptions:
     """Options all sessions share: quiet, and without threads that spin between measurements."""
     import onnxruntime as ort
@@ -126,7 +126,7 @@ def session_options(
         options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if not prepack:
+    if lean:
         options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
@@ -141,12 +141,15 @@ def one_line(error: BaseException) -> str:
 
 
 def _session(
-    model: str | bytes, options: onnxruntime.SessionOptions, weights: Sequence[Any]
+    model: str | bytes, options: onnxruntime.SessionOptions, weights: Sequence[Any], lean: bool
 ) -> Session:
     import onnxruntime as ort
 
+    left_out = ["ConstantFolding"] if lean else []
     try:
-        inner = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        inner = ort.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+        )
     except Exception as error:
         raise UnsupportedModel(f"onnxruntime cannot load the model: {one_line(error)}") from error
     return Session(inner, weights)

@@ -88,9 +88,11 @@ def broken(change: Any) -> onnx.ModelProto:
         (lambda m: m.graph.ClearField("name"), "name"),
     ],
 )
+@pytest.mark.parametrize("largest", [0, 10**9])
 def test_a_model_that_fails_the_checker_is_refused_with_what_it_found(
-    change: Any, said: str, tmp_path: Path
+    change: Any, said: str, largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("onnxcomp.model.LARGEST_CHECKED", largest)
     message = refusal(write(broken(change), tmp_path / "broken.onnx"))
     assert "not a valid ONNX model" in message
     assert said in message
