@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -25,6 +28,29 @@ def shared() -> Path:
     if not (folder / "kit" / "evaluate.py").is_file():
         missing(f"no shared models at {folder}: set ONNXCOMP_SHARED")
     return folder.resolve()
+
+
+def script(path: Path, name: str) -> ModuleType:
+    """A Python file outside every package, as the module ``name``."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def kit(shared: Path) -> ModuleType:
+    """kit/evaluate.py: scores and samples of the shared models."""
+    return script(shared / "kit" / "evaluate.py", "evaluate")
+
+
+@pytest.fixture(scope="session")
+def hydrate(shared: Path) -> ModuleType:
+    """archzoo/hydrate.py: gives the shared architectures random weights."""
+    return script(shared / "archzoo" / "hydrate.py", "hydrate")
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,18 +39,6 @@ SHRINKS = {  # bytes at most this share of the input: INT8 was found to pay here
     "mobilenet_v2_100_deq": 0.30,
     "squeezenet11_fp32": 0.30,
 }
-
-
-@pytest.fixture(scope="module")
-def kit(shared: Path) -> ModuleType:
-    """kit/evaluate.py as a module."""
-    spec = importlib.util.spec_from_file_location("kit_evaluate", shared / "kit" / "evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kit_evaluate"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

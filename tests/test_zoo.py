@@ -5,7 +5,6 @@ The default run takes a few of each; `pytest -m slow tests/test_zoo.py` takes al
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -51,17 +50,6 @@ def _shared() -> Path:
     import os
 
     return Path(os.environ.get("ONNXCOMP_SHARED", SHARED))
-
-
-@pytest.fixture(scope="module")
-def hydrate(shared: Path) -> ModuleType:
-    """archzoo/hydrate.py as a module: gives the architectures random weights."""
-    spec = importlib.util.spec_from_file_location("hydrate", shared / "archzoo" / "hydrate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def check(source: Path, output: Path, recipe: Recipe) -> None:

@@ -9,8 +9,6 @@ x86: uint8 activations, int8 weights per channel, MinMax; it wants sympy for its
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,19 +24,6 @@ HEAD = (
     "| model | bytes | ratio | latency | score | after | alike"
     " | onnxruntime: latency | score | alike |\n|---|---|---|---|---|---|---|---|---|---|"
 )
-
-
-@pytest.fixture(scope="module")
-def kit(shared: Path) -> ModuleType:
-    """kit/evaluate.py as the module ``evaluate``, which kit/baselines.py imports too."""
-    sys.path.insert(0, str(shared / "kit"))
-    spec = importlib.util.spec_from_file_location("evaluate", shared / "kit" / "evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def by_onnxruntime(name: str, source: Path, target: Path) -> Path | None:
@@ -82,7 +67,14 @@ def row(kit: ModuleType, name: str, source: Path, folder: Path) -> str:
 
 
 @pytest.mark.benchmark
-def test_table(kit: ModuleType, minilm: Path, tmp_path: Path) -> None:
+def test_table(
+    kit: ModuleType,
+    shared: Path,
+    minilm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(shared / "kit"))  # for baselines.py
     rows = []
     for name in sorted(kit.TASKS):
         source = minilm if name == "minilm_l6_v2" else Path(kit.model_path(name))
