@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from onnxcomp.errors import OnnxcompError, RecipeError
+from onnxcomp.errors import RecipeError
 from onnxcomp.evaluation import Evaluator, load_evaluator
 from onnxcomp.measuring import Measurements
-from onnxcomp.model import Model, load_model
+from onnxcomp.model import Model, check_output, load_model
 from onnxcomp.pipeline import Result, Run, Verify
 from onnxcomp.progress import Progress
 from onnxcomp.recipe import Recipe
@@ -71,13 +71,9 @@ def optimize(
     if not isinstance(model, Model):
         progress.stage(f"reading {Path(model).name}")
         model = load_model(model)
-    _refuse_overwriting(model.path, output)
+    if output is not None:
+        check_output(model.graph, Path(output), model.external)
     progress.stage("measuring the original")
     measurements = Measurements(model, calibration, evaluator, seed=seed, compared=verify != "off")
     run = Run(model, plan, measurements, aim, seed, verify, strict, progress)
     return run.result(None if output is None else Path(output))
-
-
-def _refuse_overwriting(source: Path, output: str | os.PathLike[str] | None) -> None:
-    if output is not None and Path(output).exists() and Path(output).samefile(source):
-        raise OnnxcompError(f"{output}: is the input; write the result under another name")

@@ -215,7 +215,7 @@ class Run:
         return found[0]
 
     def _verified(self, path: Path | None) -> Measured:
-        size = graph_bytes(self.graph) if path is None else bytes_on_disk(path)
+        size = self._size(path)
         if self.verify == "off":
             self.measurements.runs(self.graph, path)
             return dataclasses.replace(self.current, bytes=size)
@@ -228,6 +228,13 @@ class Run:
         if reason:
             raise GateFailed(reason)
         return final
+
+    def _size(self, path: Path | None) -> int:
+        """Bytes of the result. With external data that is the input's and the change since: names
+        of files and gaps between weights say nothing about what the passes did."""
+        if self.model.external:
+            return self.model.bytes + graph_bytes(self.graph) - graph_bytes(self.model.graph)
+        return graph_bytes(self.graph) if path is None else bytes_on_disk(path)
 
     def _gated(
         self, measure: Callable[[int], Measured], before: Measured, final: bool = False

@@ -233,7 +233,7 @@ def test_an_unexpected_error_is_one_line_that_asks_for_a_report(run: Run, tmp_pa
     (tmp_path / "sitecustomize.py").write_text(
         "import onnx\ndef broken(*a, **k): raise SystemError('odd\\nthing')\n"
         "onnx.checker.check_model = broken\nimport onnxcomp.model\n"
-        "def check(path): raise ZeroDivisionError('odd\\nthing')\n"
+        "def check(*a): raise ZeroDivisionError('odd\\nthing')\n"
         "onnxcomp.model.check_file = check\n"
     )
     done = run("inspect", "model.onnx", PYTHONPATH=str(tmp_path))
