@@ -98,26 +98,41 @@ class _Difference:
         self.rows = self.same = 0
 
     def update(self, a: Any, b: Any) -> None:
-        if not isinstance(a, np.ndarray) or a.dtype.kind not in "fiub":
-            self._all_or_nothing(_equal(a, b))
-            return
-        if not isinstance(b, np.ndarray) or a.shape != b.shape:
-            self.note = "shapes differ"
-            self.noise = math.inf
-            return
+        """Adds one answer of each: an array, or a sequence or map of answers."""
+        if isinstance(a, (list, tuple)):
+            if not isinstance(b, (list, tuple)) or len(a) != len(b):
+                return self._differ("lengths differ")
+            for x, y in zip(a, b, strict=True):
+                self.update(x, y)
+        elif isinstance(a, dict):
+            if not isinstance(b, dict) or a.keys() != b.keys():
+                return self._differ("keys differ")
+            self.update(list(a.values()), [b[key] for key in a])
+        elif isinstance(a, np.ndarray) and (not isinstance(b, np.ndarray) or a.shape != b.shape):
+            self._differ("shapes differ")
+        elif isinstance(a, (np.ndarray, float)) and np.asarray(a).dtype.kind in "fiub":
+            self._numbers(np.asarray(a), np.asarray(b))
+        else:
+            self._all_or_nothing(bool(np.all(a == b)))
+
+    def _differ(self, note: str) -> None:
+        self.note, self.noise = note, math.inf
+
+    def _numbers(self, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> None:
+        if b.dtype.kind not in "fiub":
+            return self._differ("kinds differ")
         if a.dtype.kind == "f":
             self._scores(a, b)
-        else:
-            a, b = a.astype(np.float64), b.astype(np.float64)
-        finite = np.isfinite(a)
-        if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
-            self.note, self.noise = "not finite where the original is, or the reverse", math.inf
-            return
-        if not np.isfinite(b[finite]).all():
-            self.note, self.noise = "not finite where the original is", math.inf
-            return
-        x, y = a[finite].astype(np.float64), b[finite].astype(np.float64)
+        x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+        finite = np.isfinite(x)
+        if not np.array_equal(x[~finite], y[~finite], equal_nan=True):
+            return self._differ("not finite where the original is, or the reverse")
+        x, y = x[finite], y[finite]
+        if not np.isfinite(y).all():
+            return self._differ("not finite where the original is")
         difference = x - y
+        if a.dtype.kind != "f":  # float64 takes neighbours beyond 2^53 for equal
+            difference = np.where((a == b).ravel(), 0.0, np.maximum(np.abs(difference), 1.0))
         self.signal += float(x @ x)
         self.other += float(y @ y)
         self.dot += float(x @ y)
@@ -125,7 +140,7 @@ class _Difference:
         self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
 
     def _all_or_nothing(self, same: bool) -> None:
-        """Strings, sequences and maps: right or wrong, as one element of size one."""
+        """Strings and labels: right or wrong, as one element of size one."""
         self.signal += 1
         self.other += 1
         self.dot += float(same)
@@ -136,6 +151,8 @@ class _Difference:
         """Class scores are float [batch, classes], perhaps with axes of length 1 behind."""
         trailing = a.shape[2:]
         if a.ndim < 2 or any(n != 1 for n in trailing) or not 2 <= a.shape[1] <= MOST_CLASSES:
+            return
+        if not len(a):  # a detector that found nothing
             return
         self.rows += len(a)
         best = [x.reshape(len(x), -1).argmax(1) for x in (a, b)]
@@ -160,18 +177,6 @@ def sqnr_db(signal: float, noise: float) -> float:
     if signal == 0 or math.isinf(noise):
         return -math.inf
     return 10 * math.log10(signal / noise)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return bool(a.shape == b.shape and (a == b).all())
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6)
-    return bool(a == b)
 
 
 @dataclass(frozen=True)
