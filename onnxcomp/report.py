@@ -162,9 +162,11 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses as dicts, tuples as lists; infinity as the string "inf", NaN as None."""
+    """Dataclasses as dicts, tuples and arrays as lists; infinity as "inf", NaN as None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):  # of numpy, scalars included
+        value = value.tolist()
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
