@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -176,7 +177,7 @@ class _Text(str):
 def _make_pass(entry: dict[str, Any], where: str) -> Pass:
     name = entry.pop("name", None)
     kinds = {kind.name(): kind for kind in PASSES}
-    if name not in kinds:
+    if not isinstance(name, str) or name not in kinds:
         raise RecipeError(f"{where}: {_unknown('pass', str(name), kinds)}")
     overrides = entry.pop("overrides", {})
     if not isinstance(overrides, Mapping):
@@ -191,6 +192,9 @@ def _make_pass(entry: dict[str, Any], where: str) -> Pass:
         if "skip" in options:
             checked[glob]["skip"] = _coerced(options["skip"], bool, f"{place}: skip")
     values = _checked(kinds[name], entry, f"{where}: {name}")
+    for glob, options in checked.items():  # refused here rather than at the node
+        merged = {key: value for key, value in (values | options).items() if key != "skip"}
+        _construct(kinds[name], merged, f"{where}: overrides {glob!r} of {name}")
     return _construct(kinds[name], {**values, "overrides": checked}, f"{where}: {name}")
 
 
@@ -222,8 +226,9 @@ def _refuse_unknown(where: str, data: Mapping[str, Any], names: Iterable[str]) -
 
 
 def _unknown(kind: str, name: str, names: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, list(names), 1, 0.4)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
+    known = list(names)
+    nearest = difflib.get_close_matches(name, known, 1, 0.4)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
     return f"unknown {kind} {name!r}; {hint}"
 
 
@@ -236,18 +241,21 @@ def _coerced(value: Any, hint: Any, where: str) -> Any:
             return None
         return _coerced(value, inner[0], where)
     if origin is Literal:
-        if value in arguments:
-            return type(arguments[0])(value)
+        for argument in arguments:
+            if type(value) is type(argument) and value == argument:
+                return argument
+            if isinstance(value, _Text) and value == str(argument):
+                return argument
         raise RecipeError(f"{where}: {_unknown('value', str(value), map(str, arguments))}")
     if origin is tuple:
-        items = value.split("+") if isinstance(value, _Text) else value
+        items = list(filter(None, value.split("+"))) if isinstance(value, _Text) else value
         if isinstance(items, (list, tuple)):
             kind = _Text if isinstance(value, _Text) else lambda x: x
             return tuple(_coerced(kind(item), arguments[0], where) for item in items)
     elif isinstance(value, _Text):
         return _from_text(value, hint, where)
-    elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _number(float(value), where)
     elif type(value) is hint:
         return value
     raise RecipeError(f"{where}: {value!r} is not of type {_type_name(hint)}")
@@ -256,9 +264,16 @@ def _coerced(value: Any, hint: Any, where: str) -> Any:
 def _from_text(text: str, hint: Any, where: str) -> Any:
     words = {"true": True, "yes": True, "false": False, "no": False}
     try:
-        return words[text.lower()] if hint is bool else hint(str(text))
+        value = words[text.lower()] if hint is bool else hint(str(text))
+        return _number(value, where) if hint is float else value
     except (KeyError, ValueError):
         raise RecipeError(f"{where}: {str(text)!r} is not of type {_type_name(hint)}") from None
+
+
+def _number(value: float, where: str) -> float:
+    if math.isnan(value):  # every comparison with it is false, so a gate of it would mean nothing
+        raise RecipeError(f"{where}: nan is not a number")
+    return value
 
 
 def _type_name(hint: Any) -> str:
