@@ -23,7 +23,15 @@ from onnxcomp.graph import (
     sort_nodes,
 )
 from onnxcomp.placement import Plan, Unit, bias_index, output_axis
-from onnxcomp.quantization import Affine, Array, affine, bias_codes, least_weight_scale, symmetric
+from onnxcomp.quantization import (
+    Affine,
+    Array,
+    affine,
+    bias_codes,
+    least_weight_scale,
+    rounding_bias,
+    symmetric,
+)
 from onnxcomp.statistics import Range
 from onnxcomp.targets import Role, Target
 
@@ -53,6 +61,8 @@ class Writer:
         scales: parameters of each scale of the plan, by name.
         target: for the number of weight bits and the dtype of constants.
         per_channel: whether a layer's weights get a scale for each output channel.
+        means: of the inputs of layers, by name, [in_channels]; for those named, the bias makes up
+            for what rounding the weights adds to the mean.
     """
 
     graph: gs.Graph
@@ -60,6 +70,7 @@ class Writer:
     scales: Mapping[str, Affine]
     target: Target
     per_channel: Callable[[gs.Node], bool]
+    means: Mapping[str, Array] = field(default_factory=dict)
     names: Names = field(init=False)
 
     def __post_init__(self) -> None:
@@ -175,26 +186,43 @@ class Writer:
         return floors
 
     def _write_layer(self, unit: Unit, floors: Mapping[tuple[str, int | None], Array]) -> None:
-        node, input_scale = unit.node, self._affine_of(unit.node.inputs[0].name).scale
-        key = (node.inputs[1].name, self._axis(node))
+        node, weights, bits = unit.node, unit.node.inputs[1], self.target.weight_bits
+        key = (weights.name, self._axis(node))
         if key not in self._weights:
-            parameters = symmetric(
-                node.inputs[1].values, key[1], floors.get(key, 0.0), self.target.weight_bits
-            )
-            self._weights[key] = self._write_constant(
-                node.inputs[1], parameters, self.target.weight_bits
-            )
-        bias = bias_of(node)
-        node.inputs[1], parameters = self._weights[key]
+            parameters = symmetric(weights.values, key[1], floors.get(key, 0.0), bits)
+            self._weights[key] = self._write_constant(weights, parameters, bits)
+        dequantized, parameters = self._weights[key]
+        bias = self._corrected_bias(node, parameters)
+        node.inputs[1] = dequantized
         if bias is not None:
+            input_scale = self._affine_of(node.inputs[0].name).scale
             self._write_bias(node, bias, (input_scale * parameters.scale).astype(np.float32))
 
+    def _corrected_bias(self, node: gs.Node, parameters: Affine) -> Array | None:
+        """The bias of a layer plus what rounding its weights takes from the mean of its output."""
+        bias, means = bias_of(node), self.means.get(node.inputs[0].name)
+        if means is None or bias_index(node) is None:
+            return bias
+        weights = node.inputs[1].values
+        rounded = parameters.dequantize(parameters.quantize(weights, self.target.weight_bits))
+        if output_axis(node) == 1:
+            weights, rounded = weights.T, rounded.T
+        shift = rounding_bias(weights, rounded, means, node.attrs.get("group", 1))
+        return shift if bias is None else bias + shift
+
     def _write_bias(self, node: gs.Node, bias: Array, scale: Array) -> None:
-        tensor = node.inputs[bias_index(node)]
-        axis = 0 if scale.ndim else None
-        parameters = Affine(scale, np.zeros(scale.shape, np.int32), axis)
-        codes = gs.Constant(self.names.fresh(f"{tensor.name}.codes"), bias_codes(bias, scale))
-        node.inputs[bias_index(node)] = self._dequantized(tensor.name, codes, parameters, bias)
+        index = bias_index(node)
+        assert index is not None
+        present = len(node.inputs) > index
+        named = present and node.inputs[index].name
+        name = node.inputs[index].name if named else f"{node.outputs[0].name}.bias"
+        parameters = Affine(scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
+        codes = self._constant(f"{name}.codes", bias_codes(bias, scale))
+        dequantized = self._dequantized(name, codes, parameters, bias)
+        if present:
+            node.inputs[index] = dequantized
+        else:
+            node.inputs.append(dequantized)
 
     # --- nodes and constants --------------------------------------------------------------------
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.errors import CalibrationError
 from onnxcomp.graph import QUANTIZERS, consumers, label, producer, volume
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.placement import Plan, plan_static
 from onnxcomp.qdq import Writer
-from onnxcomp.quantization import affine, least_error_range
+from onnxcomp.quantization import Array, affine, least_error_range
 from onnxcomp.shapes import infer_shapes
-from onnxcomp.statistics import Histogram, MinMax, Range
+from onnxcomp.statistics import Histogram, MinMax, Moments, Range
 from onnxcomp.targets import resolve_target
 
 OLD_OPSET = "opset {} has no per-channel DequantizeLinear: convert the model to 13 first"
@@ -28,6 +30,8 @@ class QuantizeStatic(Pass):
         calibrator: how ranges follow from the samples: "minmax" takes the extremes, "percentile"
             leaves out rare values, "mse" loses least in mean squared error.
         percentile: central share of all values, in %, that "percentile" keeps.
+        correct_bias: let biases make up for what rounding the weights adds to the mean of each
+            output channel.
         per_channel: one scale for each output channel of a weight, not one for all.
         operators: operator types to quantize; empty for all that the target runs in integers.
         exclude: operator types to leave in float.
@@ -38,6 +42,7 @@ class QuantizeStatic(Pass):
 
     calibrator: Literal["minmax", "percentile", "mse"] = "mse"
     percentile: float = 99.99
+    correct_bias: bool = True
     per_channel: bool = True
     operators: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -67,7 +72,7 @@ class QuantizeStatic(Pass):
                     report.skip(node, OLD_OPSET.format(graph.opset))
             return
         infer_shapes(graph)
-        plan, ranges = self._measured_plan(graph, context)
+        plan, ranges, means = self._measured_plan(graph, context)
         scales = {
             name: affine(seen, context.target.activation_dtype) for name, seen in ranges.items()
         }
@@ -75,7 +80,7 @@ class QuantizeStatic(Pass):
             report.skip(name, reason)
         for unit in plan.units:
             report.change(unit.node)
-        Writer(graph, plan, scales, context.target, self._per_channel).write()
+        Writer(graph, plan, scales, context.target, self._per_channel, means).write()
 
     def _per_channel(self, node: gs.Node) -> bool:
         options = self.options_for(node)
@@ -100,36 +105,77 @@ class QuantizeStatic(Pass):
 
     def _measured_plan(
         self, graph: gs.Graph, context: PassContext
-    ) -> tuple[Plan, dict[str, Range]]:
-        """A plan whose ranges are all finite, and the range of each of its scales."""
+    ) -> tuple[Plan, dict[str, Range], dict[str, Array]]:
+        """A plan whose ranges are all finite, the range of each of its scales, and the mean of
+        each channel of the layers' inputs."""
         barred: dict[str, str] = {}
 
         def refuse(node: gs.Node) -> str | None:
             return self._refuse(node) or barred.get(label(node))
 
         seen: dict[str, MinMax | Histogram] = {}
+        moments: dict[str, Moments] = {}
         while True:
             plan = plan_static(graph, context.target, refuse)
             wanted = {n for names in plan.observed.values() for n in names} - seen.keys()
-            fresh = {name: self._statistic() for name in sorted(wanted)}
-            if fresh:
-                context.samples().observe(graph, fresh, advance=context.advance)
-                seen |= fresh
+            if not wanted:
+                break
+            made_by = graph.tensors()
+            fresh = {n: self._options_at(made_by[n])._statistic() for n in sorted(wanted)}
+            means = {name: Moments(axis=1) for name in self._biased(plan) - moments.keys()}
+            self._observe(graph, context, fresh, means)
+            seen |= fresh
+            moments |= means
             bad = {name for name in wanted if not _is_finite(seen[name])}
-            if not bad:
-                return plan, self._ranges(plan, seen)
-            for unit in plan.units:
+            for unit in plan.units if bad else ():
                 if bad & {t.name for t in [*unit.activations, *unit.outputs]}:
                     barred[label(unit.node)] = "its values are not finite on the samples"
+        return (
+            plan,
+            self._ranges(graph, plan, seen),
+            {name: found.result().mean for name, found in moments.items()},
+        )
+
+    def _biased(self, plan: Plan) -> set[str]:
+        """Names of the inputs of layers whose bias is to be corrected."""
+        names = set()
+        for unit in plan.units:
+            options = self.options_for(unit.node)
+            if unit.node.op in ("Conv", "Gemm") and options is not None and options.correct_bias:
+                names.add(unit.node.inputs[0].name)
+        return names
+
+    @staticmethod
+    def _observe(
+        graph: gs.Graph,
+        context: PassContext,
+        ranges: Mapping[str, MinMax | Histogram],
+        means: Mapping[str, Moments],
+    ) -> None:
+        """Everything in one go over the samples."""
+        taps = {
+            name: [s for s in (ranges.get(name), means.get(name)) if s is not None]
+            for name in sorted(ranges.keys() | means.keys())
+        }
+        context.samples().observe(graph, taps, advance=context.advance)
+
+    def _options_at(self, tensor: gs.Tensor) -> Self:
+        """The options for the range of a tensor: those of the node that makes it."""
+        maker = producer(tensor)
+        return (self.options_for(maker) if maker is not None else None) or self
 
     def _statistic(self) -> MinMax | Histogram:
         return MinMax() if self.calibrator == "minmax" else Histogram()
 
-    def _ranges(self, plan: Plan, seen: dict[str, MinMax | Histogram]) -> dict[str, Range]:
-        ranges = {}
+    def _ranges(
+        self, graph: gs.Graph, plan: Plan, seen: Mapping[str, MinMax | Histogram]
+    ) -> dict[str, Range]:
+        ranges, tensors = {}, graph.tensors()
         for scale, names in plan.observed.items():
-            found = [self._range(seen[name]) for name in names]
-            ranges[scale] = Range(min(r.low for r in found), max(r.high for r in found))
+            found = [self._options_at(tensors[name])._range(seen[name]) for name in names]
+            ranges[scale] = Range(
+                np.asarray(min(r.low for r in found)), np.asarray(max(r.high for r in found))
+            )
         return ranges
 
     def _range(self, statistic: MinMax | Histogram) -> Range:
@@ -142,7 +188,10 @@ class QuantizeStatic(Pass):
 
 
 def _is_finite(statistic: MinMax | Histogram) -> bool:
-    result = statistic.result()
+    try:
+        result = statistic.result()
+    except CalibrationError:  # not one finite value
+        return False
     if isinstance(result, Range):
         return bool(np.isfinite(result.low) and np.isfinite(result.high))
     return result.nonfinite == 0
