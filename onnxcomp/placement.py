@@ -198,8 +198,10 @@ def _worthwhile(units: list[Unit], skipped: dict[str, str]) -> list[Unit]:
     """Drops operators between float neighbours, until only those that pay are left."""
     while True:
         made = {t.name for unit in units for t in unit.outputs}
+        layers = [unit for unit in units if unit.operator.role is Role.LAYER]
+        coded = made | {t.name for unit in layers for t in unit.activations}
         inside = {id(unit.node) for unit in units}
-        kept = [unit for unit in units if _pays(unit, made, inside)]
+        kept = [unit for unit in units if _pays(unit, made, coded, inside)]
         if len(kept) == len(units):
             return kept
         left = {id(unit.node) for unit in kept}
@@ -207,11 +209,21 @@ def _worthwhile(units: list[Unit], skipped: dict[str, str]) -> list[Unit]:
         units = kept
 
 
-def _pays(unit: Unit, made: Collection[str], inside: Collection[int]) -> bool:
+def _pays(
+    unit: Unit, made: Collection[str], coded: Collection[str], inside: Collection[int]
+) -> bool:
+    """Whether codes reach a unit, somebody reads its codes, and no large float input is left that
+    would have to be quantized for it alone."""
     if unit.operator.role is Role.LAYER:
         return True
     reads = any(t.name in made for t in unit.activations)
-    return reads and any(id(n) in inside for t in unit.outputs for n in consumers(t))
+    cheap = all(t.name in coded or _is_broadcast(t, unit.outputs[0]) for t in unit.activations)
+    return reads and cheap and any(id(n) in inside for t in unit.outputs for n in consumers(t))
+
+
+def _is_broadcast(tensor: gs.Tensor, result: gs.Tensor) -> bool:
+    """Whether ``tensor`` is smaller than what is computed from it: a gate, not a feature map."""
+    return tensor.shape is not None and result.shape is not None and tensor.shape != result.shape
 
 
 def _foldable(
