@@ -1,13 +1,14 @@
-"""onnxruntime sessions of graphs and files, without copying weights.
+"""onnxruntime sessions of graphs and files, weights of any size.
 
-A graph is serialized without its weights, which are handed to the session as they lie in memory or
-in the mapped file: no limit of 2 GB, no copy, and the same way for a tap on any tensor.
+A graph is serialized without its weights. Those in files are mapped by onnxruntime, never copied;
+those in memory are handed over, of which it keeps a copy. So nothing is limited to 2 GB.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +16,15 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from onnxcomp.errors import UnsupportedModel
-from onnxcomp.exporting import Store, data_type_of, inline, to_proto
+from onnxcomp.exporting import data_type_of, inline, to_proto
+from onnxcomp.stored import StoredValues
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Feed = dict[str, np.ndarray[Any, Any]]  # one run's inputs by name
 
+FOLDER = "session.model_external_initializers_file_folder_path"
 SMALLEST_HANDED = 4096  # elements; below, a weight is written into the serialized graph
 _HANDED = frozenset(
     {
@@ -76,7 +79,7 @@ def open_session(
     """A CPU session of a graph.
 
     Args:
-        graph: its weights are shared with the session, not copied.
+        graph: what changes in it afterwards does not reach the session.
         extra_outputs: names of tensors to return besides the model's outputs.
         threads: intra-op threads; None for onnxruntime's choice.
         optimize: apply onnxruntime's graph optimizations.
@@ -85,13 +88,14 @@ def open_session(
     Raises:
         UnsupportedModel: onnxruntime cannot load the model.
     """
-    names: list[str] = []
-    weights: list[Any] = []
-    proto = to_proto(graph, _handing_over(names, weights), extra_outputs)
+    weights = _Weights()
+    proto = to_proto(graph, weights.store, extra_outputs)
     options = session_options(threads=threads, optimize=optimize, lean=lean)
-    handed = [_as_value(array) for array in weights]
-    if names:
-        options.add_external_initializers(names, handed)
+    handed = [_as_value(array) for array in weights.handed.values()]
+    if handed:
+        options.add_external_initializers(list(weights.handed), handed)
+    if weights.folder is not None:
+        options.add_session_config_entry(FOLDER, str(weights.folder))
     return _session(proto.SerializeToString(), options, handed, lean)
 
 
@@ -155,25 +159,44 @@ def _session(
     return Session(inner, weights)
 
 
-def _handing_over(names: list[str], weights: list[Any]) -> Store:
-    """A store that leaves large weights out of the proto and collects them instead.
+class _Weights:
+    """A store that leaves large weights of the outermost graph out of the proto.
 
-    onnxruntime takes them for the outermost graph only.
+    Attributes:
+        handed: arrays for onnxruntime to take, by name.
+        folder: where the files are that it is to map; None for no such weights.
     """
 
-    def store(constant: gs.Constant, scope: str) -> TensorProto:
-        data_type = data_type_of(constant.dtype)
-        small = np.prod(constant.shape, dtype=np.int64) < SMALLEST_HANDED
-        if scope or small or data_type not in _HANDED:
+    def __init__(self) -> None:
+        self.handed: dict[str, np.ndarray[Any, Any]] = {}
+        self.folder: Path | None = None
+        self._maps = _maps_files()
+
+    def store(self, constant: gs.Constant, scope: str) -> TensorProto:
+        """Writes a reference, or the values of small constants and of those in bodies."""
+        data_type, values = data_type_of(constant.dtype), constant._values
+        if scope or np.prod(constant.shape, dtype=np.int64) < SMALLEST_HANDED:
             return inline(constant)
-        names.append(constant.name)
-        weights.append(np.ascontiguousarray(constant.values))
         stub = TensorProto(name=constant.name, data_type=data_type, dims=constant.shape)
         stub.data_location = TensorProto.EXTERNAL
-        stub.external_data.add(key="location", value=f"{constant.name}.handed")
+        if self._maps and isinstance(values, StoredValues) and values.is_external:
+            folder = (values.folder or Path()).resolve()
+            if self.folder in (None, folder):
+                self.folder = folder
+                stub.external_data.extend(values.tensor.external_data)
+                return stub
+        if data_type not in _HANDED:
+            return inline(constant)
+        self.handed[constant.name] = np.ascontiguousarray(constant.values)
+        stub.external_data.add(key="location", value="handed")
         return stub
 
-    return store
+
+def _maps_files() -> bool:
+    """Whether onnxruntime takes the folder of external data for a model that is no file (1.21)."""
+    import onnxruntime as ort
+
+    return tuple(int(part) for part in ort.__version__.split(".")[:2]) >= (1, 21)
 
 
 def _as_value(array: np.ndarray[Any, Any]) -> onnxruntime.OrtValue:
