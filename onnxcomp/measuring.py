@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Measurements:
         feeds = self.calibration.feeds(limit if compared else 1)
         self.reference = Reference.of(session, feeds, self.calibration.synthetic)
         self.feed = max(self.reference.feeds, key=lambda f: sum(np.size(v) for v in f.values()))
+        self._shapes = [value.shape for value in session.inner.get_outputs()]  # as promised
         self.shapes = {name: list(np.shape(value)) for name, value in self.feed.items()}
         self.original = Measured(
             bytes=model.bytes,
@@ -86,6 +88,8 @@ class Measurements:
         """
         session = self._open(graph, path)
         fidelity = self.reference.compare(session)
+        if any(output.note for output in fidelity.outputs):
+            self._check_answer(session.run(self.feed, self.reference.names))
         ratio, fastest = self._time(session, patience)
         return Measured(
             bytes=graph_bytes(graph),
@@ -111,7 +115,24 @@ class Measurements:
         Raises:
             UnsupportedModel: it does not load or run.
         """
-        self._open(graph, path).run(self.feed)
+        self._check_answer(self._open(graph, path).run(self.feed, self.reference.names))
+
+    def _check_answer(self, answer: Sequence[Any]) -> None:
+        """Compares shapes and dtypes with what the original promises and keeps.
+
+        Raises:
+            UnsupportedModel: with the first output that does not keep a promise.
+        """
+        index = next(i for i, feed in enumerate(self.reference.feeds) if feed is self.feed)
+        given = self.reference.answers[index]
+        for name, shape, a, b in zip(
+            self.reference.names, self._shapes, given, answer, strict=True
+        ):
+            if not isinstance(a, np.ndarray) or not _has_shape(a, shape):
+                continue
+            if not isinstance(b, np.ndarray) or not _has_shape(b, shape) or a.dtype != b.dtype:
+                found = f"shape {b.shape}, {b.dtype}" if isinstance(b, np.ndarray) else "no tensor"
+                raise UnsupportedModel(f"output {name!r} has {found} instead of {shape}, {a.dtype}")
 
     def same_answers(self, graph: gs.Graph) -> None:
         """Checks that a rewriting that should change nothing did not.
@@ -152,6 +173,14 @@ def carries_state(reference: Reference) -> bool:
         return False
     shapes = {v.shape for v in feed.values() if v.ndim > 1 and v.dtype.kind == "f"}
     return any(np.shape(value) in shapes for value in answer)
+
+
+def _has_shape(value: np.ndarray[Any, Any], shape: Sequence[Any]) -> bool:
+    """Whether an array has a shape, in which symbols stand for any size."""
+    if not shape:  # onnxruntime says so of scalars and of what is not known
+        return True
+    fits = all(not isinstance(n, int) or n == m for n, m in zip(shape, value.shape, strict=False))
+    return len(shape) == value.ndim and fits
 
 
 def _runs(session: Session, feed: Feed) -> bool:

@@ -107,6 +107,7 @@ def test_every_key_is_described() -> None:
             [0.5, "inf", 3, True],
         ),
         (np.array([1.0, math.nan]), [1.0, None]),
+        ({"path": Path("a")}, {"path": "a"}),
     ],
 )
 def test_what_json_cannot_hold_has_a_form(value: object, wanted: object) -> None:
