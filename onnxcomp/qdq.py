@@ -22,7 +22,7 @@ from onnxcomp.graph import (
     replace_uses,
     sort_nodes,
 )
-from onnxcomp.placement import Plan, Unit, bias_index, output_axis
+from onnxcomp.placement import Plan
 from onnxcomp.quantization import (
     Affine,
     Array,
@@ -34,6 +34,7 @@ from onnxcomp.quantization import (
 )
 from onnxcomp.statistics import Range
 from onnxcomp.targets import Role, Target
+from onnxcomp.units import Unit
 
 
 @dataclass
@@ -61,8 +62,8 @@ class Writer:
         scales: parameters of each scale of the plan, by name.
         target: for the number of weight bits and the dtype of constants.
         per_channel: whether a layer's weights get a scale for each output channel.
-        means: of the inputs of layers, by name, [in_channels]; for those named, the bias makes up
-            for what rounding the weights adds to the mean.
+        means: of the inputs of layers, [in_channels], by name and channel axis; the biases of
+            layers that read those make up for what rounding the weights adds to the mean.
     """
 
     graph: gs.Graph
@@ -70,7 +71,7 @@ class Writer:
     scales: Mapping[str, Affine]
     target: Target
     per_channel: Callable[[gs.Node], bool]
-    means: Mapping[str, Array] = field(default_factory=dict)
+    means: Mapping[tuple[str, int], Array] = field(default_factory=dict)
     names: Names = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,61 +169,62 @@ class Writer:
 
     # --- layers ---------------------------------------------------------------------------------
 
-    def _axis(self, node: gs.Node) -> int | None:
-        return output_axis(node) if self.per_channel(node) else None
+    def _axis(self, unit: Unit) -> int | None:
+        return unit.output_axis if self.per_channel(unit.node) else None
 
     def _least_scales(self) -> dict[tuple[str, int | None], Array]:
         """The smallest scale each weight may have for the biases of all layers that use it."""
         floors: dict[tuple[str, int | None], Array] = {}
         for unit in self.plan.units:
-            bias = bias_of(unit.node) if unit.operator.role is Role.LAYER else None
+            bias = unit.bias_values
             if bias is None:
                 continue
-            key = (unit.node.inputs[1].name, self._axis(unit.node))
+            key = (unit.node.inputs[1].name, self._axis(unit))
             floor = least_weight_scale(bias, self._affine_of(unit.node.inputs[0].name).scale)
-            floors[key] = np.maximum(
-                floors.get(key, 0.0), floor if key[1] is not None else floor.max()
-            )
+            least = floor if key[1] is not None else floor.max(initial=0.0)
+            floors[key] = np.maximum(floors.get(key, 0.0), least)
         return floors
 
     def _write_layer(self, unit: Unit, floors: Mapping[tuple[str, int | None], Array]) -> None:
-        node, weights, bits = unit.node, unit.node.inputs[1], self.target.weight_bits
-        key = (weights.name, self._axis(node))
+        weights, bits = unit.node.inputs[1], self.target.weight_bits
+        key = (weights.name, self._axis(unit))
         if key not in self._weights:
             parameters = symmetric(weights.values, key[1], floors.get(key, 0.0), bits)
             self._weights[key] = self._write_constant(weights, parameters, bits)
         dequantized, parameters = self._weights[key]
-        bias = self._corrected_bias(node, parameters)
-        node.inputs[1] = dequantized
+        bias = self._corrected_bias(unit, parameters)
+        unit.node.inputs[1] = dequantized
         if bias is not None:
-            input_scale = self._affine_of(node.inputs[0].name).scale
-            self._write_bias(node, bias, (input_scale * parameters.scale).astype(np.float32))
+            self._write_bias(unit, bias, parameters)
 
-    def _corrected_bias(self, node: gs.Node, parameters: Affine) -> Array | None:
+    def _corrected_bias(self, unit: Unit, parameters: Affine) -> Array | None:
         """The bias of a layer plus what rounding its weights takes from the mean of its output."""
-        bias, means = bias_of(node), self.means.get(node.inputs[0].name)
-        if means is None or bias_index(node) is None:
+        bias = unit.bias_values
+        means = self.means.get((unit.node.inputs[0].name, unit.channel_axis))
+        if means is None or unit.adder is None:
             return bias
-        weights = node.inputs[1].values
+        weights = unit.node.inputs[1].values
         rounded = parameters.dequantize(parameters.quantize(weights, self.target.weight_bits))
-        if output_axis(node) == 1:
+        if unit.output_axis == 1:
             weights, rounded = weights.T, rounded.T
-        shift = rounding_bias(weights, rounded, means, node.attrs.get("group", 1))
+        shift = rounding_bias(weights, rounded, means, unit.node.attrs.get("group", 1))
         return shift if bias is None else bias + shift
 
-    def _write_bias(self, node: gs.Node, bias: Array, scale: Array) -> None:
-        index = bias_index(node)
-        assert index is not None
-        present = len(node.inputs) > index
-        named = present and node.inputs[index].name
-        name = node.inputs[index].name if named else f"{node.outputs[0].name}.bias"
-        parameters = Affine(scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
-        codes = self._constant(f"{name}.codes", bias_codes(bias, scale))
-        dequantized = self._dequantized(name, codes, parameters, bias)
-        if present:
-            node.inputs[index] = dequantized
+    def _write_bias(self, unit: Unit, bias: Array, weights: Affine) -> None:
+        adder, index = unit.adder, unit.bias_index
+        assert adder is not None
+        name = f"{unit.node.outputs[0].name}.bias" if unit.bias is None else unit.bias.name
+        if unit.has_integer_bias:
+            scale = self._affine_of(unit.node.inputs[0].name).scale * weights.scale
+            parameters = Affine(scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
+            codes = self._constant(f"{name}.codes", bias_codes(bias, scale))
+            written: gs.Tensor = self._dequantized(name, codes, parameters, bias)
         else:
-            node.inputs.append(dequantized)
+            written = self._constant(f"{name}.corrected", bias.astype(np.float32))
+        if index < len(adder.inputs):
+            adder.inputs[index] = written
+        else:
+            adder.inputs.append(written)
 
     # --- nodes and constants --------------------------------------------------------------------
 
@@ -270,12 +272,3 @@ class Writer:
         self.graph.nodes.append(
             gs.Node(op, name, attrs=attrs, inputs=list(inputs), outputs=[output])
         )
-
-
-def bias_of(node: gs.Node) -> Array | None:
-    """The bias of a layer as float [out_channels], or None."""
-    index = bias_index(node)
-    if index is None or len(node.inputs) <= index or not node.inputs[index].name:
-        return None
-    channels = node.inputs[1].shape[output_axis(node)]
-    return np.broadcast_to(np.asarray(node.inputs[index].values).reshape(-1), (channels,))

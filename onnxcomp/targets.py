@@ -74,6 +74,20 @@ MatMulIntegerToFloat, QLinearAdd and so on; movers run on the codes. ConvTranspo
 HardSwish and the rest stay in float: they have no integer kernel there."""
 
 
+FLOAT_ONLY: Mapping[str, str] = MappingProxyType(
+    {
+        "ConvTranspose": "onnxruntime has no integer kernel for it",
+        "GRU": "recurrent: its state has a huge range, and errors add up over time",
+        "If": "its branches are left alone",
+        "LSTM": "recurrent: its state has a huge range, and errors add up over time",
+        "Loop": "its body is left alone",
+        "RNN": "recurrent: its state has a huge range, and errors add up over time",
+        "Scan": "its body is left alone",
+    }
+)
+"""Operators with weights that stay in float, and why."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """A runtime on a CPU.
@@ -83,12 +97,14 @@ class Target:
         activation_dtype: uint8 or int8, whichever the CPU multiplies fast with int8 weights.
         weight_bits: 8, or 7 where sums of products saturate in 16 bits.
         operators: what runs in integers, and how; by operator type.
+        float_only: why other operators that have weights stay in float; by operator type.
     """
 
     name: str
     activation_dtype: np.dtype[Any]
     weight_bits: int = 8
     operators: Mapping[str, Operator] = field(default_factory=lambda: ONNXRUNTIME, hash=False)
+    float_only: Mapping[str, str] = field(default_factory=lambda: FLOAT_ONLY, hash=False)
 
 
 TARGETS: Mapping[str, Target] = MappingProxyType(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph import QUANTIZERS, consumers, label, producer, volume
+from onnxcomp.integer_forms import pool_spatial_means
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.placement import Plan, plan_static
 from onnxcomp.qdq import Writer
 from onnxcomp.quantization import Array, affine, least_error_range
 from onnxcomp.shapes import infer_shapes
-from onnxcomp.statistics import Histogram, MinMax, Moments, Range
+from onnxcomp.statistics import Histogram, MinMax, Moments, Range, Statistic
 from onnxcomp.targets import resolve_target
 
 OLD_OPSET = "opset {} has no per-channel DequantizeLinear: convert the model to 13 first"
@@ -60,7 +61,7 @@ class QuantizeStatic(Pass):
         if graph.opset < self.minimum_opset:
             return []
         twin = graph.copy()
-        infer_shapes(twin)
+        self._prepare(twin)
         plan = plan_static(twin, resolve_target(), self._refuse)
         return [label(unit.node) for unit in plan.units]
 
@@ -71,7 +72,7 @@ class QuantizeStatic(Pass):
                 if node.op in context.target.operators:
                     report.skip(node, OLD_OPSET.format(graph.opset))
             return
-        infer_shapes(graph)
+        self._prepare(graph)
         plan, ranges, means = self._measured_plan(graph, context)
         scales = {
             name: affine(seen, context.target.activation_dtype) for name, seen in ranges.items()
@@ -81,6 +82,10 @@ class QuantizeStatic(Pass):
         for unit in plan.units:
             report.change(unit.node)
         Writer(graph, plan, scales, context.target, self._per_channel, means).write()
+
+    def _prepare(self, graph: gs.Graph) -> None:
+        infer_shapes(graph)
+        pool_spatial_means(graph, lambda node: self.options_for(node) is not None)
 
     def _per_channel(self, node: gs.Node) -> bool:
         options = self.options_for(node)
@@ -105,7 +110,7 @@ class QuantizeStatic(Pass):
 
     def _measured_plan(
         self, graph: gs.Graph, context: PassContext
-    ) -> tuple[Plan, dict[str, Range], dict[str, Array]]:
+    ) -> tuple[Plan, dict[str, Range], dict[tuple[str, int], Array]]:
         """A plan whose ranges are all finite, the range of each of its scales, and the mean of
         each channel of the layers' inputs."""
         barred: dict[str, str] = {}
@@ -114,7 +119,7 @@ class QuantizeStatic(Pass):
             return self._refuse(node) or barred.get(label(node))
 
         seen: dict[str, MinMax | Histogram] = {}
-        moments: dict[str, Moments] = {}
+        moments: dict[tuple[str, int], Moments] = {}
         while True:
             plan = plan_static(graph, context.target, refuse)
             wanted = {n for names in plan.observed.values() for n in names} - seen.keys()
@@ -122,7 +127,7 @@ class QuantizeStatic(Pass):
                 break
             made_by = graph.tensors()
             fresh = {n: self._options_at(made_by[n])._statistic() for n in sorted(wanted)}
-            means = {name: Moments(axis=1) for name in self._biased(plan) - moments.keys()}
+            means = {key: Moments(axis=key[1]) for key in self._biased(plan) - moments.keys()}
             self._observe(graph, context, fresh, means)
             seen |= fresh
             moments |= means
@@ -133,30 +138,31 @@ class QuantizeStatic(Pass):
         return (
             plan,
             self._ranges(graph, plan, seen),
-            {name: found.result().mean for name, found in moments.items()},
+            {key: found.result().mean for key, found in moments.items()},
         )
 
-    def _biased(self, plan: Plan) -> set[str]:
-        """Names of the inputs of layers whose bias is to be corrected."""
-        names = set()
+    def _biased(self, plan: Plan) -> set[tuple[str, int]]:
+        """Inputs of layers whose bias is to be corrected: names and axes of the channels."""
+        found = set()
         for unit in plan.units:
             options = self.options_for(unit.node)
-            if unit.node.op in ("Conv", "Gemm") and options is not None and options.correct_bias:
-                names.add(unit.node.inputs[0].name)
-        return names
+            if unit.adder is not None and options is not None and options.correct_bias:
+                found.add((unit.node.inputs[0].name, unit.channel_axis))
+        return found
 
     @staticmethod
     def _observe(
         graph: gs.Graph,
         context: PassContext,
         ranges: Mapping[str, MinMax | Histogram],
-        means: Mapping[str, Moments],
+        means: Mapping[tuple[str, int], Moments],
     ) -> None:
         """Everything in one go over the samples."""
-        taps = {
-            name: [s for s in (ranges.get(name), means.get(name)) if s is not None]
-            for name in sorted(ranges.keys() | means.keys())
-        }
+        taps: dict[str, list[Statistic[Any]]] = {name: [] for name in sorted(ranges)}
+        for name, statistic in ranges.items():
+            taps[name].append(statistic)
+        for (name, _), moments in sorted(means.items()):
+            taps.setdefault(name, []).append(moments)
         context.samples().observe(graph, taps, advance=context.advance)
 
     def _options_at(self, tensor: gs.Tensor) -> Self:

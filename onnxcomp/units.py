@@ -1,0 +1,218 @@
+"""Nodes that can run on codes: what they read, where their bias is, and why some cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.graph import consumers, is_constant, is_output, is_standard, volume
+from onnxcomp.quantization import Array
+from onnxcomp.targets import Operator, Role
+
+FOLDED = ("Relu", "Clip")
+
+
+@dataclass
+class Unit:
+    """A node that runs on codes, with what belongs to it.
+
+    Attributes:
+        node: the operator.
+        operator: how the target runs it.
+        inputs: indices of the node's inputs that are activations or constants to quantize.
+        activation: the Relu or Clip folded into its output's scale, or None.
+        adder: of a layer, the node that adds its bias: itself, or the Add behind a MatMul.
+    """
+
+    node: gs.Node
+    operator: Operator
+    inputs: tuple[int, ...]
+    activation: gs.Node | None = None
+    adder: gs.Node | None = None
+
+    @property
+    def outputs(self) -> list[gs.Tensor]:
+        """The tensors it makes, those of the folded activation in place of its own."""
+        return list((self.activation or self.node).outputs)
+
+    @property
+    def activations(self) -> list[gs.Tensor]:
+        """The tensors it reads that are no constants."""
+        return [t for t in (self.node.inputs[i] for i in self.inputs) if not is_constant(t)]
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of the input along which the input channels of a layer lie."""
+        return 1 if self.node.op == "Conv" else -1
+
+    @property
+    def output_axis(self) -> int:
+        """The axis of a layer's weight, as stored, along which its output channels lie."""
+        transposed = self.node.op == "Gemm" and self.node.attrs.get("transB", 0)
+        return 0 if self.node.op == "Conv" or transposed else 1
+
+    @property
+    def bias_index(self) -> int:
+        """Which input of ``adder`` the bias is, present or not."""
+        if self.adder is None or self.adder is self.node:
+            return 2
+        return 0 if is_constant(self.adder.inputs[0]) else 1
+
+    @property
+    def bias(self) -> gs.Constant | None:
+        """The bias of a layer, of any shape that broadcasts to its output channels."""
+        if self.adder is None or len(self.adder.inputs) <= self.bias_index:
+            return None
+        tensor = self.adder.inputs[self.bias_index]
+        return tensor if tensor.name else None
+
+    @property
+    def bias_values(self) -> Array | None:
+        """The bias of a layer, [out_channels], or None."""
+        if self.bias is None:
+            return None
+        channels = self.node.inputs[1].shape[self.output_axis]
+        return np.broadcast_to(np.asarray(self.bias.values).reshape(-1), (channels,))
+
+    @property
+    def has_integer_bias(self) -> bool:
+        """Whether the runtime adds the bias to the integer sums.
+
+        onnxruntime makes a Gemm of MatMul and Add where the shape is known (of a matrix: always),
+        and that Gemm runs in integers with an integer bias only. Elsewhere both stay apart, and
+        the bias stays float.
+        """
+        if self.node.op != "MatMul":
+            return True
+        shape = self.node.inputs[0].shape
+        return shape is not None and (len(shape) == 2 or volume(shape) is not None)
+
+
+def adds_bias(node: gs.Node, layer: Unit) -> bool:
+    """Whether ``node`` alone reads what ``layer``, a MatMul, makes, and adds a constant vector."""
+    product = layer.node.outputs[0]
+    if layer.node.op != "MatMul" or node.op != "Add" or len(consumers(product)) != 1:
+        return False
+    constants = [t for t in node.inputs if is_constant(t)]
+    if len(constants) != 1 or constants[0].dtype != np.float32:
+        return False
+    shape, channels = list(constants[0].shape), layer.node.inputs[1].shape[1]
+    rank = 1 if product.shape is None else len(product.shape)
+    is_vector = shape[-1:] == [channels] and volume(shape) == channels and len(shape) <= rank
+    return is_vector and bool(np.isfinite(constants[0].values).all())
+
+
+def activation_inputs(node: gs.Node, operator: Operator) -> tuple[int, ...]:
+    """Indices of the inputs that carry values to quantize."""
+    if operator.role is Role.ARITHMETIC:
+        return tuple(range(len(node.inputs)))
+    return (0,)
+
+
+def is_concerned(node: gs.Node, operator: Operator) -> bool:
+    """Whether ``node`` computes with real numbers at run time: not with shapes or constants."""
+    data = [node.inputs[i] for i in activation_inputs(node, operator)]
+    real = all(t.dtype is None or np.dtype(t.dtype).kind in "fV" for t in data)
+    return real and not all(is_constant(t) for t in data)
+
+
+def reason_against(node: gs.Node, operator: Operator) -> str | None:
+    """Why the integer form of ``operator`` cannot take ``node``, or None.
+
+    Shapes and dtypes have to be inferred before.
+    """
+    data = [node.inputs[i] for i in activation_inputs(node, operator)]
+    if any(t.dtype != np.float32 for t in data):
+        return f"its input is {_dtype_name(data)}, not float32"
+    if operator.role is Role.LAYER:
+        return _reason_against_layer(node)
+    if len([t for t in node.outputs if t.name]) != len(node.outputs):
+        return "an output is absent"
+    if node.op == "MaxPool" and len(node.outputs) > 1:
+        return "it also returns indices"
+    if node.op == "Resize" and not _copies_pixels(node):
+        return "it interpolates"
+    if node.op == "Pad" and not _pads_with_constant(node):
+        return "what it pads with is not known"
+    if operator.role is Role.ARITHMETIC and any(not _small_enough(t) for t in data):
+        return "one of its constants is not finite"
+    return None
+
+
+def _dtype_name(tensors: Iterable[gs.Tensor]) -> str:
+    wrong = next(t.dtype for t in tensors if t.dtype != np.float32)
+    return "of unknown type" if wrong is None else str(np.dtype(wrong) if wrong else wrong)
+
+
+def _small_enough(tensor: gs.Tensor) -> bool:
+    return not is_constant(tensor) or bool(np.isfinite(tensor.values).all())
+
+
+def _copies_pixels(node: gs.Node) -> bool:
+    outside = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    return node.attrs.get("mode", "nearest") == "nearest" and not outside
+
+
+def _pads_with_constant(node: gs.Node) -> bool:
+    if node.attrs.get("mode", "constant") != "constant" or len(node.inputs) < 3:
+        return True
+    value = node.inputs[2]
+    return not value.name or (is_constant(value) and bool(np.isfinite(value.values).all()))
+
+
+def _reason_against_layer(node: gs.Node) -> str | None:
+    data, weights, *rest = node.inputs
+    bias = next((t for t in rest if t.name), None)
+    if is_constant(data):
+        return "its input is a constant"
+    if not is_constant(weights):
+        return "its weights are computed" if node.op != "MatMul" else "both factors are activations"
+    if weights.dtype != np.float32:
+        return f"its weights are {weights.dtype}, not float32"
+    if bias is not None and not is_constant(bias):
+        return "its bias is computed"
+    if node.op == "MatMul" and len(weights.shape) != 2:
+        return f"its weights have {len(weights.shape)} dimensions, not 2"
+    if node.op == "Gemm":
+        if node.attrs.get("transA", 0):
+            return "its input is transposed"
+        if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
+            return "alpha or beta is not 1"
+        if (
+            bias is not None
+            and bias.shape[-1:] != [np.prod(bias.shape, dtype=int)][: len(bias.shape)]
+        ):
+            return "its bias is no vector"
+    constants = [weights.values] + ([] if bias is None else [bias.values])
+    if not all(np.isfinite(values).all() for values in constants):
+        return "its weights are not finite"
+    return None
+
+
+def foldable(
+    graph: gs.Graph, node: gs.Node, operator: Operator, outermost: Collection[int]
+) -> gs.Node | None:
+    """The Relu or Clip that alone reads the node's output and that a scale can stand for."""
+    if operator.role is Role.MOVER or len(node.outputs) != 1 or is_output(graph, node.outputs[0]):
+        return None
+    readers = consumers(node.outputs[0])
+    if len(readers) != 1 or readers[0].op not in FOLDED or not is_standard(readers[0]):
+        return None
+    low, high = clip_bounds(readers[0])
+    return readers[0] if low <= 0 <= high and id(readers[0]) in outermost else None
+
+
+def clip_bounds(node: gs.Node) -> tuple[float, float]:
+    """The range that a Relu or Clip lets through; (1, 0), an empty one, where it is computed."""
+    if node.op == "Relu":
+        return 0.0, np.inf
+    bounds = [-np.inf, np.inf]
+    for index, tensor in enumerate(node.inputs[1:3]):
+        if tensor.name:
+            if not is_constant(tensor):
+                return 1.0, 0.0
+            bounds[index] = float(np.asarray(tensor.values).ravel()[0])
+    return bounds[0], bounds[1]
