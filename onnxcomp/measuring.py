@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
-from onnxcomp.errors import UnsupportedModel
+from onnxcomp.errors import CalibrationError, UnsupportedModel
 from onnxcomp.evaluation import Evaluator, Reference, interleaved, score
 from onnxcomp.gates import LOSSLESS_DB, NOISE, NOISE_ALONE, Measured
 from onnxcomp.model import Model, graph_bytes
@@ -52,9 +52,7 @@ class Measurements:
         self.notes: list[str] = []
         self.latencies_ms: tuple[float | None, float | None] = (None, None)
         session = open_file(model.path, threads=THREADS, lean=self.large)
-        self.calibration = Calibration.from_source(
-            samples, model.graph, seed=seed, runs=lambda feed: _runs(session, feed)
-        )
+        self.calibration = _calibration(samples, model.graph, session, seed)
         if self.calibration.synthetic:
             self.notes.append(
                 "no samples were given: fidelity was measured on synthetic inputs; "
@@ -65,6 +63,7 @@ class Measurements:
         self.reference = Reference.of(session, feeds, self.calibration.synthetic)
         self.feed = max(self.reference.feeds, key=lambda f: sum(np.size(v) for v in f.values()))
         self._shapes = [value.shape for value in session.inner.get_outputs()]  # as promised
+        self._signature = _signature(session)
         self.shapes = {name: list(np.shape(value)) for name, value in self.feed.items()}
         self.original = Measured(
             bytes=model.bytes,
@@ -145,11 +144,23 @@ class Measurements:
             raise UnsupportedModel(f"the converted model answers differently (SQNR {sqnr:.1f} dB)")
 
     def _open(self, graph: gs.Graph, path: Path | None) -> Session:
+        """A session of a successor.
+
+        Raises:
+            UnsupportedModel: it does not load, or callers see other inputs or outputs.
+        """
         if self.large:
             gc.collect()  # a graph is full of cycles: weights of one that was undone go only now
         if path is not None:
-            return open_file(path, threads=THREADS, lean=self.large)
-        return open_session(graph, threads=THREADS, lean=self.large)
+            session = open_file(path, threads=THREADS, lean=self.large)
+        else:
+            session = open_session(graph, threads=THREADS, lean=self.large)
+        for before, after in zip(self._signature, _signature(session), strict=True):
+            if before != after:
+                raise UnsupportedModel(
+                    f"onnxruntime tells {after[0]!r} as {after[1]} {after[2]}, {before[2]} before"
+                )
+        return session
 
     def _time(self, session: Session, patience: int) -> tuple[float, float]:
         """Time / time of the original: of medians and of the fastest turns."""
@@ -183,12 +194,30 @@ def _has_shape(value: np.ndarray[Any, Any], shape: Sequence[Any]) -> bool:
     return len(shape) == value.ndim and fits
 
 
-def _runs(session: Session, feed: Feed) -> bool:
+def _calibration(samples: Any, graph: gs.Graph, session: Session, seed: int) -> Calibration:
+    """The samples; made-up ones are settled by whether the original runs with them."""
+    failures: list[UnsupportedModel] = []
+
+    def runs(feed: Feed) -> bool:
+        try:
+            session.run(feed)
+        except UnsupportedModel as error:
+            failures.append(error)
+            return False
+        return True
+
     try:
-        session.run(feed)
-    except UnsupportedModel:
-        return False
-    return True
+        return Calibration.from_source(samples, graph, seed=seed, runs=runs)
+    except CalibrationError as error:
+        if not failures:
+            raise
+        raise CalibrationError(f"{error}: {failures[-1]}") from error
+
+
+def _signature(session: Session) -> list[tuple[str, str, Any]]:
+    """Name, dtype and shape of inputs and outputs as onnxruntime tells them."""
+    values = (*session.inner.get_inputs(), *session.inner.get_outputs())
+    return [(value.name, value.type, value.shape) for value in values]
 
 
 def _alone(session: Session, feed: Feed, rounds: int = 5) -> float:
