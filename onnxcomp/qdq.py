@@ -42,11 +42,13 @@ class Quantized:
     """A tensor in three forms.
 
     Attributes:
-        tensor: as it was; what a unit or float node makes.
+        name: as in the plan.
+        tensor: what a unit or float node makes; has another name if ``name`` is a graph output.
         codes: behind QuantizeLinear.
         dequantized: behind DequantizeLinear; the tensor itself where it is a graph output.
     """
 
+    name: str
     tensor: gs.Tensor
     codes: gs.Variable
     dequantized: gs.Tensor
@@ -114,10 +116,10 @@ class Writer:
             raw = self._variable(f"{tensor.name}.float", tensor.dtype, tensor)
             node = producer(tensor)
             assert node is not None
-            node.outputs[[t.name for t in node.outputs].index(tensor.name)] = raw
-            return Quantized(raw, codes, tensor)
+            replace_output(node, tensor, raw)
+            return Quantized(tensor.name, raw, codes, tensor)
         dequantized = self._variable(f"{tensor.name}.dequantized", tensor.dtype, tensor)
-        return Quantized(tensor, codes, dequantized)
+        return Quantized(tensor.name, tensor, codes, dequantized)
 
     def _read_codes(self, unit: Unit, forms: Mapping[str, Quantized]) -> None:
         """Points the inputs of a unit at what was quantized."""
@@ -144,16 +146,11 @@ class Writer:
             node.inputs.append(code)
 
     def _write_pair(self, form: Quantized, unit: Unit | None) -> None:
-        name = (
-            form.tensor.name
-            if form.dequantized.name not in self.plan.shared
-            else form.dequantized.name
-        )
-        parameters = self._parameters_of(name)
-        if unit is not None and form.dequantized.name != name:
+        parameters = self._parameters_of(form.name)
+        if unit is not None and form.dequantized.name != form.name:
             replace_uses(self.graph, form.tensor, form.dequantized)
         if unit is not None and unit.operator.on_codes:
-            unit.node.outputs = [form.codes]
+            replace_output(unit.node, form.tensor, form.codes)
         else:
             self._node("QuantizeLinear", [form.tensor, *parameters], form.codes)
         self._node("DequantizeLinear", [form.codes, *parameters], form.dequantized)
@@ -272,3 +269,8 @@ class Writer:
         self.graph.nodes.append(
             gs.Node(op, name, attrs=attrs, inputs=list(inputs), outputs=[output])
         )
+
+
+def replace_output(node: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
+    """Makes ``node`` write ``new`` where it wrote ``old``."""
+    node.outputs[[t.name for t in node.outputs].index(old.name)] = new

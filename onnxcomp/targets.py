@@ -52,7 +52,7 @@ class Operator:
 
 _MOVERS = (
     *("DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "MaxPool"),
-    *("Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    *("Reshape", "Resize", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
 )
 _ARITHMETIC = (
     *("Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"),
@@ -67,6 +67,7 @@ ONNXRUNTIME: Mapping[str, Operator] = MappingProxyType(
         **{op: Operator(role=Role.ARITHMETIC) for op in _ARITHMETIC},
         **{op: Operator(role=Role.MOVER) for op in _MOVERS},
         "Pad": Operator(role=Role.MOVER, on_codes=True),
+        "Split": Operator(role=Role.MOVER, on_codes=True),  # is fused only if all outputs are read
     }
 )
 """What onnxruntime's CPU provider fuses (measured on 1.31): QLinearConv, QGemm, QLinearMatMul or
