@@ -40,6 +40,7 @@ DTYPES = [
             *("float8_e8m0fnu", "float4_e2m1fn", "int4", "uint4", "int2", "uint2"),
             *("float6_e2m3fn", "float6_e3m2fn"),
         )
+        if hasattr(ml_dtypes, name) and ("float6" not in name or hasattr(TensorProto, "FLOAT6E2M3"))
     ),
 ]
 

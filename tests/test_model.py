@@ -145,6 +145,7 @@ def test_large_weights_of_every_packing_are_streamed(tmp_path: Path) -> None:
     weights = {
         str(dtype): rng.integers(0, 2, (300, 301)).astype(dtype)
         for name in ("FLOAT", "BFLOAT16", "INT4", "UINT2", "FLOAT6E2M3", "BOOL")
+        if hasattr(TensorProto, name)  # FLOAT6E2M3 is in the newest onnx only
         for dtype in [helper.tensor_dtype_to_np_dtype(getattr(TensorProto, name))]
     }
     graph = graph_of(f"m () => (float[3] y) {{ y = Odd ({', '.join(weights)}) }}", **weights)

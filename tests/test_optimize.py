@@ -267,6 +267,17 @@ def test_gates_undo_what_breaks_them_and_nothing_else(source: Path, tmp_path: Pa
         run(source, scaled(2.0), gates=gates, strict=True)
 
 
+def test_a_pass_pays_against_the_model_before_it(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    result = run(source, smaller, larger, gates=Gates(must_pay=True), output=output)
+    assert [p.status for p in result.report.passes] == ["kept", "undone"]
+    small, big = (p.bytes for p in result.report.passes)
+    assert small is not None
+    assert big is not None
+    assert small < big < source.stat().st_size
+    assert output.stat().st_size == small
+
+
 def test_gates_of_the_call_are_added_to_those_of_the_recipe(source: Path) -> None:
     assert outcomes(run(source, scaled(2.0)))[0][0] == "kept"
     assert outcomes(run(source, scaled(2.0), min_sqnr_db=30))[0][0] == "undone"
