@@ -5,22 +5,25 @@ Nothing is changed here; `qdq.py` writes the plan into the graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import consumers, is_output, is_standard, label
+from onnxcomp.graph import consumers, is_constant, is_output, is_standard, label
 from onnxcomp.targets import Role, Target
 from onnxcomp.units import (
     Unit,
     activation_inputs,
     adds_bias,
+    clip_bounds,
     foldable,
     is_concerned,
     reason_against,
 )
 
+UNBOUNDED = (-math.inf, math.inf)
 NO_GAIN = "its neighbours are float: nothing to gain"
 
 
@@ -153,15 +156,43 @@ def _share_scales(
         if unit.operator.role is Role.MOVER:
             for output in unit.outputs:
                 parent[find(output.name)] = find(unit.node.inputs[0].name)
+    bounds = _bounds(units)
     for unit in units:
         if unit.node.op != "Concat":
             continue
         root = find(unit.outputs[0].name)
+        low, high = bounds[unit.outputs[0].name]
         for tensor in unit.activations:
             group = [coded[n] for n in coded if find(n) == find(tensor.name)]
+            least, most = bounds.get(tensor.name, UNBOUNDED)
+            if low < least or high > most:
+                continue  # the Relu folded into this input needs a scale that ends where it does
             if all(_only_feeds(graph, t, unit.node, group, inside) for t in group):
                 parent[find(tensor.name)] = root
     return {name: find(name) for name in coded}
+
+
+def _bounds(units: list[Unit]) -> dict[str, tuple[float, float]]:
+    """What the activations folded into units, and constants, say of the values of their outputs."""
+    bounds: dict[str, tuple[float, float]] = {}
+    for unit in units:
+        if unit.activation is not None:
+            found = clip_bounds(unit.activation)
+        elif unit.operator.role is Role.MOVER:
+            found = bounds.get(unit.node.inputs[0].name, UNBOUNDED)
+        elif unit.node.op == "Concat":
+            parts = [_bounds_of(tensor, bounds) for tensor in unit.node.inputs]
+            found = (min(low for low, _ in parts), max(high for _, high in parts))
+        else:
+            found = UNBOUNDED
+        bounds |= {tensor.name: found for tensor in unit.outputs}
+    return bounds
+
+
+def _bounds_of(tensor: gs.Tensor, bounds: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    if is_constant(tensor):
+        return float(tensor.values.min(initial=0.0)), float(tensor.values.max(initial=0.0))
+    return bounds.get(tensor.name, UNBOUNDED)
 
 
 def _only_feeds(

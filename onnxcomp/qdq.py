@@ -130,16 +130,14 @@ class Writer:
             elif unit.operator.on_codes:
                 unit.node.inputs[index] = forms[tensor.name].codes
                 if unit.node.op == "Pad":
-                    self._pad_with_codes(unit.node, self._affine_of(tensor.name))
+                    self._pad_with_zero_point(unit.node, self._affine_of(tensor.name))
             else:
                 unit.node.inputs[index] = forms[tensor.name].dequantized
 
-    def _pad_with_codes(self, node: gs.Node, parameters: Affine) -> None:
+    def _pad_with_zero_point(self, node: gs.Node, parameters: Affine) -> None:
         if node.attrs.get("mode", "constant") != "constant":
             return
-        given = len(node.inputs) > 2 and node.inputs[2].name
-        value = np.asarray(node.inputs[2].values if given else 0.0, np.float32).reshape(())
-        code = self._constant(f"{node.outputs[0].name}.padding", parameters.quantize(value))
+        code = self._constant(f"{node.outputs[0].name}.padding", parameters.zero_point)
         if len(node.inputs) > 2:
             node.inputs[2] = code
         else:

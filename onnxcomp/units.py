@@ -135,8 +135,8 @@ def reason_against(node: gs.Node, operator: Operator) -> str | None:
         return "it also returns indices"
     if node.op == "Resize" and not _copies_pixels(node):
         return "it interpolates"
-    if node.op == "Pad" and not _pads_with_constant(node):
-        return "what it pads with is not known"
+    if node.op == "Pad" and not _pads_with_zero(node):
+        return "it pads with something else than zero"
     if operator.role is Role.ARITHMETIC and any(not _small_enough(t) for t in data):
         return "one of its constants is not finite"
     return None
@@ -156,11 +156,12 @@ def _copies_pixels(node: gs.Node) -> bool:
     return node.attrs.get("mode", "nearest") == "nearest" and not outside
 
 
-def _pads_with_constant(node: gs.Node) -> bool:
+def _pads_with_zero(node: gs.Node) -> bool:
+    """Or with copies of its input: values that every scale of the input has codes for."""
     if node.attrs.get("mode", "constant") != "constant" or len(node.inputs) < 3:
         return True
     value = node.inputs[2]
-    return not value.name or (is_constant(value) and bool(np.isfinite(value.values).all()))
+    return not value.name or (is_constant(value) and not np.any(value.values))
 
 
 def _reason_against_layer(node: gs.Node) -> str | None:

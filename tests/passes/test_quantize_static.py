@@ -200,16 +200,48 @@ def test_movers_share_one_scale_and_leave_no_pair_behind() -> None:
 
 
 @pytest.mark.parametrize("target", ["x86-vnni", "arm64"])
-def test_padding_is_exact_on_codes(target: str) -> None:
-    body = "c = Conv (x, w, b) d = Pad (c, pads, value) y = Conv (d, v)"
-    pads = np.asarray([0, 0, 2, 0, 0, 0, 0, 2])
+@pytest.mark.parametrize("given", ["", ", nothing"])
+def test_padding_is_exactly_zero(target: str, given: str) -> None:
+    body = f"c = Conv (x, w, b) d = Pad (c, pads{given}) y = Conv (d, v)"
+    pads, nothing = np.asarray([0, 0, 2, 0, 0, 0, 0, 2]), np.asarray(0, np.float32)
     identity = np.eye(4, dtype=np.float32)[:, :, None, None]
-    graph = conv(body, pads=pads, value=np.asarray(-1.5, np.float32), v=identity)
-    quantize(graph, feeds_of(1, 3, 8, 8), target)
+    graph = conv(body, pads=pads, nothing=nothing, v=identity)
+    quantize(graph, feeds_of(1, 3, 8, 8), target, correct_bias=False)
+    assert constant(graph, "c.zero_point") not in (-128, 0)
     y = open_session(graph).run(feeds_of(1, 3, 8, 8)[0])[0]
-    step = float(constant(graph, "c.scale")) + float(constant(graph, "y.scale"))
-    assert np.abs(y[:, :, :2, :] + 1.5).max() <= step
-    assert np.abs(y[:, :, :, -2:] + 1.5).max() <= step
+    assert not y[:, :, :2, :].any()
+    assert not y[:, :, :, -2:].any()
+    assert y[:, :, 2:, :-2].any()
+
+
+def test_padding_with_another_value_stays_float() -> None:
+    body = "c = Conv (x, w, b) [pad] d = Pad (c, pads, value) y = Conv (d, v)"
+    pads, value = np.asarray([0, 0, 2, 0, 0, 0, 0, 2]), np.asarray(-100, np.float32)
+    graph = conv(body, pads=pads, value=value, v=normal(4, 4, 1, 1))
+    want = open_session(graph).run(feeds_of(1, 3, 8, 8)[0])[0]
+    report = quantize(graph, feeds_of(1, 3, 8, 8))
+    assert "something else than zero" in report.skipped["pad"]
+    assert sqnr_db(want, open_session(graph).run(feeds_of(1, 3, 8, 8)[0])[0]) > 30
+
+
+@pytest.mark.parametrize("other", ["Conv (x, v)", "Clip (d, zero, six)", "Neg (r)"])
+def test_a_folded_relu_holds_where_concat_has_negative_or_larger_values(other: str) -> None:
+    """A scale that the Concat shares with negative inputs would let negative values pass."""
+    body = f"""
+        a = Conv (x, w, b) r = Relu (a) d = Conv (x, v) o = {other} p = Conv (x, v)
+        six_p = Clip (p, zero, one) cat = Concat <axis = 1> (r, o, six_p) y = Conv (cat, u)
+    """
+    bounds = {"zero": 0, "one": 1, "six": 6}
+    constants = {name: np.asarray(value, np.float32) for name, value in bounds.items()}
+    u = np.eye(12, dtype=np.float32)[:, :, None, None]
+    graph = conv(body, v=normal(4, 3, 3, 3, seed=5), u=u, **constants)
+    feeds = feeds_of(1, 3, 8, 8)
+    want = np.stack([open_session(graph).run(feed)[0] for feed in feeds])
+    quantize(graph, feeds)
+    got = np.stack([open_session(graph).run(feed)[0] for feed in feeds])
+    for part in np.split(np.arange(12), 3):
+        assert sqnr_db(want[:, :, part], got[:, :, part]) > 20
+    assert got[:, :, :4].min() > -0.1 * got[:, :, :4].max()
 
 
 def test_concat_hands_its_scale_to_those_that_only_it_reads() -> None:
