@@ -16,12 +16,15 @@ from onnxcomp.calibration import Calibration
 from onnxcomp.errors import CalibrationError, UnsupportedModel
 from onnxcomp.evaluation import Evaluator, Reference, interleaved, score
 from onnxcomp.gates import LOSSLESS_DB, NOISE, NOISE_ALONE, Measured
+from onnxcomp.macs import count_macs
 from onnxcomp.model import Model, graph_bytes
 from onnxcomp.runtime import Feed, Session, open_file, open_session
 
 LARGE = 2**30  # bytes of a model of which two sessions at a time would take too much memory
-COMPARED = 64  # samples that fidelity is measured on
+COMPARED = 64  # samples that fidelity is measured on, at most
 COMPARED_LARGE = 2
+COMPARED_MADE_UP = 4  # more of them say nothing more
+COMPARED_MACS = 2e11  # of all these together: some ten seconds on one core
 ROUNDS = 11
 THREADS = 1  # a thread of its own is the least noisy clock, and ratios carry over
 
@@ -58,8 +61,7 @@ class Measurements:
                 "no samples were given: fidelity was measured on synthetic inputs; "
                 "give real ones with --calibration for figures that mean something"
             )
-        limit = COMPARED_LARGE if self.large else COMPARED
-        feeds = self.calibration.feeds(limit if compared else 1)
+        feeds = self.calibration.feeds(self._compared(model) if compared else 1)
         self.reference = Reference.of(session, feeds, self.calibration.synthetic)
         self.feed = max(self.reference.feeds, key=lambda f: sum(np.size(v) for v in f.values()))
         self._shapes = [value.shape for value in session.inner.get_outputs()]  # as promised
@@ -78,6 +80,15 @@ class Measurements:
             self.notes.append(
                 "a large model: times were taken one by one, with the weights as they are stored"
             )
+
+    def _compared(self, model: Model) -> int:
+        """How many samples to compare on: a matter of the model alone, never of the clock."""
+        if self.large:
+            return COMPARED_LARGE
+        feed = next(self.calibration.feeds(1))
+        macs = count_macs(model.graph, {name: np.shape(value) for name, value in feed.items()})
+        affordable = max(2, int(COMPARED_MACS / macs)) if macs else COMPARED
+        return min(COMPARED_MADE_UP if self.calibration.synthetic else COMPARED, affordable)
 
     def of(self, graph: gs.Graph, path: Path | None = None, *, patience: int = 1) -> Measured:
         """Measures a successor: ``graph``, from the file at ``path`` where there is one.

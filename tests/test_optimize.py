@@ -145,7 +145,7 @@ BROKEN: list[tuple[Edit, str, str]] = [
     (attribute, "undone", "not a valid ONNX model"),
     (not_running, "undone", "onnxruntime cannot"),
     (renamed_output, "undone", "'y' in outputs changed"),
-    (transposed, "undone", "output 'y' has shape (10, 1)"),
+    (transposed, "undone", "onnxruntime tells 'y' as"),
     (lambda g: g.inputs[0].shape.__setitem__(0, 1), "undone", "'x' in inputs changed"),
     (lambda g: g.inputs[0].shape.__setitem__(0, "M"), "undone", "'x' in inputs changed"),
     (lambda g: setattr(g.inputs[0], "dtype", np.dtype(np.float16)), "undone", "'x' in inputs"),
