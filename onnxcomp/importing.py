@@ -19,11 +19,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnxcomp.graph import Carried, EmptyList, Graph, is_standard, scoped_graphs
-from onnxcomp.stored import StoredConstant
-from onnxcomp.stored import StoredSparse as StoredSparse
-from onnxcomp.stored import StoredValues as StoredValues
-from onnxcomp.stored import external_range as external_range
-from onnxcomp.stored import stored_bytes as stored_bytes
+from onnxcomp.stored import StoredConstant, StoredSparse, StoredValues, external_range
 
 _GRAPHSURGEON_READS = {
     AttributeProto.FLOAT,

@@ -25,7 +25,7 @@ CHUNK = 2**26  # bytes copied between two chances to interrupt
 GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
 RAW_DATA = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
-M = TypeVar("M", onnx.ModelProto, onnx.GraphProto)
+M = TypeVar("M", onnx.ModelProto, onnx.GraphProto, TensorProto)
 
 
 def write_single(graph: gs.Graph, file: BinaryIO) -> None:
@@ -50,7 +50,7 @@ def _parts(graph: gs.Graph) -> tuple[bytes, list[_Weight], bytes]:
     large: dict[str, gs.Constant] = {}
 
     def store(constant: gs.Constant, scope: str) -> TensorProto:
-        if scope or constant_bytes(constant) < SMALLEST_STREAMED:
+        if scope or constant_bytes(constant) < SMALLEST_STREAMED or _has_typed_values(constant):
             return inline(constant)
         large[constant.name] = constant
         return TensorProto(name=constant.name)
@@ -95,31 +95,28 @@ def copy_range(source: Path, start: int, length: int, target: BinaryIO) -> None:
 
 
 class _Weight:
-    """An initializer as a field of GraphProto: ``prefix`` and then ``size`` bytes of ``parts``."""
+    """An initializer as a field of GraphProto: ``prefix`` and then ``size`` bytes of ``parts``.
+
+    Asking protobuf for the size of a message serializes it, so large values are counted apart.
+    """
 
     def __init__(self, constant: gs.Constant | None, proto: TensorProto) -> None:
-        self.constant, self.proto = constant, proto
-        self.size: int
+        self._constant, length = constant, 0
         if constant is None:
-            self.size = proto.ByteSize()
-        elif _is_inside(constant):
-            self.size = inline(constant).ByteSize()
+            self._first, self._last = proto.SerializeToString(deterministic=True), b""
         else:
-            self.proto = _header(constant)
             length = constant_bytes(constant)
-            self.size = self.proto.ByteSize() + len(_prefix(RAW_DATA, length)) + length
+            first, self._last = _split(_header(constant), RAW_DATA)
+            self._first = first + _prefix(RAW_DATA, length)
+        self.size = len(self._first) + length + len(self._last)
         self.prefix = _prefix(INITIALIZER, self.size)
 
     def parts(self) -> Iterator[Any]:
         """What to write, one after the other."""
-        if self.constant is None:
-            yield self.proto.SerializeToString(deterministic=True)
-        elif _is_inside(self.constant):
-            yield inline(self.constant).SerializeToString(deterministic=True)
-        else:
-            yield self.proto.SerializeToString(deterministic=True)
-            yield _prefix(RAW_DATA, constant_bytes(self.constant))
-            yield _raw_bytes(self.constant)
+        yield self._first
+        if self._constant is not None:
+            yield _raw_bytes(self._constant)
+        yield self._last
 
 
 def _is_external(constant: gs.Constant) -> bool:
@@ -128,14 +125,16 @@ def _is_external(constant: gs.Constant) -> bool:
     return isinstance(values, StoredValues) and values.is_external
 
 
+def _has_typed_values(constant: gs.Constant) -> bool:
+    """Whether the values came in float_data, int32_data ..., to be written as they are."""
+    values = constant._values
+    if not isinstance(values, StoredValues) or values.is_external:
+        return False
+    return not values.tensor.HasField("raw_data")
+
+
 def _total(weights: list[_Weight]) -> int:
     return sum(len(weight.prefix) + weight.size for weight in weights)
-
-
-def _is_inside(constant: gs.Constant) -> bool:
-    """Whether the values came inside the model's file, to be written as they are."""
-    values = constant._values
-    return isinstance(values, StoredValues) and not values.is_external
 
 
 def _header(constant: gs.Constant) -> TensorProto:
@@ -154,6 +153,9 @@ def _header(constant: gs.Constant) -> TensorProto:
 
 def _raw_bytes(constant: gs.Constant) -> Any:
     """The values as raw_data has them, without a copy where they lie so already."""
+    stored = constant._values
+    if isinstance(stored, StoredValues) and stored.tensor.HasField("raw_data"):
+        return stored.tensor.raw_data
     values = np.asarray(constant.values)
     if data_type_of(values.dtype) in SUB_BYTE:
         return numpy_helper.from_array(values).raw_data
