@@ -226,6 +226,14 @@ def test_external_weights_are_written_again_on_pages(tmp_path: Path) -> None:
     assert_same_answers(external_model(expected), target)
 
 
+def test_small_weights_that_a_pass_made_stay_in_the_model_file(tmp_path: Path) -> None:
+    graph = load_model(external_model(tmp_path)).graph
+    constants(graph)["w1"].values = np.eye(SIZE, dtype=np.float32)
+    save_model(graph, tmp_path / "n.onnx", external=True)
+    places = {name: bool(entry) for name, entry in entries(tmp_path / "n.onnx").items()}
+    assert places == {"w0": True, "w1": False, "w2": True}
+
+
 def test_an_external_model_saved_as_one_file_answers_as_before(tmp_path: Path) -> None:
     source = external_model(tmp_path)
     save_model(load_model(source).graph, tmp_path / "one.onnx")

@@ -50,6 +50,24 @@ def refusal(path: Path) -> str:
 # --- reading ----------------------------------------------------------------------------------
 
 
+def test_a_large_file_is_read_like_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxcomp.model.LARGEST_CHECKED", 0)
+    monkeypatch.setattr("onnxcomp.model.SMALLEST_EXTERNAL", 1)
+    model = small_convnet()
+    typed = helper.make_tensor("class_w", TensorProto.FLOAT, [5, 8], np.arange(40))
+    kept = [t for t in model.graph.initializer if t.name != "class_w"]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend([*kept, typed])
+    source = write(model, tmp_path / "m.onnx")
+    save_model(load_model(source).graph, tmp_path / "out.onnx")
+    assert_same_answers(source, tmp_path / "out.onnx")
+    del typed.float_data[-1]
+    model.graph.initializer[-1].CopyFrom(typed)
+    assert "class_w" in refusal(write(model, source))
+
+
 def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     whole = small_convnet().SerializeToString()
     contents = {
@@ -93,6 +111,7 @@ def test_a_model_that_fails_the_checker_is_refused_with_what_it_found(
     change: Any, said: str, largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("onnxcomp.model.LARGEST_CHECKED", largest)
+    monkeypatch.setattr("onnxcomp.model.SMALLEST_EXTERNAL", 1)  # elements; weights one by one
     message = refusal(write(broken(change), tmp_path / "broken.onnx"))
     assert "not a valid ONNX model" in message
     assert said in message
@@ -127,6 +146,7 @@ def test_a_single_file_has_the_bytes_of_the_serialized_model(
     monkeypatch.setattr("onnxcomp.serializing.SMALLEST_STREAMED", streamed)
     model = small_convnet()
     model.doc_string = "doc"
+    model.graph.initializer[0].doc_string = "after raw_data"
     helper.set_model_props(model, {"after": "the graph"})
     typed = helper.make_tensor("typed", TensorProto.FLOAT16, [8], range(8))
     typed.doc_string = "in int32_data, and so of another length"
