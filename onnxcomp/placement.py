@@ -122,7 +122,9 @@ def _pays(
 
 def _is_broadcast(tensor: gs.Tensor, result: gs.Tensor) -> bool:
     """Whether ``tensor`` is smaller than what is computed from it: a gate, not a feature map."""
-    return tensor.shape is not None and result.shape is not None and tensor.shape != result.shape
+    if tensor.shape is None or result.shape is None:
+        return False
+    return list(tensor.shape) != list(result.shape)
 
 
 def _coded_tensors(units: list[Unit]) -> dict[str, gs.Tensor]:

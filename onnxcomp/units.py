@@ -170,7 +170,7 @@ def _reason_against_layer(node: gs.Node) -> str | None:
     if is_constant(data):
         return "its input is a constant"
     if not is_constant(weights):
-        return "its weights are computed" if node.op != "MatMul" else "both factors are activations"
+        return _reason_against_variable(node, weights)
     if weights.dtype != np.float32:
         return f"its weights are {weights.dtype}, not float32"
     if bias is not None and not is_constant(bias):
@@ -182,15 +182,18 @@ def _reason_against_layer(node: gs.Node) -> str | None:
             return "its input is transposed"
         if node.attrs.get("alpha", 1.0) != 1.0 or node.attrs.get("beta", 1.0) != 1.0:
             return "alpha or beta is not 1"
-        if (
-            bias is not None
-            and bias.shape[-1:] != [np.prod(bias.shape, dtype=int)][: len(bias.shape)]
-        ):
+        if bias is not None and max([1, *bias.shape[-1:]]) != volume(bias.shape):
             return "its bias is no vector"
     constants = [weights.values] + ([] if bias is None else [bias.values])
     if not all(np.isfinite(values).all() for values in constants):
         return "its weights are not finite"
     return None
+
+
+def _reason_against_variable(node: gs.Node, weights: gs.Tensor) -> str:
+    if not weights.inputs and node.op != "MatMul":
+        return "its weights are an input of the model, which a caller may replace"
+    return "both factors are activations" if node.op == "MatMul" else "its weights are computed"
 
 
 def foldable(

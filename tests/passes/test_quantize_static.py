@@ -504,6 +504,19 @@ def test_layers_without_constant_weights_say_so() -> None:
     }
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 5)])
+def test_every_bias_that_is_a_vector_is_taken(shape: tuple[int, ...]) -> None:
+    """Whether the bias came from a file or from another pass."""
+    text = "g (float[N, 16] x) => (float[N, 5] y) { [fc] y = Gemm (x, w, b) }"
+    graph = graph_of(text, w=normal(16, 5), b=normal(*shape, seed=1))
+    fc = graph.nodes[0]
+    fc.inputs[2] = gs.Constant("bias", np.array(fc.inputs[2].values))
+    want = open_session(graph).run(feeds_of(3, 16)[0])[0]
+    quantize(graph, feeds_of(3, 16))
+    assert optimized_operators(graph) == {"QuantizeLinear": 1, "QGemm": 1}
+    assert sqnr_db(want, open_session(graph).run(feeds_of(3, 16)[0])[0]) > 35
+
+
 def test_candidates_change_nothing() -> None:
     graph = two_layers()
     before = to_proto(graph).SerializeToString(deterministic=True)
