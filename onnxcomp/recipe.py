@@ -26,12 +26,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from onnxcomp.errors import RecipeError
 from onnxcomp.passes import PASSES
 from onnxcomp.passes.base import Pass
 
+T = TypeVar("T")
 BUILT_IN = resources.files("onnxcomp") / "recipes"
 
 
@@ -198,13 +199,13 @@ def _make_pass(entry: dict[str, Any], where: str) -> Pass:
     return _construct(kinds[name], {**values, "overrides": checked}, f"{where}: {name}")
 
 
-def _make(kind: type[Any], data: Any, where: str) -> Any:
+def _make(kind: type[T], data: Any, where: str) -> T:
     if not isinstance(data, Mapping):
         raise RecipeError(f"{where} must be a table")
     return _construct(kind, _checked(kind, data, where), where)
 
 
-def _construct(kind: type[Any], values: dict[str, Any], where: str) -> Any:
+def _construct(kind: type[T], values: dict[str, Any], where: str) -> T:
     try:
         return kind(**values)
     except ValueError as error:  # a pass refuses values out of range in __post_init__
