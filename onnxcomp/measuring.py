@@ -26,6 +26,7 @@ COMPARED_LARGE = 2
 COMPARED_MADE_UP = 4  # more of them say nothing more
 COMPARED_MACS = 2e11  # of all these together: some ten seconds on one core
 ROUNDS = 11
+ROUNDS_ALONE = 5
 THREADS = 1  # a thread of its own is the least noisy clock, and ratios carry over
 
 
@@ -78,7 +79,8 @@ class Measurements:
             self.latencies_ms = (_alone(session, self.feed), None)
             self._session = None
             self.notes.append(
-                "a large model: times were taken one by one, with the weights as they are stored"
+                "a large model: times were taken one by one, the fastest of "
+                f"{ROUNDS_ALONE} runs, with the weights as they are stored"
             )
 
     def _compared(self, model: Model) -> int:
@@ -110,10 +112,21 @@ class Measurements:
             score=None if self.evaluator is None else score(self.evaluator, session),
         )
 
+    def timed_again(
+        self, known: Measured, graph: gs.Graph, path: Path | None = None, *, patience: int
+    ) -> Measured:
+        """``known`` figures of a successor with its time measured anew, and nothing else.
+
+        Raises:
+            UnsupportedModel: it does not load or run.
+        """
+        ratio, fastest = self._time(self._open(graph, path), patience)
+        return dataclasses.replace(known, latency_ratio=ratio, fastest_ratio=fastest)
+
     def unchanged(self) -> Measured:
         """The original as its own successor: what is reported when no pass was kept."""
         if self._session is not None:
-            alone = _alone(self._session, self.feed, ROUNDS)
+            alone = interleaved([self._session], self.feed, ROUNDS).milliseconds[0]
             self.latencies_ms = (alone, alone)
         else:
             self.latencies_ms = (self.latencies_ms[0],) * 2
@@ -231,10 +244,10 @@ def _signature(session: Session) -> list[tuple[str, str, Any]]:
     return [(value.name, value.type, value.shape) for value in values]
 
 
-def _alone(session: Session, feed: Feed, rounds: int = 5) -> float:
+def _alone(session: Session, feed: Feed) -> float:
     """Least ms of a session that has no other to take turns with."""
     times = []
-    for _ in range(rounds):
+    for _ in range(ROUNDS_ALONE):
         start = time.perf_counter()
         session.run(feed)
         times.append((time.perf_counter() - start) * 1000)

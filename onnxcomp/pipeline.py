@@ -11,7 +11,6 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -179,9 +178,7 @@ class Run:
         try:
             _check_promises(self.model.graph, candidate)
             if self.verify == "each":
-                after, reason = self._gated(
-                    lambda patience: self.measurements.of(candidate, patience=patience), before
-                )
+                after, reason = self._gated(self.measurements.of(candidate), before, candidate)
             else:
                 after, reason = dataclasses.replace(before, bytes=graph_bytes(candidate)), ""
             outcome.bytes, outcome.fidelity = after.bytes, after.fidelity
@@ -220,11 +217,14 @@ class Run:
             self.measurements.runs(self.graph, path)
             return dataclasses.replace(self.current, bytes=size)
 
-        def measure(patience: int) -> Measured:
-            found = self.measurements.of(self.graph, path, patience=2 * patience)
-            return dataclasses.replace(found, bytes=size)
-
-        final, reason = self._gated(measure, self.measurements.original, final=True)
+        measured = self.measurements.of(self.graph, path, patience=2)
+        final, reason = self._gated(
+            dataclasses.replace(measured, bytes=size),
+            self.measurements.original,
+            self.graph,
+            path,
+            final=True,
+        )
         if reason:
             raise GateFailed(reason)
         return final
@@ -237,14 +237,18 @@ class Run:
         return graph_bytes(self.graph) if path is None else bytes_on_disk(path)
 
     def _gated(
-        self, measure: Callable[[int], Measured], before: Measured, final: bool = False
+        self,
+        after: Measured,
+        before: Measured,
+        graph: Graph,
+        path: Path | None = None,
+        final: bool = False,
     ) -> tuple[Measured, str]:
         """Figures and the gate they break; before time undoes anything it is measured longer."""
         original = self.measurements.original
-        after = measure(1)
         reason = broken_gate(self.gates, original, before, after, final)
         if TIME in reason:
-            after = measure(4)
+            after = self.measurements.timed_again(after, graph, path, patience=8 if final else 4)
             reason = broken_gate(self.gates, original, before, after, final)
         return after, reason
 
