@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -192,18 +192,8 @@ def runs_with_synthetic_inputs(model: onnx.ModelProto) -> str:
     return "" if all(map(runs, calibration.feeds())) else "a later sample does not run"
 
 
-def hydrate(shared: Path) -> Any:
-    path = shared / "archzoo" / "hydrate.py"
-    spec = importlib.util.spec_from_file_location("hydrate", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def small_models(shared: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
-    fill = hydrate(shared).load
+def small_models(shared: Path, hydrate: ModuleType) -> Iterator[tuple[str, onnx.ModelProto]]:
+    fill = hydrate.load
     for path in sorted((shared / "kit" / "models").glob("*.onnx")):
         yield path.stem, fill(path.stem, folder=path.parent)
     for entry in json.loads((shared / "kit" / "corpus" / "index.json").read_text()):
@@ -211,21 +201,20 @@ def small_models(shared: Path) -> Iterator[tuple[str, onnx.ModelProto]]:
             yield entry["file"], onnx.load(shared / "kit" / "corpus" / entry["file"])
 
 
-def test_every_model_of_the_kit_and_the_corpus_runs(shared: Path) -> None:
+def test_every_model_of_the_kit_and_the_corpus_runs(shared: Path, hydrate: ModuleType) -> None:
     failures = {
         name: reason
-        for name, model in small_models(shared)
+        for name, model in small_models(shared, hydrate)
         if (reason := runs_with_synthetic_inputs(model))
     }
     assert failures == {}
 
 
 @pytest.mark.slow
-def test_every_architecture_runs(shared: Path) -> None:
-    zoo = hydrate(shared)
+def test_every_architecture_runs(hydrate: ModuleType) -> None:
     failures = {
         name: reason
-        for name in zoo.names()
-        if (reason := runs_with_synthetic_inputs(zoo.load(name)))
+        for name in hydrate.names()
+        if (reason := runs_with_synthetic_inputs(hydrate.load(name)))
     }
     assert failures == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -357,14 +358,7 @@ def corpus() -> list[Any]:
 
 
 @pytest.mark.parametrize("name", architectures())
-def test_exported_architectures(name: str, shared: Path) -> None:
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("hydrate", shared / "archzoo" / "hydrate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    hydrate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hydrate)
+def test_exported_architectures(name: str, hydrate: ModuleType) -> None:
     model = hydrate.load(name)
     feed = hydrate.feeds(model)
     assert_simplifies(from_proto(model), feed)
