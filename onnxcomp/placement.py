@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import consumers, is_constant, is_output, is_standard, label
-from onnxcomp.targets import Role, Target
+from onnxcomp.graph import consumers, is_constant, is_output, is_standard, label, volume
+from onnxcomp.targets import Operator, Role, Target
 from onnxcomp.units import (
     Unit,
     activation_inputs,
@@ -20,11 +21,16 @@ from onnxcomp.units import (
     clip_bounds,
     foldable,
     is_concerned,
+    is_product,
     reason_against,
+    saturates,
 )
 
 UNBOUNDED = (-math.inf, math.inf)
+SMALLEST_TABLE = 1024  # elements of an embedding; below, its scales outweigh what codes save
 NO_GAIN = "its neighbours are float: nothing to gain"
+PRODUCT = "both factors are activations: hardly faster in integers, and less faithful"
+CONSTANT_ON_THE_LEFT = "its weights are on the left: hardly faster in integers"
 
 
 @dataclass
@@ -36,18 +42,22 @@ class Plan:
         shared: name of each tensor that gets codes -> name of the tensor whose scale it has.
         observed: for each scale, by name: the tensors whose values it has to cover.
         skipped: label -> reason, of nodes that could run in integers and do not.
+        lookups: Gather nodes whose table, an embedding, is stored as codes.
     """
 
     units: list[Unit] = field(default_factory=list)
     shared: dict[str, str] = field(default_factory=dict)
     observed: dict[str, list[str]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    lookups: list[gs.Node] = field(default_factory=list)
 
 
 Refusal = Callable[[gs.Node], str | None]  # a reason to leave a node in float, or None
 
 
-def plan_static(graph: gs.Graph, target: Target, refuse: Refusal) -> Plan:
+def plan_static(
+    graph: gs.Graph, target: Target, refuse: Refusal, *, products: bool = False
+) -> Plan:
     """Plans INT8 for everything between the first and the last layer of a branch.
 
     Layers always run in integers. Other operators do when codes reach them and somebody reads
@@ -58,23 +68,57 @@ def plan_static(graph: gs.Graph, target: Target, refuse: Refusal) -> Plan:
         graph: the outermost graph; bodies of If and Loop stay in float.
         target: what runs in integers.
         refuse: why a node must not be touched, asked for every node the target could run.
+        products: multiply activations by activations in integers even where it does not pay.
     """
     skipped: dict[str, str] = {}
-    units = _worthwhile(list(_possible_units(graph, target, refuse, skipped)), skipped)
+    products = products or target.products_pay
+    possible = list(_possible_units(graph, target, refuse, skipped, products))
+    units = _worthwhile(possible, skipped, target.everywhere)
     coded = _coded_tensors(units)
     shared = _share_scales(graph, units, coded)
-    return Plan(units, shared, _observed(units, shared), skipped)
+    lookups = list(_lookups(graph, refuse, skipped)) if target.row_lookup else []
+    return Plan(units, shared, _observed(units, shared), skipped, lookups)
+
+
+def _lookups(graph: gs.Graph, refuse: Refusal, skipped: dict[str, str]) -> Iterator[gs.Node]:
+    """The Gather nodes that read rows of a large constant table."""
+    for node in graph.nodes:
+        if node.op != "Gather" or not is_standard(node) or not is_constant(node.inputs[0]):
+            continue
+        table = node.inputs[0]
+        if table.dtype != np.float32 or (volume(table.shape) or 0) < SMALLEST_TABLE:
+            continue
+        reason = refuse(node)
+        if reason is None and (node.attrs.get("axis", 0) != 0 or len(table.shape) != 2):
+            reason = "it does not look up rows"
+        if reason is None and any(reader.op != "Gather" for reader in consumers(table)):
+            reason = "its table is also read by another operator"
+        if reason is None:
+            yield node
+        else:
+            skipped[label(node)] = reason
+
+
+def _operator(node: gs.Node, target: Target) -> Operator | None:
+    """How the target runs a node in integers, or None."""
+    if not is_standard(node):
+        return None
+    return target.product if is_product(node) else target.operators.get(node.op)
+
+
+def _reason_against_product(node: gs.Node) -> str:
+    return CONSTANT_ON_THE_LEFT if is_constant(node.inputs[0]) else PRODUCT
 
 
 def _possible_units(
-    graph: gs.Graph, target: Target, refuse: Refusal, skipped: dict[str, str]
+    graph: gs.Graph, target: Target, refuse: Refusal, skipped: dict[str, str], products: bool
 ) -> Iterator[Unit]:
     outermost = {id(node) for node in graph.nodes}
     layers: dict[str, Unit] = {}  # by the tensor they make
     for node in graph.nodes:
         if node.op in target.float_only:
             skipped[label(node)] = target.float_only[node.op]
-        operator = target.operators.get(node.op) if is_standard(node) else None
+        operator = _operator(node, target)
         if operator is None or not is_concerned(node, operator):
             continue
         layer = next((layers[t.name] for t in node.inputs if t.name in layers), None)
@@ -82,6 +126,8 @@ def _possible_units(
             layer.adder = node
             continue
         reason = refuse(node) or reason_against(node, operator)
+        if reason is None and is_product(node) and not products:
+            reason = _reason_against_product(node)
         if reason is not None:
             skipped[label(node)] = reason
             continue
@@ -93,14 +139,25 @@ def _possible_units(
         yield unit
 
 
-def _worthwhile(units: list[Unit], skipped: dict[str, str]) -> list[Unit]:
-    """Drops operators between float neighbours, until only those that pay are left."""
+def _worthwhile(units: list[Unit], skipped: dict[str, str], everywhere: bool) -> list[Unit]:
+    """Drops operators between float neighbours, until only those that pay are left.
+
+    Args:
+        units: all that could run in integers.
+        skipped: label -> reason; gains those dropped.
+        everywhere: only movers need a neighbour with codes.
+    """
     while True:
         made = {t.name for unit in units for t in unit.outputs}
         layers = [unit for unit in units if unit.operator.role is Role.LAYER]
         coded = made | {t.name for unit in layers for t in unit.activations}
         inside = {id(unit.node) for unit in units}
-        kept = [unit for unit in units if _pays(unit, made, coded, inside)]
+        kept = [
+            unit
+            for unit in units
+            if (everywhere and unit.operator.role is not Role.MOVER)
+            or _pays(unit, made, coded, inside)
+        ]
         if len(kept) == len(units):
             return kept
         left = {id(unit.node) for unit in kept}
@@ -113,7 +170,7 @@ def _pays(
 ) -> bool:
     """Whether codes reach a unit, somebody reads its codes, and no large float input is left that
     would have to be quantized for it alone."""
-    if unit.operator.role is Role.LAYER:
+    if unit.operator.role is Role.LAYER or is_product(unit.node):
         return True
     reads = any(t.name in made for t in unit.activations)
     cheap = all(t.name in coded or _is_broadcast(t, unit.outputs[0]) for t in unit.activations)
@@ -180,6 +237,8 @@ def _bounds(units: list[Unit]) -> dict[str, tuple[float, float]]:
     for unit in units:
         if unit.activation is not None:
             found = clip_bounds(unit.activation)
+        elif saturates(unit.node, unit.operator):
+            found = (0.0, 1.0)
         elif unit.operator.role is Role.MOVER:
             found = bounds.get(unit.node.inputs[0].name, UNBOUNDED)
         elif unit.node.op == "Concat":

@@ -26,7 +26,6 @@ from onnxcomp.placement import Plan
 from onnxcomp.quantization import (
     Affine,
     Array,
-    affine,
     bias_codes,
     least_weight_scale,
     rounding_bias,
@@ -34,7 +33,7 @@ from onnxcomp.quantization import (
 )
 from onnxcomp.statistics import Range
 from onnxcomp.targets import Role, Target
-from onnxcomp.units import Unit
+from onnxcomp.units import Unit, output_gain, written_operand
 
 
 @dataclass
@@ -101,6 +100,8 @@ class Writer:
     # --- activations ----------------------------------------------------------------------------
 
     def _fold_activation(self, unit: Unit) -> None:
+        if self.target.symmetric:
+            return  # no scale stands for it: it is kept, and the pair stands behind it
         activation, unit.activation = unit.activation, None
         if activation is not None:
             outputs = list(activation.outputs)
@@ -123,6 +124,8 @@ class Writer:
 
     def _read_codes(self, unit: Unit, forms: Mapping[str, Quantized]) -> None:
         """Points the inputs of a unit at what was quantized."""
+        if unit.operator.written_as:
+            self._rewrite(unit)
         for index in unit.inputs:
             tensor = unit.node.inputs[index]
             if is_constant(tensor):
@@ -133,6 +136,15 @@ class Writer:
                     self._pad_with_zero_point(unit.node, self._affine_of(tensor.name))
             else:
                 unit.node.inputs[index] = forms[tensor.name].dequantized
+
+    def _rewrite(self, unit: Unit) -> None:
+        """Makes a node the operator with one constant operand that it is written as."""
+        node, name = unit.node, unit.node.outputs[0].name
+        operand = self._constant(f"{name}.operand", written_operand(node))
+        unit.output_gain = output_gain(node, unit.operator)
+        node.op, node.attrs = unit.operator.written_as, {}
+        node.inputs = [node.inputs[0], operand]
+        unit.inputs = (0, 1)
 
     def _pad_with_zero_point(self, node: gs.Node, parameters: Affine) -> None:
         if node.attrs.get("mode", "constant") != "constant":
@@ -150,15 +162,24 @@ class Writer:
         if unit is not None and unit.operator.on_codes:
             replace_output(unit.node, form.tensor, form.codes)
         else:
-            self._node("QuantizeLinear", [form.tensor, *parameters], form.codes)
+            written = parameters if unit is None else self._before_gain(parameters, unit)
+            self._node("QuantizeLinear", [form.tensor, *written], form.codes)
         self._node("DequantizeLinear", [form.codes, *parameters], form.dequantized)
+
+    def _before_gain(self, parameters: list[gs.Constant], unit: Unit) -> list[gs.Constant]:
+        """The parameters to write codes with that are read with ``parameters``."""
+        if unit.output_gain == 1.0:
+            return parameters
+        scale = np.asarray(parameters[0].values / np.float32(unit.output_gain))
+        name = f"{unit.node.outputs[0].name}.before_gain.scale"
+        return [self._constant(name, scale), parameters[1]]
 
     def _quantized_constant(self, tensor: gs.Constant) -> gs.Variable:
         """One scale for a constant operand of Add, Mul or Concat."""
         key = (tensor.name, None)
         if key not in self._weights:
             seen = Range(tensor.values.min(initial=0.0), tensor.values.max(initial=0.0))
-            parameters = affine(seen, self.target.activation_dtype)
+            parameters = self.target.activation_parameters(seen)
             self._weights[key] = self._write_constant(tensor, parameters, 8)
         return self._weights[key][0]
 
@@ -196,7 +217,7 @@ class Writer:
         """The bias of a layer plus what rounding its weights takes from the mean of its output."""
         bias = unit.bias_values
         means = self.means.get((unit.node.inputs[0].name, unit.channel_axis))
-        if means is None or unit.adder is None:
+        if means is None or unit.adder is None or not unit.means_give_bias:
             return bias
         weights = unit.node.inputs[1].values
         rounded = parameters.dequantize(parameters.quantize(weights, self.target.weight_bits))
@@ -209,7 +230,7 @@ class Writer:
         adder, index = unit.adder, unit.bias_index
         assert adder is not None
         name = f"{unit.node.outputs[0].name}.bias" if unit.bias is None else unit.bias.name
-        if unit.has_integer_bias:
+        if unit.has_integer_bias and self.target.integer_bias:
             scale = self._affine_of(unit.node.inputs[0].name).scale * weights.scale
             parameters = Affine(scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
             codes = self._constant(f"{name}.codes", bias_codes(bias, scale))

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.errors import RecipeError
+from onnxcomp.quantization import Affine, affine, symmetric
+from onnxcomp.statistics import Range
 
 AUTO = "auto"
 
@@ -43,11 +45,14 @@ class Operator:
             is never rounded to 8 bits.
         on_codes: the runtime does not fuse DequantizeLinear -> operator -> QuantizeLinear, but
             runs the operator on the codes themselves.
+        written_as: the operator with an integer kernel that computes it with one constant operand:
+            x - c = x + (-c), x / c = x * (1 / c), and HardSigmoid is an addition that saturates.
     """
 
     role: Role
     float_output: bool = False
     on_codes: bool = False
+    written_as: str = ""
 
 
 _MOVERS = (
@@ -65,19 +70,31 @@ ONNXRUNTIME: Mapping[str, Operator] = MappingProxyType(
         "Gemm": Operator(role=Role.LAYER, float_output=True),
         "MatMul": Operator(role=Role.LAYER, float_output=True),
         **{op: Operator(role=Role.ARITHMETIC) for op in _ARITHMETIC},
+        "Div": Operator(role=Role.ARITHMETIC, written_as="Mul"),
+        "HardSigmoid": Operator(role=Role.ARITHMETIC, written_as="Add"),
+        "Sub": Operator(role=Role.ARITHMETIC, written_as="Add"),
         **{op: Operator(role=Role.MOVER) for op in _MOVERS},
         "Pad": Operator(role=Role.MOVER, on_codes=True),
         "Split": Operator(role=Role.MOVER, on_codes=True),  # is fused only if all outputs are read
     }
 )
 """What onnxruntime's CPU provider fuses (measured on 1.31): QLinearConv, QGemm, QLinearMatMul or
-MatMulIntegerToFloat, QLinearAdd and so on; movers run on the codes. ConvTranspose, Sub, Div,
-HardSwish and the rest stay in float: they have no integer kernel there."""
+MatMulIntegerToFloat, QLinearAdd and so on; movers run on the codes. ConvTranspose, Sub and Div of
+two activations, Gelu and the rest stay in float: they have no integer kernel there."""
 
-
-FLOAT_ONLY: Mapping[str, str] = MappingProxyType(
+QDQ_GENERIC: Mapping[str, Operator] = MappingProxyType(
     {
-        "ConvTranspose": "onnxruntime has no integer kernel for it",
+        **{op: Operator(role=Role.LAYER) for op in ("Conv", "ConvTranspose", "Gemm", "MatMul")},
+        **{op: Operator(role=Role.ARITHMETIC) for op in _ARITHMETIC if op != "Softmax"},
+        **{op: Operator(role=Role.ARITHMETIC) for op in ("HardSigmoid", "HardSwish")},
+        **{op: Operator(role=Role.MOVER) for op in (*_MOVERS, "Split")},
+    }
+)
+"""What TensorRT and NPU compilers take in integers where a pair stands on every input and output;
+they fuse by themselves. Softmax and normalizations keep too little in 127 steps."""
+
+RECURRENT: Mapping[str, str] = MappingProxyType(
+    {
         "GRU": "recurrent: its state has a huge range, and errors add up over time",
         "If": "its branches are left alone",
         "LSTM": "recurrent: its state has a huge range, and errors add up over time",
@@ -86,17 +103,30 @@ FLOAT_ONLY: Mapping[str, str] = MappingProxyType(
         "Scan": "its body is left alone",
     }
 )
-"""Operators with weights that stay in float, and why."""
+"""Operators that stay in float on every target, and why."""
+
+FLOAT_ONLY: Mapping[str, str] = MappingProxyType(
+    {**RECURRENT, "ConvTranspose": "onnxruntime has no integer kernel for it"}
+)
+"""Operators with weights that stay in float on onnxruntime's CPU provider, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A runtime on a CPU.
+    """A runtime on some hardware.
 
     Attributes:
         name: as on the command line.
         activation_dtype: uint8 or int8, whichever the CPU multiplies fast with int8 weights.
         weight_bits: 8, or 7 where sums of products saturate in 16 bits.
+        symmetric: activations have zero point 0, so that no scale can stand for a Relu: it is
+            kept, between the operator and its pair.
+        integer_bias: biases are int32 codes with the scale of the sums; else they stay float32.
+        everywhere: pairs stand on every operator of the table, whether its neighbours run in
+            integers or not: the runtime decides what to do with them.
+        product: how two activations are multiplied (MatMul, as in attention); None: not at all.
+        products_pay: whether that is faster than in float.
+        row_lookup: whether embeddings can be stored as codes with one scale a row.
         operators: what runs in integers, and how; by operator type.
         float_only: why other operators that have weights stay in float; by operator type.
     """
@@ -104,8 +134,21 @@ class Target:
     name: str
     activation_dtype: np.dtype[Any]
     weight_bits: int = 8
+    symmetric: bool = False
+    integer_bias: bool = True
+    everywhere: bool = False
+    product: Operator | None = Operator(role=Role.ARITHMETIC, float_output=True)
+    products_pay: bool = False
+    row_lookup: bool = True
     operators: Mapping[str, Operator] = field(default_factory=lambda: ONNXRUNTIME, hash=False)
     float_only: Mapping[str, str] = field(default_factory=lambda: FLOAT_ONLY, hash=False)
+
+    def activation_parameters(self, seen: Range) -> Affine:
+        """The scale and zero point that spread the codes of this target over a range."""
+        if not self.symmetric:
+            return affine(seen, self.activation_dtype)
+        bound = np.maximum(np.abs(seen.low), np.abs(seen.high))
+        return symmetric(np.asarray(bound), None)
 
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
@@ -116,6 +159,18 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             Target(name="x86-avx2", activation_dtype=np.dtype(np.uint8), weight_bits=7),
             Target(name="x86-vnni", activation_dtype=np.dtype(np.uint8)),
             Target(name="arm64", activation_dtype=np.dtype(np.int8)),
+            Target(
+                name="qdq-generic",
+                activation_dtype=np.dtype(np.int8),
+                symmetric=True,
+                integer_bias=False,
+                everywhere=True,
+                product=Operator(role=Role.ARITHMETIC),
+                products_pay=True,
+                row_lookup=False,
+                operators=QDQ_GENERIC,
+                float_only=RECURRENT,
+            ),
         )
     }
 )

@@ -12,7 +12,9 @@ from onnxcomp.graph import consumers, is_constant, is_output, is_standard, volum
 from onnxcomp.quantization import Array
 from onnxcomp.targets import Operator, Role
 
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 FOLDED = ("Relu", "Clip")
+SMALLEST_DIVISOR = 1e-30  # its inverse is still far from overflowing float32
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Unit:
         inputs: indices of the node's inputs that are activations or constants to quantize.
         activation: the Relu or Clip folded into its output's scale, or None.
         adder: of a layer, the node that adds its bias: itself, or the Add behind a MatMul.
+        output_gain: its codes are read with that times the scale they are written with.
     """
 
     node: gs.Node
@@ -32,6 +35,7 @@ class Unit:
     inputs: tuple[int, ...]
     activation: gs.Node | None = None
     adder: gs.Node | None = None
+    output_gain: float = 1.0
 
     @property
     def outputs(self) -> list[gs.Tensor]:
@@ -46,13 +50,33 @@ class Unit:
     @property
     def channel_axis(self) -> int:
         """The axis of the input along which the input channels of a layer lie."""
-        return 1 if self.node.op == "Conv" else -1
+        return 1 if self.node.op in CONVOLUTIONS else -1
 
     @property
-    def output_axis(self) -> int:
-        """The axis of a layer's weight, as stored, along which its output channels lie."""
-        transposed = self.node.op == "Gemm" and self.node.attrs.get("transB", 0)
-        return 0 if self.node.op == "Conv" or transposed else 1
+    def output_axis(self) -> int | None:
+        """The axis of a layer's weight, as stored, along which its output channels lie.
+
+        None where no single axis has them: batched matrices, and ConvTranspose in groups.
+        """
+        weights, attrs = self.node.inputs[1], self.node.attrs
+        if self.node.op == "Conv" or (self.node.op == "Gemm" and attrs.get("transB", 0)):
+            return 0
+        if self.node.op == "ConvTranspose":
+            return 1 if attrs.get("group", 1) == 1 else None
+        return 1 if len(weights.shape) == 2 else None
+
+    @property
+    def output_channels(self) -> int:
+        """How many output channels a layer has."""
+        shape, axis = self.node.inputs[1].shape, self.output_axis
+        if self.node.op == "ConvTranspose":
+            return int(shape[1]) * int(self.node.attrs.get("group", 1))
+        return int(shape[-1 if axis is None else axis])
+
+    @property
+    def means_give_bias(self) -> bool:
+        """Whether the mean input of each channel tells what rounding adds to a layer's outputs."""
+        return self.output_axis is not None and self.node.op != "ConvTranspose"
 
     @property
     def bias_index(self) -> int:
@@ -74,8 +98,7 @@ class Unit:
         """The bias of a layer, [out_channels], or None."""
         if self.bias is None:
             return None
-        channels = self.node.inputs[1].shape[self.output_axis]
-        return np.broadcast_to(np.asarray(self.bias.values).reshape(-1), (channels,))
+        return np.broadcast_to(np.asarray(self.bias.values).reshape(-1), (self.output_channels,))
 
     @property
     def has_integer_bias(self) -> bool:
@@ -95,6 +118,8 @@ def adds_bias(node: gs.Node, layer: Unit) -> bool:
     """Whether ``node`` alone reads what ``layer``, a MatMul, makes, and adds a constant vector."""
     product = layer.node.outputs[0]
     if layer.node.op != "MatMul" or node.op != "Add" or len(consumers(product)) != 1:
+        return False
+    if layer.output_axis is None:
         return False
     constants = [t for t in node.inputs if is_constant(t)]
     if len(constants) != 1 or constants[0].dtype != np.float32:
@@ -119,6 +144,11 @@ def is_concerned(node: gs.Node, operator: Operator) -> bool:
     return real and not all(is_constant(t) for t in data)
 
 
+def is_product(node: gs.Node) -> bool:
+    """Whether ``node`` multiplies two activations, or its constant is on the left."""
+    return node.op == "MatMul" and (not is_constant(node.inputs[1]) or is_constant(node.inputs[0]))
+
+
 def reason_against(node: gs.Node, operator: Operator) -> str | None:
     """Why the integer form of ``operator`` cannot take ``node``, or None.
 
@@ -139,7 +169,40 @@ def reason_against(node: gs.Node, operator: Operator) -> str | None:
         return "it pads with something else than zero"
     if operator.role is Role.ARITHMETIC and any(not _small_enough(t) for t in data):
         return "one of its constants is not finite"
+    return _reason_against_rewriting(node) if operator.written_as else None
+
+
+def _reason_against_rewriting(node: gs.Node) -> str | None:
+    """Why a node cannot be written as another operator with one constant operand."""
+    if node.op == "HardSigmoid":
+        return None if node.attrs.get("alpha", 0.2) > 0 else "it falls"
+    if not is_constant(node.inputs[1]):
+        return f"there is no integer {node.op} of two activations"
+    if node.op == "Div" and not np.all(np.abs(node.inputs[1].values) > SMALLEST_DIVISOR):
+        return "it divides by zero or nearly so"
     return None
+
+
+def written_operand(node: gs.Node) -> Array:
+    """The constant operand of the operator a node is written as: see `Operator.written_as`."""
+    if node.op == "HardSigmoid":
+        return np.asarray(node.attrs.get("beta", 0.5) / node.attrs.get("alpha", 0.2), np.float32)
+    values = np.asarray(node.inputs[1].values)
+    return np.asarray(-values if node.op == "Sub" else 1 / values, np.float32)
+
+
+def saturates(node: gs.Node, operator: Operator) -> bool:
+    """Whether the ends of the codes do a part of the operator's work.
+
+    HardSigmoid(x) = clip(a x + b, 0, 1) = a clip(x + b / a, 0, 1 / a): codes of the sum that begin
+    at 0 and end at 1 / a clip by themselves, and read with a times that scale they are the result.
+    """
+    return bool(operator.written_as) and node.op == "HardSigmoid"
+
+
+def output_gain(node: gs.Node, operator: Operator) -> float:
+    """What the result of the operator that a node is written as has to be multiplied by."""
+    return float(node.attrs.get("alpha", 0.2)) if saturates(node, operator) else 1.0
 
 
 def _dtype_name(tensors: Iterable[gs.Tensor]) -> str:
@@ -175,8 +238,8 @@ def _reason_against_layer(node: gs.Node) -> str | None:
         return f"its weights are {weights.dtype}, not float32"
     if bias is not None and not is_constant(bias):
         return "its bias is computed"
-    if node.op == "MatMul" and len(weights.shape) != 2:
-        return f"its weights have {len(weights.shape)} dimensions, not 2"
+    if node.op == "MatMul" and len(weights.shape) < 2:
+        return "its weights are a vector"
     if node.op == "Gemm":
         if node.attrs.get("transA", 0):
             return "its input is transposed"
@@ -191,9 +254,9 @@ def _reason_against_layer(node: gs.Node) -> str | None:
 
 
 def _reason_against_variable(node: gs.Node, weights: gs.Tensor) -> str:
-    if not weights.inputs and node.op != "MatMul":
+    if not weights.inputs:
         return "its weights are an input of the model, which a caller may replace"
-    return "both factors are activations" if node.op == "MatMul" else "its weights are computed"
+    return "its weights are computed"
 
 
 def foldable(
@@ -201,6 +264,8 @@ def foldable(
 ) -> gs.Node | None:
     """The Relu or Clip that alone reads the node's output and that a scale can stand for."""
     if operator.role is Role.MOVER or len(node.outputs) != 1 or is_output(graph, node.outputs[0]):
+        return None
+    if saturates(node, operator):
         return None
     readers = consumers(node.outputs[0])
     if len(readers) != 1 or readers[0].op not in FOLDED or not is_standard(readers[0]):

@@ -10,12 +10,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph import QUANTIZERS, consumers, label, producer, volume
+from onnxcomp.graph import QUANTIZERS, consumers, is_constant, label, producer, volume
 from onnxcomp.integer_forms import pool_spatial_means
+from onnxcomp.lookups import write_lookups
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.placement import Plan, plan_static
 from onnxcomp.qdq import Writer
-from onnxcomp.quantization import Array, affine, least_error_range
+from onnxcomp.quantization import Array, least_error_range
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.statistics import Histogram, MinMax, Moments, Range, Statistic
 from onnxcomp.targets import resolve_target
@@ -37,6 +38,8 @@ class QuantizeStatic(Pass):
         operators: operator types to quantize; empty for all that the target runs in integers.
         exclude: operator types to leave in float.
         smallest_weight: layers with fewer weights than this stay in float.
+        embeddings: store tables that Gather reads as codes too, with one scale a row.
+        attention: multiply activations by activations in integers even where that does not pay.
     """
 
     needs_calibration: ClassVar[bool] = True
@@ -48,6 +51,8 @@ class QuantizeStatic(Pass):
     operators: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     smallest_weight: int = 0
+    embeddings: bool = True
+    attention: bool = False
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
@@ -62,8 +67,8 @@ class QuantizeStatic(Pass):
             return []
         twin = graph.copy()
         self._prepare(twin)
-        plan = plan_static(twin, resolve_target(), self._refuse)
-        return [label(unit.node) for unit in plan.units]
+        plan = plan_static(twin, resolve_target(), self._refuse, products=self.attention)
+        return [label(node) for node in [*(unit.node for unit in plan.units), *plan.lookups]]
 
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
         """Plans, measures the ranges in one go over the samples, and writes the QDQ pairs."""
@@ -74,13 +79,12 @@ class QuantizeStatic(Pass):
             return
         self._prepare(graph)
         plan, ranges, means = self._measured_plan(graph, context)
-        scales = {
-            name: affine(seen, context.target.activation_dtype) for name, seen in ranges.items()
-        }
+        scales = {name: context.target.activation_parameters(seen) for name, seen in ranges.items()}
         for name, reason in plan.skipped.items():
             report.skip(name, reason)
-        for unit in plan.units:
-            report.change(unit.node)
+        for node in [*(unit.node for unit in plan.units), *plan.lookups]:
+            report.change(node)
+        write_lookups(graph, plan.lookups)
         Writer(graph, plan, scales, context.target, self._per_channel, means).write()
 
     def _prepare(self, graph: gs.Graph) -> None:
@@ -98,6 +102,8 @@ class QuantizeStatic(Pass):
             return "skipped by an override"
         if node.op in options.exclude or (options.operators and node.op not in options.operators):
             return f"{node.op} is excluded by the options"
+        if node.op == "Gather" and is_constant(node.inputs[0]) and not options.embeddings:
+            return "embeddings are left alone"
         makers = [producer(t) for t in node.inputs]
         readers = [n for t in node.outputs for n in consumers(t)]
         if any(n is not None and n.op in QUANTIZERS for n in [*makers, *readers]):
@@ -121,7 +127,7 @@ class QuantizeStatic(Pass):
         seen: dict[str, MinMax | Histogram] = {}
         moments: dict[tuple[str, int], Moments] = {}
         while True:
-            plan = plan_static(graph, context.target, refuse)
+            plan = plan_static(graph, context.target, refuse, products=self.attention)
             wanted = {n for names in plan.observed.values() for n in names} - seen.keys()
             if not wanted:
                 break

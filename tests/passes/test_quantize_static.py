@@ -498,10 +498,9 @@ def test_layers_without_constant_weights_say_so() -> None:
         [scores] s = MatMul (x, u) [conv] y = Conv (s, s1) }""".replace("(s, s1)", "(x, s)")
     graph = graph_of(text.replace("float[2, 4, 4] y", "float[2, 2, 1] y"))
     report = quantize(graph, [{"x": normal(2, 4, 4), "u": normal(2, 4, 4)}])
-    assert report.skipped == {
-        "scores": "both factors are activations",
-        "conv": "its weights are computed",
-    }
+    assert report.skipped.keys() == {"scores", "conv"}
+    assert "both factors are activations" in report.skipped["scores"]
+    assert "its weights are computed" in report.skipped["conv"]
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 5)])

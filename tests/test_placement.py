@@ -1,0 +1,303 @@
+"""What runs on codes on which target, against the definitions computed in numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from onnxcomp.calibration import Calibration
+from onnxcomp.fusion import optimized_operators
+from onnxcomp.model import check_graph
+from onnxcomp.passes.base import PassContext, PassReport
+from onnxcomp.passes.quantize_static import QuantizeStatic
+from onnxcomp.runtime import Feed, open_session
+from onnxcomp.targets import TARGETS, resolve_target
+from onnxcomp.testing import graph_of
+
+Array = np.ndarray[Any, Any]
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def quantize(
+    graph: gs.Graph, feeds: list[Feed], target: str = "x86-vnni", **options: Any
+) -> PassReport:
+    report = PassReport()
+    calibration = Calibration.from_source(feeds, graph)
+    context = PassContext(target=resolve_target(target), calibration=calibration)
+    QuantizeStatic(**{"calibrator": "minmax", "correct_bias": False} | options).rewrite(
+        graph, context, report
+    )
+    check_graph(graph)
+    return report
+
+
+def run(graph: gs.Graph, feeds: list[Feed]) -> Array:
+    session = open_session(graph, threads=1)
+    return np.stack([session.run(feed)[0] for feed in feeds])
+
+
+def sqnr_db(want: Array, got: Array) -> float:
+    noise = ((want.astype(np.float64) - got) ** 2).sum()
+    return float(10 * np.log10((want.astype(np.float64) ** 2).sum() / noise))
+
+
+def constant(graph: gs.Graph, name: str) -> Array:
+    tensor = graph.tensors()[name]
+    assert isinstance(tensor, gs.Constant)
+    return np.asarray(tensor.values)
+
+
+def between(body: str, **constants: Any) -> gs.Graph:
+    """x [1, 4, 6, 6] -> a Conv that makes ``c`` -> ``body``, which makes ``m`` -> a Conv; c too is
+    an output, so that a test sees what the body was given."""
+    weights = {"w": normal(4, 4, 1, 1), "v": normal(4, 4, 1, 1, seed=1)} | constants
+    text = f"""g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] c, float[1, 4, a, b] m,
+        float[1, 4, a, b] y) {{ c = Conv (x, w) {body} y = Conv (m, v) }}"""
+    return graph_of(text, **weights)
+
+
+def feeds_of(*shape: int, count: int = 3) -> list[Feed]:
+    return [{"x": normal(*shape, seed=100 + i)} for i in range(count)]
+
+
+# --- operators that are written as others ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["x86-vnni", "arm64"])
+@pytest.mark.parametrize(
+    ("body", "reference", "kernel"),
+    [
+        (
+            "[op] m = HardSigmoid <alpha = 0.4, beta = 0.3> (c)",
+            lambda c: np.clip(0.4 * c + 0.3, 0, 1),
+            "QLinearAdd",
+        ),
+        (
+            "[op] m = HardSigmoid <alpha = 1.0, beta = 0.0> (c)",
+            lambda c: np.clip(c, 0, 1),
+            "QLinearAdd",
+        ),
+        ("[op] m = Sub (c, k)", lambda c: c - 0.7, "QLinearAdd"),
+        ("[op] m = Div (c, k)", lambda c: c / 0.7, "QLinearMul"),
+    ],
+)
+def test_what_a_node_is_written_as_computes_the_same_within_one_code(
+    body: str, reference: Any, kernel: str, target: str
+) -> None:
+    feeds = feeds_of(1, 4, 6, 6)
+    graph = between(body, k=np.float32(0.7))
+    report = quantize(graph, feeds, target)
+    assert "op" in report.changed
+    session = open_session(graph, threads=1)
+    for feed in feeds:
+        c, m, _ = session.run(feed)
+        scale = constant(graph, "m.scale")
+        want = reference(c)
+        low, high = (
+            scale * (limit - float(constant(graph, "m.zero_point")))
+            for limit in (np.iinfo(constant(graph, "m.zero_point").dtype).min, np.inf)
+        )
+        assert np.abs(np.clip(want, low, high) - m).max() <= 1.01 * scale
+    if target == "x86-vnni":
+        found = optimized_operators(graph)
+        assert found[kernel] == 1
+        assert not {"HardSigmoid", "Sub", "Div", "Add", "Mul"} & found.keys()
+
+
+def test_hard_sigmoid_saturates_exactly() -> None:
+    feeds: list[Feed] = [{"x": 20 * normal(1, 4, 6, 6)}]
+    graph = between("[op] m = HardSigmoid (c)", w=np.eye(4, dtype=np.float32)[:, :, None, None])
+    quantize(graph, feeds)
+    c, m, _ = open_session(graph).run(feeds[0])
+    assert (m[c > 3] == 1).all()
+    assert (m[c < -3] == 0).all()
+
+
+def test_a_gate_of_squeeze_and_excitation_runs_in_integers() -> None:
+    body = """
+        p = GlobalAveragePool (c) q = Conv (p, v) r = Relu (q) s = Conv (r, w)
+        h = HardSigmoid <alpha = 0.16666667> (s) m = Mul (c, h)
+    """
+    graph, feeds = between(body), feeds_of(1, 4, 6, 6)
+    want = run(graph, feeds)
+    quantize(graph, feeds)
+    found = optimized_operators(graph)
+    assert (found["QLinearConv"], found["QLinearAdd"], found["QLinearMul"]) == (4, 1, 1)
+    assert not {"HardSigmoid", "Mul"} & found.keys()
+    assert sqnr_db(want, run(graph, feeds)) > 30
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("n = Neg (c) [op] m = Sub (c, n)", "two activations"),
+        ("e = Exp (c) [op] m = Div (c, e)", "two activations"),
+        ("[op] m = Div (c, nothing)", "divides by zero"),
+        ("[op] m = HardSigmoid <alpha = -1.0> (c)", "falls"),
+    ],
+)
+def test_what_cannot_be_written_so_says_why(body: str, reason: str) -> None:
+    graph = between(body, nothing=np.float32(1e-38))
+    feeds = [{"x": 1e-3 * feed["x"]} for feed in feeds_of(1, 4, 6, 6)]
+    report = quantize(graph, feeds)
+    assert reason in report.skipped["op"]
+
+
+# --- products -------------------------------------------------------------------------------------
+
+
+def product(text: str, **constants: Array) -> gs.Graph:
+    return graph_of(
+        f"g (float[2, 5, 16] x, float[2, 16, 7] u) => (float[2, a, b] y) {{ {text} }}", **constants
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "constants"),
+    [
+        ("[op] y = MatMul (x, u)", {}),
+        ("[op] y = MatMul (k, u)", {"k": normal(3, 16)}),
+    ],
+)
+def test_two_activations_are_multiplied_in_integers_on_demand_only(
+    text: str, constants: dict[str, Array]
+) -> None:
+    feeds: list[Feed] = [{"x": normal(2, 5, 16), "u": normal(2, 16, 7, seed=1)}]
+    graph = product(text, **constants)
+    report = quantize(graph, feeds)
+    assert "hardly faster" in report.skipped["op"]
+    assert not report.changed
+    graph = product(text, **constants)
+    assert quantize(graph, feeds, attention=True).changed == ["op"]
+    assert optimized_operators(graph)["MatMulIntegerToFloat"] == 1
+
+    def rounded(name: str, values: Array) -> Array:
+        scale, zero = constant(graph, f"{name}.scale"), float(constant(graph, f"{name}.zero_point"))
+        return scale * (np.clip(np.rint(values / scale) + zero, 0, 255) - zero)
+
+    left = constants.get("k", feeds[0]["x"])
+    want = rounded("k" if constants else "x", left) @ rounded("u", feeds[0]["u"])
+    assert np.allclose(run(graph, feeds)[0], want, atol=1e-4)
+
+
+def test_batches_of_constant_matrices_run_in_integers() -> None:
+    graph = product("z = MatMul (x, w) y = Add (z, b)", w=normal(2, 16, 8), b=normal(8, seed=2))
+    feeds: list[Feed] = [{"x": normal(2, 5, 16)}]
+    graph.inputs = graph.inputs[:1]
+    want = run(graph, feeds)
+    quantize(graph, feeds)
+    assert optimized_operators(graph)["MatMulIntegerToFloat"] == 1
+    assert constant(graph, "w.codes").shape == (2, 16, 8)
+    assert sqnr_db(want, run(graph, feeds)) > 38
+
+
+# --- embeddings -----------------------------------------------------------------------------------
+
+
+def embedding(table: Array) -> gs.Graph:
+    text = "g (int64[N, L] x) => (float[N, L, 8] y) { [look] e = Gather (t, x) y = MatMul (e, w) }"
+    return graph_of(text, t=table, w=normal(table.shape[1], 8))
+
+
+def test_an_embedding_is_stored_as_codes_with_a_scale_for_each_row() -> None:
+    table = normal(100, 16) * np.logspace(-3, 3, 100, dtype=np.float32)[:, None]
+    graph, feeds = embedding(table), [{"x": np.arange(100).reshape(4, 25)}]
+    report = quantize(graph, feeds, operators=("Gather",))
+    assert report.changed == ["look"]
+    codes, scale = constant(graph, "t.codes"), constant(graph, "t.scale")
+    assert codes.dtype == np.int8
+    assert np.allclose(scale[:, 0], np.abs(table).max(1) / 127)
+    assert (np.abs(codes * scale - table).max(1) <= 0.501 * scale[:, 0]).all()
+    assert "t" not in graph.tensors()
+    want = (codes * scale)[feeds[0]["x"]] @ normal(16, 8)
+    assert np.allclose(run(graph, feeds)[0], want, rtol=1e-4, atol=1e-4)
+
+
+def test_embeddings_that_stay_float_say_why() -> None:
+    feeds: list[Feed] = [{"x": np.arange(8).reshape(2, 4)}]
+    graph = embedding(normal(100, 16))
+    assert "left alone" in quantize(graph, feeds, embeddings=False).skipped["look"]
+    graph = embedding(normal(100, 16))
+    graph.outputs.append(gs.Variable("z", np.float32, (100, 16)))
+    graph.nodes.append(gs.Node("Neg", "n", {}, [graph.tensors()["t"]], [graph.outputs[-1]]))
+    assert "another operator" in quantize(graph, feeds).skipped["look"]
+    small = embedding(normal(8, 16))
+    assert "look" not in quantize(small, feeds).changed
+
+
+# --- the generic target ---------------------------------------------------------------------------
+
+
+GENERIC = """
+    a = Relu (c) h = HardSwish (a) t = ConvTranspose <strides = [2, 2]> (h, u, b)
+    p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (t) m = Add (p, a)
+"""
+
+
+def generic() -> gs.Graph:
+    return between(GENERIC, u=normal(4, 4, 2, 2, seed=3), b=normal(4, seed=4))
+
+
+def test_the_generic_target_has_symmetric_pairs_on_every_input_and_output() -> None:
+    graph, feeds = generic(), feeds_of(1, 4, 6, 6)
+    want = run(graph, feeds)
+    report = quantize(graph, feeds, "qdq-generic")
+    assert {label.split(":")[0] for label in report.changed} == {
+        *("Conv", "HardSwish", "ConvTranspose", "MaxPool", "Add")
+    }
+    pairs = [n for n in graph.nodes if n.op in ("QuantizeLinear", "DequantizeLinear")]
+    assert all(not np.any(n.inputs[2].values) for n in pairs)
+    assert all(n.inputs[2].dtype == np.int8 for n in pairs)
+    assert not [
+        n for n in graph.nodes if n.op == "DequantizeLinear" and "b" in n.inputs[0].name[:2]
+    ]
+    for node in graph.nodes:
+        if node.op in ("QuantizeLinear", "DequantizeLinear", "Relu"):
+            continue
+        data = [t for t in node.inputs if t.name not in ("b", "b.corrected")]
+        assert {t.inputs[0].op for t in data} == {"DequantizeLinear"}, node
+        readers = node.outputs[0].outputs
+        assert {n.op for n in readers} <= {"QuantizeLinear", "Relu"}, node
+    assert sqnr_db(want, run(graph, feeds)) > 25
+
+
+def test_the_generic_target_keeps_relu_and_float_biases() -> None:
+    graph, feeds = generic(), feeds_of(1, 4, 6, 6)
+    quantize(graph, feeds, "qdq-generic")
+    assert [n.op for n in graph.nodes].count("Relu") == 1
+    transposed = next(n for n in graph.nodes if n.op == "ConvTranspose")
+    assert np.array_equal(transposed.inputs[2].values, normal(4, seed=4))
+    assert constant(graph, "u.scale").shape == (4,)
+    assert next(n.attrs for n in graph.nodes if n.outputs[0] is transposed.inputs[1]) == {"axis": 1}
+
+
+def test_the_generic_target_covers_attention() -> None:
+    text = "s = MatMul (x, u) p = Softmax (s) y = MatMul (p, w)"
+    graph = product(text, w=normal(7, 8))
+    feeds: list[Feed] = [{"x": normal(2, 5, 16), "u": normal(2, 16, 7, seed=1)}]
+    want = run(graph, feeds)
+    assert quantize(graph, feeds, "qdq-generic").changed == ["MatMul:s", "MatMul:y"]
+    assert sqnr_db(want, run(graph, feeds)) > 25
+
+
+def test_groups_of_a_transposed_convolution_share_one_scale() -> None:
+    body = "t = ConvTranspose <group = 2> (c, u) m = Relu (t)"
+    graph, feeds = between(body, u=normal(4, 2, 1, 1, seed=3)), feeds_of(1, 4, 6, 6)
+    want = run(graph, feeds)
+    quantize(graph, feeds, "qdq-generic", correct_bias=True)
+    assert constant(graph, "u.scale").shape == ()
+    assert sqnr_db(want, run(graph, feeds)) > 25
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_gives_a_model_that_runs(name: str) -> None:
+    graph, feeds = generic(), feeds_of(1, 4, 6, 6)
+    want = run(graph, feeds)
+    quantize(graph, feeds, name)
+    assert sqnr_db(want, run(graph, feeds)) > 25
