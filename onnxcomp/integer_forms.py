@@ -1,4 +1,4 @@
-"""Writes operators in the equal form that the runtime's integer kernels are found by."""
+"""Writes operators in the equal form that the runtime's kernels are found by."""
 
 from __future__ import annotations
 
@@ -7,52 +7,177 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import Names, is_constant, is_standard
+from onnxcomp.graph import Names, consumers, is_constant, is_output, is_standard, producer, volume
+from onnxcomp.quantization import Array
+from onnxcomp.targets import Target
+from onnxcomp.units import FOLDED
+
+Wanted = Callable[[gs.Node], bool]
 
 
-def pool_spatial_means(graph: gs.Graph, wanted: Callable[[gs.Node], bool]) -> None:
-    """ReduceMean over all spatial axes -> GlobalAveragePool, which has an integer kernel.
+def write_integer_forms(graph: gs.Graph, target: Target, wanted: Wanted) -> None:
+    """Rewrites what the target runs in integers under another operator's name only.
 
-    PyTorch's newer exporter writes every global pooling that way. Shapes have to be inferred.
+    Nothing changes but the rounding of float32. Shapes have to be inferred. An operator whose
+    neighbours are no operators of the target's table keeps its form: it will stay in float.
 
     Args:
         graph: changed in place.
+        target: what runs in integers.
         wanted: whether a node may be changed.
     """
-    names: Names | None = None
+    names = Names(graph)
     for node in list(graph.nodes):
-        if node.op != "ReduceMean" or not is_standard(node) or not wanted(node):
+        if not is_standard(node) or node.op not in _FORMS or not wanted(node):
             continue
-        if not _is_spatial(node):
-            continue
-        rank, result = len(node.inputs[0].shape), node.outputs[0]
-        keeps_axes = bool(node.attrs.get("keepdims", 1))
-        node.op, node.attrs = "GlobalAveragePool", {}
-        if len(node.inputs) > 1:
-            del node.inputs[1]
-        if keeps_axes:
-            continue
-        names = names or Names(graph)
-        pooled = gs.Variable(
-            names.fresh(f"{result.name}.pooled"),
-            result.dtype,
-            [*node.inputs[0].shape[:2], *[1] * (rank - 2)],
-        )
-        node.outputs = [pooled]
-        axes = gs.Constant(names.fresh(f"{result.name}.axes"), np.arange(2, rank))
-        squeeze = gs.Node("Squeeze", names.fresh(f"{result.name}.squeeze"), {}, [pooled, axes])
-        squeeze.outputs = [result]
-        graph.nodes.insert(graph.nodes.index(node) + 1, squeeze)
+        _FORMS[node.op](graph, node, target, names)
 
 
-def _is_spatial(node: gs.Node) -> bool:
-    """Whether a ReduceMean goes over the axes behind batch and channels, and over all of them."""
-    shape = node.inputs[0].shape
-    if shape is None or len(shape) < 3 or node.inputs[0].dtype != np.float32:
+def _is_inside(node: gs.Node, target: Target) -> bool:
+    """Whether operators of the target's table make its input and read its output."""
+    inside = {*target.operators, *FOLDED}
+    maker = producer(node.inputs[0])
+    readers = consumers(node.outputs[0])
+    return maker is not None and maker.op in inside and any(n.op in inside for n in readers)
+
+
+def pool_mean(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:
+    """ReduceMean over all spatial axes -> GlobalAveragePool, which has an integer kernel.
+
+    PyTorch's newer exporter writes every global pooling that way.
+    """
+    if "GlobalAveragePool" not in target.operators or not _is_pooling(node, target):
+        return
+    rank, result = len(node.inputs[0].shape), node.outputs[0]
+    keeps_axes = bool(node.attrs.get("keepdims", 1))
+    node.op, node.attrs = "GlobalAveragePool", {}
+    if len(node.inputs) > 1:
+        del node.inputs[1]
+    if keeps_axes:
+        return
+    shape = [*node.inputs[0].shape[:2], *[1] * (rank - 2)]
+    pooled = gs.Variable(names.fresh(f"{result.name}.pooled"), result.dtype, shape)
+    node.outputs = [pooled]
+    axes = gs.Constant(names.fresh(f"{result.name}.axes"), np.arange(2, rank))
+    squeeze = gs.Node("Squeeze", names.fresh(f"{result.name}.squeeze"), {}, [pooled, axes])
+    squeeze.outputs = [result]
+    graph.nodes.insert(graph.nodes.index(node) + 1, squeeze)
+
+
+def _is_pooling(node: gs.Node, target: Target) -> bool:
+    """Whether a ReduceMean goes over the axes behind batch and channels, and over all of them.
+
+    Of three axes the last may as well be the features that a normalization averages: such a mean
+    is not the only reader of its input, or reads squares, and is fused with what follows.
+    """
+    data = node.inputs[0]
+    if data.shape is None or len(data.shape) < 3 or data.dtype != np.float32:
         return False
     axes = node.attrs.get("axes")
     if axes is None and len(node.inputs) > 1 and is_constant(node.inputs[1]):
         axes = np.asarray(node.inputs[1].values).tolist()
-    if axes is None:
+    if axes is None or sorted(a % len(data.shape) for a in axes) != [*range(2, len(data.shape))]:
         return False
-    return sorted(axis % len(shape) for axis in axes) == list(range(2, len(shape)))
+    maker = producer(data)
+    if len(data.shape) > 3:
+        return True
+    if maker is None or maker.op not in (*target.operators, *FOLDED) or len(consumers(data)) > 1:
+        return False
+    return maker.op != "Mul" or maker.inputs[0] is not maker.inputs[1]
+
+
+def split_hard_swish(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:
+    """HardSwish(x) -> x HardSigmoid(x), as onnxruntime does itself."""
+    if "HardSwish" in target.operators or "HardSigmoid" not in target.operators:
+        return
+    if not _is_inside(node, target) or node.inputs[0].dtype != np.float32:
+        return
+    data, result = node.inputs[0], node.outputs[0]
+    gate = gs.Variable(names.fresh(f"{result.name}.gate"), result.dtype, result.shape)
+    attrs = {"alpha": 1 / 6, "beta": 0.5}
+    hard = gs.Node("HardSigmoid", names.fresh(f"{node.name}.gate"), attrs, [data], [gate])
+    graph.nodes.insert(graph.nodes.index(node), hard)
+    node.op, node.attrs, node.inputs = "Mul", {}, [data, gate]
+
+
+def convolve_normalization(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:
+    """BatchNormalization that no layer could take up -> a depthwise Conv of one pixel.
+
+    y = a x + c with a = scale / sqrt(variance + epsilon), c = bias - a mean. Its single weight for
+    each channel has a code without error.
+    """
+    data, constants = node.inputs[0], node.inputs[1:]
+    if "Conv" not in target.operators or not _is_inside(node, target):
+        return
+    if data.shape is None or len(data.shape) < 3 or data.dtype != np.float32:
+        return
+    if len(node.outputs) > 1 or not all(map(is_constant, constants)):
+        return
+    scale, bias, mean, variance = (np.asarray(t.values, np.float64) for t in constants)
+    factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    name, kernel = node.outputs[0].name, [1] * (len(data.shape) - 2)
+    weights = _constant(names, f"{name}.weight", factor.reshape(-1, 1, *kernel))
+    shift = _constant(names, f"{name}.bias", bias - factor * mean)
+    node.op, node.inputs = "Conv", [data, weights, shift]
+    node.attrs = {"group": len(factor), "kernel_shape": kernel}
+
+
+def reorder_gelu(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:
+    """x (0.5 (1 + erf(x / sqrt 2))) -> 0.5 (x (1 + erf(x / sqrt 2))), the order that is fused.
+
+    Halving is exact in floating point, whenever it is done.
+    """
+    one = _only_reader(node, "Add")
+    half = None if one is None else _only_reader(one, "Mul")
+    last = None if half is None else _only_reader(half, "Mul")
+    if one is None or half is None or last is None or is_output(graph, half.outputs[0]):
+        return
+    index = 0 if is_constant(half.inputs[0]) else 1
+    factor, other = half.inputs[index], 0 if last.inputs[1] is half.outputs[0] else 1
+    if not is_constant(factor) or volume(factor.shape) != 1 or float(factor.values.item()) != 0.5:
+        return
+    divided = producer(node.inputs[0])
+    data = last.inputs[other]
+    if divided is None or divided.op not in ("Div", "Mul") or divided.inputs[0] is not data:
+        return
+    half.inputs = [data, one.outputs[0]]
+    last.inputs = [half.outputs[0], factor]
+
+
+def _only_reader(node: gs.Node, op: str) -> gs.Node | None:
+    readers = consumers(node.outputs[0])
+    return readers[0] if len(readers) == 1 and readers[0].op == op else None
+
+
+def plain_gemm(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:
+    """alpha A' B + beta C -> A (alpha B) + (beta C), with A' transposed by an operator."""
+    attrs, name = node.attrs, node.outputs[0].name
+    bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+    if not is_constant(node.inputs[1]) or not (bias is None or is_constant(bias)):
+        return
+    alpha, beta = attrs.pop("alpha", 1.0), attrs.pop("beta", 1.0)
+    if alpha != 1.0:
+        node.inputs[1] = _constant(names, f"{name}.weight", alpha * node.inputs[1].values)
+    if beta != 1.0 and bias is not None:
+        node.inputs[2] = _constant(names, f"{name}.bias", beta * bias.values)
+    if attrs.pop("transA", 0):
+        data = node.inputs[0]
+        shape = None if data.shape is None else list(reversed(data.shape))
+        turned = gs.Variable(names.fresh(f"{data.name}.transposed"), data.dtype, shape)
+        attributes = {"perm": [1, 0]}
+        turn = gs.Node("Transpose", names.fresh(turned.name), attributes, [data], [turned])
+        graph.nodes.insert(graph.nodes.index(node), turn)
+        node.inputs[0] = turned
+
+
+def _constant(names: Names, name: str, values: Array) -> gs.Constant:
+    return gs.Constant(names.fresh(name), np.asarray(values, np.float32))
+
+
+_FORMS: dict[str, Callable[[gs.Graph, gs.Node, Target, Names], None]] = {
+    "BatchNormalization": convolve_normalization,
+    "Erf": reorder_gelu,
+    "Gemm": plain_gemm,
+    "HardSwish": split_hard_swish,
+    "ReduceMean": pool_mean,
+}

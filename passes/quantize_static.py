@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph import QUANTIZERS, consumers, is_constant, label, producer, volume
-from onnxcomp.integer_forms import pool_spatial_means
+from onnxcomp.integer_forms import write_integer_forms
 from onnxcomp.lookups import write_lookups
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.placement import Plan, plan_static
@@ -19,7 +19,7 @@ from onnxcomp.qdq import Writer
 from onnxcomp.quantization import Array, least_error_range
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.statistics import Histogram, MinMax, Moments, Range, Statistic
-from onnxcomp.targets import resolve_target
+from onnxcomp.targets import Target, resolve_target
 
 OLD_OPSET = "opset {} has no per-channel DequantizeLinear: convert the model to 13 first"
 
@@ -43,6 +43,7 @@ class QuantizeStatic(Pass):
     """
 
     needs_calibration: ClassVar[bool] = True
+    trades_precision: ClassVar[bool] = True
 
     calibrator: Literal["minmax", "percentile", "mse"] = "mse"
     percentile: float = 99.99
@@ -66,8 +67,9 @@ class QuantizeStatic(Pass):
         if graph.opset < self.minimum_opset:
             return []
         twin = graph.copy()
-        self._prepare(twin)
-        plan = plan_static(twin, resolve_target(), self._refuse, products=self.attention)
+        target = resolve_target()
+        self._prepare(twin, target)
+        plan = plan_static(twin, target, self._refuse, products=self.attention)
         return [label(node) for node in [*(unit.node for unit in plan.units), *plan.lookups]]
 
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
@@ -77,7 +79,7 @@ class QuantizeStatic(Pass):
                 if node.op in context.target.operators:
                     report.skip(node, OLD_OPSET.format(graph.opset))
             return
-        self._prepare(graph)
+        self._prepare(graph, context.target)
         plan, ranges, means = self._measured_plan(graph, context)
         scales = {name: context.target.activation_parameters(seen) for name, seen in ranges.items()}
         for name, reason in plan.skipped.items():
@@ -87,9 +89,9 @@ class QuantizeStatic(Pass):
         write_lookups(graph, plan.lookups)
         Writer(graph, plan, scales, context.target, self._per_channel, means).write()
 
-    def _prepare(self, graph: gs.Graph) -> None:
+    def _prepare(self, graph: gs.Graph, target: Target) -> None:
         infer_shapes(graph)
-        pool_spatial_means(graph, lambda node: self.options_for(node) is not None)
+        write_integer_forms(graph, target, lambda node: self.options_for(node) is not None)
 
     def _per_channel(self, node: gs.Node) -> bool:
         options = self.options_for(node)
