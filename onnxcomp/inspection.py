@@ -11,7 +11,8 @@ from typing import Any
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from onnxcomp.errors import UnsupportedModel
+from onnxcomp.calibration import Calibration
+from onnxcomp.errors import OnnxcompError, UnsupportedModel
 from onnxcomp.exporting import data_type_of
 from onnxcomp.graph import (
     STANDARD_DOMAINS,
@@ -22,6 +23,7 @@ from onnxcomp.graph import (
     opsets,
     subgraphs,
 )
+from onnxcomp.kernel_use import KernelUse, kernels_of
 from onnxcomp.macs import count_macs, macs_by_node
 from onnxcomp.model import Model, load_model
 from onnxcomp.parameters import count_parameters, external_files, parameters, stored_constants
@@ -115,6 +117,8 @@ class Inspection:
         operators: largest bytes first.
         layers: all nodes with weights or MACs, largest bytes first.
         passes: what each could touch.
+        kernels: what onnxruntime runs in integers and in float, on made-up inputs; None where
+            nothing is quantized, or the model does not run.
     """
 
     model: str
@@ -137,6 +141,7 @@ class Inspection:
     operators: tuple[OperatorCost, ...]
     layers: tuple[LayerCost, ...]
     passes: tuple[PassReach, ...]
+    kernels: KernelUse | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the schema's name first; see docs/report.md."""
@@ -146,7 +151,7 @@ class Inspection:
 def inspect(
     model: str | os.PathLike[str] | Model, *, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> Inspection:
-    """Looks at a model without running it.
+    """Looks at a model; one that is quantized is run, on made-up inputs.
 
     Args:
         model: a path or a loaded model.
@@ -186,7 +191,17 @@ def inspect(
         operators=_operators(graph, layers),
         layers=tuple(layer for layer in layers if layer.bytes or layer.macs != 0),
         passes=tuple(_reaches(graph)),
+        kernels=_kernels(graph),
     )
+
+
+def _kernels(graph: gs.Graph) -> KernelUse | None:
+    try:
+        for feed in Calibration.from_source(None, graph, limit=1).feeds():
+            return kernels_of(graph, feed)
+    except OnnxcompError:  # made-up inputs do not suit every model
+        return None
+    return None
 
 
 def _reaches(graph: gs.Graph) -> Iterator[PassReach]:

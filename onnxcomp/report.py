@@ -6,7 +6,10 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from onnxcomp.kernel_use import KernelUse
 
 SCHEMA = "onnxcomp.report/1"
 Status = Literal["kept", "unchanged", "undone", "failed"]
@@ -133,6 +136,8 @@ class Report:
         passes: in order.
         notes: anything else a person should know, such as a converted opset.
         versions: of onnxcomp, onnx, onnxruntime and the machine's CPU.
+        kernels: what onnxruntime runs of the result, in integers and in float; None where the
+            result has no codes, or nothing was measured.
     """
 
     model: str
@@ -151,6 +156,7 @@ class Report:
     passes: list[PassResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    kernels: KernelUse | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the schema's name first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,10 +22,12 @@ from onnxcomp.tables import (
     listed,
     make_table,
     print_fidelity,
+    print_kernels,
 )
 
 STYLES = {"kept": "green", "unchanged": "dim", "undone": "yellow", "failed": "red"}
 MOST_REASONS = 6
+MOST_CONVERSIONS = 5
 UNFAITHFUL_DB = 10.0  # an error of a third of the signal
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d[\d.,]*")
 
@@ -58,6 +61,8 @@ def print_report(
     _print_overview(console, report.passes)
     for result in report.passes:
         _print_pass(console, result, operators, verbose)
+    if report.kernels is not None:
+        print_kernels(console, report.kernels, MOST_CONVERSIONS if not verbose else sys.maxsize)
     if report.notes:
         heading(console, "Notes")
         for note in report.notes:

@@ -75,6 +75,7 @@ def open_session(
     threads: int | None = None,
     optimize: bool = True,
     lean: bool = False,
+    profile: Path | None = None,
 ) -> Session:
     """A CPU session of a graph.
 
@@ -84,6 +85,7 @@ def open_session(
         threads: intra-op threads; None for onnxruntime's choice.
         optimize: apply onnxruntime's graph optimizations.
         lean: keep no second copy of weights: none in a faster layout, none folded or cast ahead.
+        profile: start of the name of a file that the time of each kernel is written to.
 
     Raises:
         UnsupportedModel: onnxruntime cannot load the model.
@@ -91,6 +93,8 @@ def open_session(
     weights = _Weights()
     proto = to_proto(graph, weights.store, extra_outputs)
     options = session_options(threads=threads, optimize=optimize, lean=lean)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     handed = [_as_value(array) for array in weights.handed.values()]
     if handed:
         options.add_external_initializers(list(weights.handed), handed)

@@ -14,10 +14,17 @@ from rich.text import Text
 
 from onnxcomp.comparison import Benchmark, Comparison
 from onnxcomp.inspection import Inspection
+from onnxcomp.kernel_use import KernelUse, Kind
 from onnxcomp.listings import PassListing
 from onnxcomp.report import Cost, Fidelity
 
 UNKNOWN = "-"
+KINDS: dict[Kind, str] = {
+    "integer": "codes",
+    "float": "float",
+    "conversion": "conversions",
+    "other": "indices, shapes",
+}
 
 
 def make_console() -> Console:
@@ -217,11 +224,32 @@ def print_inspection(console: Console, inspection: Inspection, top: int = 10) ->
         )
     console.print(table)
     _print_rest(console, len(inspection.layers) - top, "layers")
+    if inspection.kernels is not None:
+        print_kernels(console, inspection.kernels, top)
     heading(console, "What each pass could touch")
     table = make_table("pass", "nodes", "of which", left=("of which",))
     for reach in inspection.passes:
         table.add_row(reach.name, count(len(reach.candidates)), listed(reach.operators))
     console.print(table)
+
+
+def print_kernels(console: Console, use: KernelUse, top: int = 10) -> None:
+    """What onnxruntime runs in integers and in float, and what the conversions left cost."""
+    heading(console, "What onnxruntime runs")
+    table = make_table("runs on", "time", "kernels", left=("kernels",))
+    for kind, name in KINDS.items():
+        kernels = [kernel for kernel in use.kernels if kernel.kind == kind]
+        if kernels:
+            counts = {kernel.op: kernel.count for kernel in kernels}
+            table.add_row(name, f"{use.time_share(kind):.0%}", listed(counts))
+    console.print(table)
+    if use.conversions:
+        table = make_table("conversion left", "of tensor", "elements", "time", left=("of tensor",))
+        for left in use.conversions[:top]:
+            share = f"{left.time_share:.1%}"
+            table.add_row(left.op, left.tensor, count(left.elements), share)
+        console.print(table)
+        _print_rest(console, len(use.conversions) - top, "conversions")
 
 
 def _print_rest(console: Console, number: int, what: str) -> None:

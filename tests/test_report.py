@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxcomp.kernel_use import Conversion, KernelShare, KernelUse
 from onnxcomp.report import SCHEMA, Cost, Fidelity, OutputFidelity, PassResult, Report, plain
 
 ROOT = Path(__file__).resolve().parent
@@ -62,6 +63,16 @@ def full_report() -> Report:
         passes=[kept, undone],
         notes=["opset 11 was converted to 13 first"],
         versions={"onnxcomp": "0.1.0"},
+        kernels=KernelUse(
+            kernels=(
+                KernelShare(
+                    op="QLinearConv", kind="integer", count=2, time_share=0.75, nodes=("conv1",)
+                ),
+            ),
+            conversions=(
+                Conversion(op="QuantizeLinear", tensor="x", elements=192, time_share=0.25),
+            ),
+        ),
     )
 
 
@@ -79,6 +90,9 @@ def test_every_field_is_in_the_golden_file_with_a_value() -> None:
         (Cost, data["before"]),
         (Fidelity, data["fidelity"]),
         (OutputFidelity, data["fidelity"]["outputs"][0]),
+        (KernelUse, data["kernels"]),
+        (KernelShare, data["kernels"]["kernels"][0]),
+        (Conversion, data["kernels"]["conversions"][0]),
     ):
         names = {field.name for field in dataclasses.fields(kind)}
         assert names == found.keys() - {"schema"}
@@ -88,7 +102,8 @@ def test_every_field_is_in_the_golden_file_with_a_value() -> None:
 
 def test_every_key_is_described() -> None:
     text = (ROOT.parent / "docs" / "report.md").read_text(encoding="utf-8")
-    for kind in (Report, PassResult, Cost, Fidelity, OutputFidelity):
+    kinds = (Report, PassResult, Cost, Fidelity, OutputFidelity, KernelUse, KernelShare, Conversion)
+    for kind in kinds:
         for field in dataclasses.fields(kind):
             assert f"`{field.name}`" in text, f"docs/report.md does not describe {field.name}"
 
