@@ -23,6 +23,7 @@ from onnxcomp.exporting import value_info
 from onnxcomp.gates import TIME, Measured, broken_gate
 from onnxcomp.graph import Graph, sort_nodes
 from onnxcomp.inspection import count_macs, count_parameters
+from onnxcomp.kernel_use import kernels_of
 from onnxcomp.measuring import Measurements
 from onnxcomp.model import (
     Model,
@@ -255,6 +256,7 @@ class Run:
     def _report(self, final: Measured, output: Path | None = None) -> Report:
         measurements, original = self.measurements, self.measurements.original
         before, after = measurements.latencies_ms
+        unmeasured = self.verify == "off" or measurements.large
         return Report(
             model=str(self.model.path),
             output="" if output is None else str(output),
@@ -272,6 +274,7 @@ class Run:
             passes=self.passes,
             notes=self.notes,
             versions=versions(),
+            kernels=None if unmeasured else kernels_of(self.graph, measurements.feed),
         )
 
     def _cost(self, graph: gs.Graph, measured: Measured, latency_ms: float | None) -> Cost:
