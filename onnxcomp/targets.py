@@ -36,6 +36,45 @@ class Role(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupedSpeed:
+    """What a convolution in groups takes for each pixel, in integers and in float.
+
+    The integer kernel gathers the inputs of each group tap by tap, which takes the same time for
+    one channel as for sixteen; the float kernel is slow only where groups have few outputs.
+
+    Attributes:
+        gather_ns: for each group and kernel tap, in integers.
+        integer_macs_per_ns: behind that.
+        float_macs_per_ns: at most.
+        float_macs_per_ns_and_output: for each output channel of a group.
+        conversion_ns: for each element that is converted to or from codes.
+        margin: how many times the float kernel's time the integer kernel may take.
+    """
+
+    gather_ns: float = 4.0
+    integer_macs_per_ns: float = 200.0
+    float_macs_per_ns: float = 55.0
+    float_macs_per_ns_and_output: float = 2.9
+    conversion_ns: float = 0.6
+    margin: float = 1.5
+
+    def pays(self, outputs: int, inputs: int, taps: int, groups: int) -> bool:
+        """Whether integers are faster, or nearly so.
+
+        Args:
+            outputs: channels of the output, all groups together.
+            inputs: channels of the input that each group reads.
+            taps: elements of the kernel.
+            groups: of the convolution.
+        """
+        macs, each = outputs * inputs * taps, outputs // groups
+        integer = self.gather_ns * taps * groups + macs / self.integer_macs_per_ns
+        rate = min(self.float_macs_per_ns, self.float_macs_per_ns_and_output * each)
+        real = macs / rate + self.conversion_ns * (outputs + inputs * groups)
+        return integer <= self.margin * real
+
+
+@dataclass(frozen=True, kw_only=True)
 class Operator:
     """How a target runs one operator in integers.
 
@@ -47,12 +86,14 @@ class Operator:
             runs the operator on the codes themselves.
         written_as: the operator with an integer kernel that computes it with one constant operand:
             x - c = x + (-c), x / c = x * (1 / c), and HardSigmoid is an addition that saturates.
+        grouped: how fast it is in groups, depthwise aside; None where that makes no difference.
     """
 
     role: Role
     float_output: bool = False
     on_codes: bool = False
     written_as: str = ""
+    grouped: GroupedSpeed | None = None
 
 
 _MOVERS = (
@@ -66,7 +107,7 @@ _ARITHMETIC = (
 
 ONNXRUNTIME: Mapping[str, Operator] = MappingProxyType(
     {
-        "Conv": Operator(role=Role.LAYER),
+        "Conv": Operator(role=Role.LAYER, grouped=GroupedSpeed()),
         "Gemm": Operator(role=Role.LAYER, float_output=True),
         "MatMul": Operator(role=Role.LAYER, float_output=True),
         **{op: Operator(role=Role.ARITHMETIC) for op in _ARITHMETIC},

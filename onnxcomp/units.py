@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -158,7 +159,7 @@ def reason_against(node: gs.Node, operator: Operator) -> str | None:
     if any(t.dtype != np.float32 for t in data):
         return f"its input is {_dtype_name(data)}, not float32"
     if operator.role is Role.LAYER:
-        return _reason_against_layer(node)
+        return _reason_against_layer(node) or _reason_against_groups(node, operator)
     if len([t for t in node.outputs if t.name]) != len(node.outputs):
         return "an output is absent"
     if node.op == "MaxPool" and len(node.outputs) > 1:
@@ -251,6 +252,18 @@ def _reason_against_layer(node: gs.Node) -> str | None:
     if not all(np.isfinite(values).all() for values in constants):
         return "its weights are not finite"
     return None
+
+
+def _reason_against_groups(node: gs.Node, operator: Operator) -> str | None:
+    groups = int(node.attrs.get("group", 1))
+    if operator.grouped is None or groups == 1:
+        return None
+    outputs, inputs, *kernel = node.inputs[1].shape
+    each = outputs // groups
+    is_depthwise = inputs == each == 1
+    if is_depthwise or operator.grouped.pays(outputs, inputs, math.prod(kernel), groups):
+        return None
+    return f"its groups of {inputs} to {each} channels are slower in integers"
 
 
 def _reason_against_variable(node: gs.Node, weights: gs.Tensor) -> str:

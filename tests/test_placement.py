@@ -149,6 +149,29 @@ def test_what_cannot_be_written_so_says_why(body: str, reason: str) -> None:
     assert reason in report.skipped["op"]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "groups", "kernel", "runs"),
+    [
+        (96, 96, 96, 7, True),  # depthwise has a kernel of its own
+        (96, 192, 96, 3, False),
+        (96, 96, 24, 3, False),
+        (96, 96, 6, 3, True),
+        (60, 60, 3, 1, True),
+    ],
+)
+def test_narrow_groups_stay_float(
+    inputs: int, outputs: int, groups: int, kernel: int, runs: bool
+) -> None:
+    text = f"""g (float[1, {inputs}, 8, 8] x) => (float[1, {outputs}, a, b] y) {{
+        [op] y = Conv <group = {groups}> (x, w) }}"""
+    feeds = feeds_of(1, inputs, 8, 8)
+    w = normal(outputs, inputs // groups, kernel, kernel)
+    report = quantize(graph_of(text, w=w), feeds)
+    assert (report.changed == ["op"]) is runs
+    assert ("slower in integers" in report.skipped.get("op", "")) is not runs
+    assert quantize(graph_of(text, w=w), feeds, "qdq-generic").changed == ["op"]
+
+
 # --- products -------------------------------------------------------------------------------------
 
 

@@ -90,13 +90,16 @@ def integer_conv(x: Array, graph: gs.Graph, groups: int, low: int) -> Array:
     return np.clip(np.rint(sums * scale) + zy, low, low + 255)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("groups", "inner", "outer"), [(1, 4, 8), (2, 32, 64), (4, 4, 4)])
 @pytest.mark.parametrize(("target", "low"), [("x86-vnni", 0), ("x86-avx2", 0), ("arm64", -128)])
-def test_conv_is_the_integer_conv_within_one_code(groups: int, target: str, low: int) -> None:
-    w = normal(8, 4 // groups, 3, 3) * np.logspace(-2, 1, 8, dtype=np.float32)[:, None, None, None]
+def test_conv_is_the_integer_conv_within_one_code(
+    groups: int, inner: int, outer: int, target: str, low: int
+) -> None:
+    spread = np.logspace(-2, 1, outer, dtype=np.float32)[:, None, None, None]
     text = f"[conv] y = Conv <group = {groups}> (x, w, b)"
-    graph = conv(text, inner=4, w=w, b=normal(8, seed=1))
-    feeds = feeds_of(1, 4, 8, 8)
+    weights = normal(outer, inner // groups, 3, 3) * spread
+    graph = conv(text, inner=inner, w=weights, b=normal(outer, seed=1))
+    feeds = feeds_of(1, inner, 8, 8)
     quantize(graph, feeds, target)
     session = open_session(graph)
     for feed in feeds:
