@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -92,6 +92,48 @@ def small_convnet(seed: int = 0) -> onnx.ModelProto:
         class_w=_normal(rng, 5, 8),
         class_b=_normal(rng, 5),
     )
+
+
+HEADS, HEAD_WIDTH = 4, 8
+
+
+def small_attention(exporter: Literal["torchscript", "dynamo"], seed: int = 0) -> onnx.ModelProto:
+    """x [N, L, 32], mask [N, 1, 1, L] -> self-attention of 4 heads -> y [N, L, 32].
+
+    As PyTorch's two exporters write it: TorchScript divides the scores and adds biases from the
+    left; dynamo scales both factors and replaces rows that are masked completely.
+    """
+    rng, width = np.random.default_rng(seed), HEADS * HEAD_WIDTH
+    scaled = {
+        "torchscript": """[scores] raw = MatMul (tq, tk) [scale] divided = Div (raw, root)
+            [mask_add] masked = Add (divided, mask) [softmax] p = Softmax <axis = -1> (masked)""",
+        "dynamo": """sq = Mul (tq, fourth) sk = Mul (tk, fourth)
+            [scores] raw = MatMul (sq, sk) [mask_add] masked = Add (raw, mask)
+            [softmax] whole = Softmax <axis = -1> (masked)
+            bad = IsNaN (whole) p = Where (bad, zero, whole)""",
+    }[exporter]
+    left = exporter == "torchscript"
+    projections = " ".join(
+        f"""[{n}] m{n} = MatMul (x, w{n}) a{n} = Add ({f"b{n}, m{n}" if left else f"m{n}, b{n}"})
+        r{n} = Reshape (a{n}, heads) t{n} = Transpose <perm = [{perm}]> (r{n})"""
+        for n, perm in (("q", "0, 2, 1, 3"), ("k", "0, 2, 3, 1"), ("v", "0, 2, 1, 3"))
+    )
+    text = f"""attention (float[N, L, {width}] x, float[N, 1, 1, L] mask)
+        => (float[N, L, {width}] y) {{
+        {projections} {scaled} [context] c = MatMul (p, tv)
+        tc = Transpose <perm = [0, 2, 1, 3]> (c) rc = Reshape (tc, flat)
+        [out] mo = MatMul (rc, wo) y = Add (mo, bo) }}"""
+    constants: dict[str, Any] = {
+        "heads": np.asarray([0, 0, HEADS, HEAD_WIDTH]),
+        "flat": np.asarray([0, 0, width]),
+    }
+    if left:
+        constants["root"] = np.float32(HEAD_WIDTH**0.5)
+    else:
+        constants |= {"fourth": np.float32(HEAD_WIDTH**-0.25), "zero": np.float32(0)}
+    for n in "qkvo":
+        constants |= {f"w{n}": 0.3 * _normal(rng, width, width), f"b{n}": _normal(rng, width)}
+    return model_of(text, **constants)
 
 
 def open_any(model: AnyModel) -> Session:

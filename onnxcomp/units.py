@@ -168,6 +168,8 @@ def reason_against(node: gs.Node, operator: Operator) -> str | None:
         return "it interpolates"
     if node.op == "Pad" and not _pads_with_zero(node):
         return "it pads with something else than zero"
+    if node.op == "Add" and any(n.op == "Softmax" for n in consumers(node.outputs[0])):
+        return "it adds a mask to scores: its range would leave them no codes"
     if operator.role is Role.ARITHMETIC and any(not _small_enough(t) for t in data):
         return "one of its constants is not finite"
     return _reason_against_rewriting(node) if operator.written_as else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,12 +10,13 @@ import pytest
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.fusion import optimized_operators
+from onnxcomp.importing import from_proto
 from onnxcomp.model import check_graph
 from onnxcomp.passes.base import PassContext, PassReport
 from onnxcomp.passes.quantize_static import QuantizeStatic
 from onnxcomp.runtime import Feed, open_session
 from onnxcomp.targets import TARGETS, resolve_target
-from onnxcomp.testing import graph_of
+from onnxcomp.testing import graph_of, small_attention
 
 Array = np.ndarray[Any, Any]
 
@@ -207,6 +208,45 @@ def test_two_activations_are_multiplied_in_integers_on_demand_only(
     left = constants.get("k", feeds[0]["x"])
     want = rounded("k" if constants else "x", left) @ rounded("u", feeds[0]["u"])
     assert np.allclose(run(graph, feeds)[0], want, atol=1e-4)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize(
+    ("attention", "kernels"),
+    [
+        (False, {"MatMulIntegerToFloat": 4, "QuantizeLinear": 2, "DequantizeLinear": 0}),
+        (True, {"MatMulIntegerToFloat": 5, "QLinearMatMul": 1, "DequantizeLinear": 0}),
+    ],
+)
+def test_attention_of_both_exporters(
+    exporter: Literal["torchscript", "dynamo"], attention: bool, kernels: dict[str, int]
+) -> None:
+    graph = from_proto(small_attention(exporter))
+    mask = np.where(np.arange(9) < 7, 0, -1e4).astype(np.float32).reshape(1, 1, 1, 9)
+    feeds: list[Feed] = [{"x": normal(1, 9, 32, seed=i), "mask": mask} for i in range(3)]
+    want = run(graph, feeds)
+    report = quantize(graph, feeds, attention=attention)
+    found = optimized_operators(graph)
+    assert {name: found[name] for name in kernels} == kernels
+    assert found["Softmax"] == 1
+    assert found["MatMul"] + found["FusedMatMul"] == (0 if attention else 2)
+    reasons = [report.skipped.get(name, "") for name in ("scores", "context")]
+    assert all(("hardly faster" in reason) is not attention for reason in reasons)
+    assert sqnr_db(want, run(graph, feeds)) > (25 if attention else 30)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_the_generic_target_quantizes_all_of_attention_but_its_mask(
+    exporter: Literal["torchscript", "dynamo"],
+) -> None:
+    graph = from_proto(small_attention(exporter))
+    mask = np.where(np.arange(9) < 7, 0, -1e4).astype(np.float32).reshape(1, 1, 1, 9)
+    feeds: list[Feed] = [{"x": normal(1, 9, 32, seed=i), "mask": mask} for i in range(3)]
+    want = run(graph, feeds)
+    report = quantize(graph, feeds, "qdq-generic")
+    assert {"q", "k", "v", "scores", "context", "out"} <= set(report.changed)
+    assert "mask" in report.skipped["mask_add"]
+    assert sqnr_db(want, run(graph, feeds)) > 20
 
 
 def test_batches_of_constant_matrices_run_in_integers() -> None:
