@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import Names, consumers, is_constant, is_output, is_standard, producer, volume
 from onnxcomp.quantization import Array
+from onnxcomp.space_to_depth import convolve_pixels
 from onnxcomp.targets import Target
 from onnxcomp.units import FOLDED
 
@@ -176,6 +177,7 @@ def _constant(names: Names, name: str, values: Array) -> gs.Constant:
 
 _FORMS: dict[str, Callable[[gs.Graph, gs.Node, Target, Names], None]] = {
     "BatchNormalization": convolve_normalization,
+    "Conv": convolve_pixels,
     "Erf": reorder_gelu,
     "Gemm": plain_gemm,
     "HardSwish": split_hard_swish,
