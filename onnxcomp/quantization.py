@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxcomp.statistics import HistogramResult, Range
+from onnxcomp.statistics import Range
 
 Array = npt.NDArray[Any]
 
 LARGEST_BIAS_CODE = 2**30  # half of int32: the other half is for the sum it is added to
-CANDIDATES = 64  # ends tried by `least_error_range`
-REFINEMENTS = 2  # times it tries each end alone
-CLIPPING_WEIGHT = 1.5  # errors of clipping share one sign and add up in the next layer's sums
 TINY = float(np.finfo(np.float32).tiny)  # scales are normal numbers: subnormal ones may be flushed
 
 
@@ -151,43 +148,3 @@ def rounding_bias(weights: Array, rounded: Array, means: Array, groups: int = 1)
     error = (weights.astype(np.float64) - rounded).reshape(groups, channels // groups, inner, -1)
     shift = np.einsum("goik,gi->go", error, means.reshape(groups, inner))
     return np.asarray(shift.reshape(channels))
-
-
-def least_error_range(seen: HistogramResult, codes: int = 256) -> Range:
-    """The range within the exact one that loses least, in mean squared error.
-
-    Values outside are clipped to its ends, those inside rounded to one of ``codes`` levels
-    (Sung, Shin and Hwang, "Resiliency of deep neural networks under quantization", 2015). Both
-    ends are shrunk together first, then each alone. All values of a histogram cell are taken to
-    lie at its centre.
-    """
-    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    if not np.isfinite(high - low) or high == low:
-        return Range(np.asarray(low), np.asarray(high))
-    occupied = np.flatnonzero(seen.counts)
-    centres = np.clip(((seen.edges[:-1] + seen.edges[1:]) / 2)[occupied], low, high)
-    counts = seen.counts[occupied].astype(np.float64)
-    kept = np.linspace(1.0, 1.0 / CANDIDATES, CANDIDATES)
-    best_low, best_high = _least_error(centres, counts, low * kept, high * kept, codes)
-    for _ in range(REFINEMENTS):
-        last = best_low, best_high
-        best_low, best_high = _least_error(centres, counts, low * kept, best_high, codes)
-        best_low, best_high = _least_error(centres, counts, best_low, high * kept, codes)
-        if (best_low, best_high) == last:
-            break
-    return Range(np.asarray(best_low), np.asarray(best_high))
-
-
-def _least_error(
-    centres: Array, counts: Array, lows: Array | float, highs: Array | float, codes: int
-) -> tuple[float, float]:
-    """The pair of ends, of arrays [candidates] or one for all, that loses least."""
-    lows, highs = np.broadcast_arrays(lows, highs)
-    scale = (highs - lows)[:, None] / (codes - 1)
-    first = np.rint(lows[:, None] / scale)
-    raw = np.rint(centres / scale)
-    rounded = np.clip(raw, first, first + (codes - 1))
-    error = np.square(rounded * scale - centres)
-    error[rounded != raw] *= CLIPPING_WEIGHT
-    best = int(np.argmin(error @ counts))
-    return float(lows[best]), float(highs[best])

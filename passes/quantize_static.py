@@ -16,7 +16,8 @@ from onnxcomp.lookups import write_lookups
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.placement import Plan, plan_static
 from onnxcomp.qdq import Writer
-from onnxcomp.quantization import Array, least_error_range
+from onnxcomp.quantization import Array
+from onnxcomp.ranges import least_error_range
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.statistics import Histogram, MinMax, Moments, Range, Statistic
 from onnxcomp.targets import Target, resolve_target

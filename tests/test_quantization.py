@@ -14,12 +14,11 @@ from onnxcomp.quantization import (
     LARGEST_BIAS_CODE,
     affine,
     bias_codes,
-    least_error_range,
     least_weight_scale,
     rounding_bias,
     symmetric,
 )
-from onnxcomp.statistics import Histogram, Range
+from onnxcomp.statistics import Range
 
 Array = np.ndarray[Any, Any]
 dtypes = st.sampled_from([np.uint8, np.int8])
@@ -129,57 +128,3 @@ def test_rounding_bias_sums_over_the_kernel() -> None:
     rounded = weights.copy()
     rounded[0, 1] = 0.5
     assert rounding_bias(weights, rounded, np.asarray([7.0, 2.0])).tolist() == [-9.0]
-
-
-def histogram(values: Array) -> Any:
-    statistic = Histogram()
-    statistic.update(values)
-    return statistic.result()
-
-
-def loss(values: Array, low: float, high: float, clipping: float = 1.5) -> float:
-    """What the range search minimizes, by the definition and on the values themselves."""
-    scale = (high - low) / 255
-    zero = np.rint(-low / scale)
-    raw = np.rint(values / scale) + zero
-    codes = np.clip(raw, 0, 255)
-    error = ((codes - zero) * scale - values) ** 2
-    return float(np.where(codes != raw, clipping * error, error).sum())
-
-
-@pytest.mark.parametrize("kind", ["normal", "laplace", "relu", "uniform", "outlier", "shifted"])
-def test_range_loses_no_more_than_exhaustive_search(kind: str) -> None:
-    rng = np.random.default_rng(0)
-    values = {
-        "normal": rng.standard_normal(20000),
-        "laplace": rng.laplace(size=20000),
-        "relu": np.maximum(rng.standard_normal(20000), 0),
-        "uniform": rng.uniform(-1, 3, 20000),
-        "outlier": np.append(rng.standard_normal(20000), [90.0]),
-        "shifted": rng.standard_normal(20000) + 5,
-    }[kind].astype(np.float32)
-    found = least_error_range(histogram(values))
-    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
-    assert low <= found.low <= 0 <= found.high <= high
-    mine = loss(values, float(found.low), float(found.high))
-    steps = np.linspace(1, 0.02, 60)
-    lows = low * steps if low < 0 else [0.0]
-    best = min(loss(values, a, b) for a in lows for b in high * steps)
-    assert mine <= 1.03 * best
-    assert mine <= loss(values, low, high)
-
-
-def test_uniform_values_are_not_clipped_and_a_rare_outlier_is() -> None:
-    rng = np.random.default_rng(1)
-    even = rng.uniform(-1, 1, 50000).astype(np.float32)
-    found = least_error_range(histogram(even))
-    assert (found.low, found.high) == (even.min(), even.max())
-    rare = np.append(rng.standard_normal(500000), [100.0]).astype(np.float32)
-    assert least_error_range(histogram(rare)).high < 80
-
-
-def test_range_of_a_constant_tensor() -> None:
-    found = least_error_range(histogram(np.full(7, 3.0, np.float32)))
-    assert (found.low, found.high) == (0.0, 3.0)
-    found = least_error_range(histogram(np.zeros(7, np.float32)))
-    assert (found.low, found.high) == (0.0, 0.0)
