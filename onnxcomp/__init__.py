@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from onnxcomp.recipe import Gates as Gates
     from onnxcomp.recipe import Recipe as Recipe
     from onnxcomp.report import Report as Report
+    from onnxcomp.sensitivity import Sensitivity as Sensitivity
+    from onnxcomp.sensitivity import sensitivity as sensitivity
 
     __version__: str
 
@@ -54,11 +56,13 @@ _LAZY = {
     "Recipe": "recipe",
     "Report": "report",
     "Result": "optimize",
+    "Sensitivity": "sensitivity",
     "benchmark": "comparison",
     "compare": "comparison",
     "inspect": "inspection",
     "load_model": "model",
     "optimize": "optimize",
+    "sensitivity": "sensitivity",
 }
 
 __all__ = [
@@ -82,12 +86,14 @@ __all__ = [
     "RecipeError",
     "Report",
     "Result",
+    "Sensitivity",
     "UnsupportedModel",
     "benchmark",
     "compare",
     "inspect",
     "load_model",
     "optimize",
+    "sensitivity",
 ]
 
 

@@ -21,6 +21,9 @@ from onnxcomp.synthetic import synthetic_samples
 RUN_BYTES = 256 << 20  # of tapped values that one run may return
 FEW = 8  # tensors of unknown size that are tapped together without measuring them first
 MOST_SAMPLES = 1 << 16  # a source that yields more is taken to be endless
+HELD_EVERY = 4  # of real samples one in so many is kept for judging
+HELD_MOST = 64
+HELD_FROM = 16  # with fewer samples all serve both ends
 
 Taps = Mapping[str, Statistic[Any] | Sequence[Statistic[Any]]]
 Advance = Callable[[int, int], None]
@@ -95,6 +98,31 @@ class Calibration:
                 pass
         assert self._count is not None
         return self._count if self._limit is None else min(self._count, self._limit)
+
+    def split(self) -> tuple[Calibration, Calibration]:
+        """Samples to choose ranges on, and others to judge the result by.
+
+        One in HELD_EVERY is held back, HELD_MOST at most. Made-up samples, and fewer than
+        HELD_FROM, are too few to share: then both are all of them.
+        """
+        if self.synthetic or sum(1 for _ in self.feeds(HELD_FROM)) < HELD_FROM:
+            return self, self
+        return self._part(held=False), self._part(held=True)
+
+    def _part(self, held: bool) -> Calibration:
+        whole = self._samples
+
+        def is_held(index: int) -> bool:
+            return index % HELD_EVERY == HELD_EVERY - 1 and index < HELD_EVERY * HELD_MOST
+
+        def read() -> Iterator[tuple[str, Any]]:
+            feeds = enumerate(itertools.islice(whole.read(), self._limit))
+            return (feed for index, feed in feeds if is_held(index) is held)
+
+        if self._count is None:
+            return Calibration(Samples(whole.label, read), self._signature)
+        count = sum(is_held(index) is held for index in range(len(self)))
+        return Calibration(Samples(whole.label, read, count), self._signature)
 
     def feeds(self, limit: int | None = None) -> Iterator[Feed]:
         """The first ``limit`` feeds, from the start at every call.

@@ -5,15 +5,15 @@ Whatever is slow to import is imported by the command that needs it: `onnxcomp -
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from onnxcomp.options import (
     Decorator,
     calibration_option,
+    check_gates_are_measured,
     evaluate_option,
     json_option,
     model_argument,
@@ -21,15 +21,11 @@ from onnxcomp.options import (
     print_json,
     rounds_option,
     seed_option,
+    target_option,
     threads_option,
     working,
 )
 from onnxcomp.program import Program, interruption_names
-
-if TYPE_CHECKING:
-    from onnxcomp.model import Model
-    from onnxcomp.recipe import Recipe
-    from onnxcomp.report import Report
 
 
 def _command(name: str, *example: str) -> Decorator:
@@ -97,16 +93,18 @@ def main(context: click.Context) -> None:
 )
 @calibration_option
 @evaluate_option
+@target_option
 @click.option(
-    "--target",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help="auto, x86-avx2, x86-vnni or arm64.",
+    "--min-sqnr",
+    type=float,
+    metavar="DB",
+    help="Keep nodes in float, or undo passes, until the answers are this faithful.",
 )
-@click.option("--min-sqnr", type=float, metavar="DB", help="Undo what is less faithful than this.")
 @click.option(
-    "--max-drop", type=float, metavar="POINTS", help="Undo what costs more of the --evaluate score."
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="The same for points of --evaluate, or % of samples whose class changes.",
 )
 @click.option("--must-pay", is_flag=True, help="Undo what makes the model slower or larger.")
 @seed_option
@@ -125,6 +123,13 @@ def main(context: click.Context) -> None:
     metavar="FILE.json",
     help="Write the report as JSON too.",
 )
+@click.option(
+    "--save-recipe",
+    "recipe_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Write the recipe as run, with the nodes found to have to stay in float.",
+)
 @json_option
 @click.option("-v", "--verbose", is_flag=True, help="Name every node.")
 def optimize_command(
@@ -136,12 +141,13 @@ def optimize_command(
     max_drop: float | None,
     must_pay: bool,
     report_path: Path | None,
+    recipe_path: Path | None,
     as_json: bool,
     verbose: bool,
     **options: Any,
 ) -> None:
     """Make MODEL smaller and faster, with a report."""
-    _check_gates_are_measured(options["verify"], min_sqnr, max_drop, must_pay)
+    check_gates_are_measured(options["verify"], min_sqnr, max_drop, must_pay)
     if recipe is not None and passes:
         raise click.UsageError(
             "--recipe and --pass exclude each other; put the passes in the recipe"
@@ -149,13 +155,15 @@ def optimize_command(
     output = output or model.with_name(f"{model.stem}.optimized.onnx")
     with interruption_names(output), working() as progress:
         from onnxcomp.optimize import optimize
+        from onnxcomp.optimize_command import load_for, operators_of, plan_of, write_beside
         from onnxcomp.targets import resolve_target
 
-        plan = _plan(recipe, passes)
+        plan = plan_of(recipe, passes)
         resolve_target(options["target"])
         progress.stage(f"reading {model.name}")
-        loaded = _load_for(model, output, report_path)
-        operators = _operators(loaded.graph)
+        extra = {"--report": report_path, "--save-recipe": recipe_path}
+        loaded = load_for(model, output, extra)
+        operators = operators_of(loaded.graph)
         options["evaluator"] = options.pop("evaluate")
         result = optimize(
             loaded,
@@ -167,9 +175,8 @@ def optimize_command(
             progress=progress,
             **options,
         )
-        operators |= _operators(result.graph)
-        if report_path is not None:
-            _write_report(report_path, result.report)
+        operators |= operators_of(result.graph)
+        write_beside(result, report_path, recipe_path)
     if as_json:
         print_json(result.report.as_dict())
         return
@@ -177,53 +184,6 @@ def optimize_command(
     from onnxcomp.tables import make_console
 
     print_report(make_console(), result.report, operators, verbose)
-
-
-def _check_gates_are_measured(
-    verify: str, min_sqnr: float | None, max_drop: float | None, must_pay: bool
-) -> None:
-    if verify == "off" and (min_sqnr is not None or max_drop is not None or must_pay):
-        raise click.UsageError("--verify off measures nothing, so no gate can be kept; drop either")
-
-
-def _plan(recipe: str | None, passes: Sequence[str]) -> Recipe | None:
-    from onnxcomp.recipe import Recipe, compose, parse_pass
-
-    if passes:
-        return compose(map(parse_pass, passes))
-    return None if recipe is None else Recipe.load(recipe)
-
-
-def _load_for(model: Path, output: Path, report: Path | None) -> Model:
-    """Reads the model, and refuses at once what could not be written at the end."""
-    from onnxcomp.model import load_model
-    from onnxcomp.parameters import external_files
-    from onnxcomp.writing import check_target
-
-    loaded = load_model(model)
-    inputs = [model, *external_files(loaded.graph)]
-    check_target(output, inputs, "-o")
-    if loaded.external:
-        check_target(output.with_name(f"{output.name}.data"), inputs, "-o")
-    if report is not None:
-        check_target(report, [*inputs, output], "--report")
-    return loaded
-
-
-def _operators(graph: Any) -> dict[str, str]:
-    from onnxcomp.graph import all_nodes, label
-
-    return {label(node): node.op for node in all_nodes(graph)}
-
-
-def _write_report(path: Path, report: Report) -> None:
-    from onnxcomp.errors import OutputError
-    from onnxcomp.writing import write_text
-
-    try:
-        write_text(path, report.to_json())
-    except OutputError as error:
-        raise OutputError(f"{error}; the model was written to {report.output}") from error
 
 
 @_command("inspect", "inspect model.onnx --shape input=1x3x224x224")
@@ -253,6 +213,49 @@ def inspect_command(model: Path, top: int, shapes: tuple[str, ...], as_json: boo
     from onnxcomp.tables import make_console, print_inspection
 
     print_inspection(make_console(), inspection, top)
+
+
+@_command("sensitivity", "sensitivity model.onnx --calibration samples.npz --pass quantize_static")
+@model_argument()
+@calibration_option
+@click.option(
+    "--pass",
+    "step",
+    default="quantize_static",
+    show_default=True,
+    metavar="NAME[:option=value,...]",
+    help="The pass; see `onnxcomp passes`.",
+)
+@evaluate_option
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=8,
+    show_default=True,
+    help="How many samples the outputs are compared on.",
+)
+@target_option
+@seed_option
+@click.option(
+    "--top", type=click.IntRange(min=1), default=20, show_default=True, help="Rows of the table."
+)
+@json_option
+def sensitivity_command(
+    model: Path, evaluate: str | None, top: int, as_json: bool, **options: Any
+) -> None:
+    """Rank the layers of MODEL by what quantizing them loses."""
+    with working() as progress:
+        from onnxcomp.sensitivity import sensitivity
+
+        found = sensitivity(model, evaluator=evaluate, progress=progress, **options)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    from onnxcomp.sensitivity_table import print_sensitivity
+    from onnxcomp.tables import make_console
+
+    print_sensitivity(make_console(), found, top)
 
 
 @_command("compare", "compare model.onnx model.optimized.onnx --calibration samples.npz")

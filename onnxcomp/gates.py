@@ -49,7 +49,7 @@ def broken_gate(
         after: the model after it.
         final: judge the whole result, which must not be slower or larger, but need not gain.
     """
-    broken = _fidelity(gates, after) or _drop(gates, original, after)
+    broken = unfaithful(gates, original, after)
     if broken or not gates.must_pay:
         return broken
     if after.bytes > before.bytes * (1 if final else LARGER):
@@ -62,6 +62,35 @@ def broken_gate(
     if after.bytes > SMALLER * before.bytes and slower > 1 - after.noise:
         return f"does not pay: {after.bytes / before.bytes:.3f} of the bytes, {slower:.2f} the time"
     return ""
+
+
+def unfaithful(gates: Gates, original: Measured, after: Measured) -> str:
+    """Which gate on the answers is broken, and by how much; empty when all hold."""
+    return _fidelity(gates, after) or _drop(gates, original, after)
+
+
+def answers_in_words(gates: Gates, original: Measured, after: Measured) -> str:
+    """What the gates on the answers look at: "31.2 dB", "0.40 points lost"."""
+    said = []
+    if gates.min_sqnr_db is not None and after.fidelity is not None:
+        said.append(f"{after.fidelity.sqnr_db:.1f} dB")
+    lost = points_lost(original, after)
+    if gates.max_drop is not None and lost is not None:
+        said.append(f"{lost:.2f} points lost")
+    return " and ".join(said)
+
+
+def points_lost(original: Measured, after: Measured) -> float | None:
+    """Points of the evaluator's score; without evaluator, samples with another best class, in %.
+
+    None where nothing was scored and no output looks like class scores.
+    """
+    if original.score is not None and after.score is not None:
+        return original.score - after.score
+    if original.score is None and after.score is None and after.fidelity is not None:
+        agreement = after.fidelity.top1_agreement
+        return None if agreement is None else 100.0 - agreement
+    return None
 
 
 def _fidelity(gates: Gates, after: Measured) -> str:
@@ -78,13 +107,13 @@ def _fidelity(gates: Gates, after: Measured) -> str:
 
 
 def _drop(gates: Gates, original: Measured, after: Measured) -> str:
-    if gates.max_drop is None or after.score is None or original.score is None:
+    lost = points_lost(original, after)
+    if gates.max_drop is None or lost is None or lost <= gates.max_drop:
         return ""
-    drop = original.score - after.score
-    if drop <= gates.max_drop:
-        return ""
+    if after.score is None:
+        return f"{lost:.2f} % of the samples get another class, the gate is {gates.max_drop:g}"
     return (
-        f"score {after.score:.2f}, {drop:.2f} points below the original,"
+        f"score {after.score:.2f}, {lost:.2f} points below the original,"
         f" the gate is {gates.max_drop:g}"
     )
 

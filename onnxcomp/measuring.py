@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.calibration import Calibration
+from onnxcomp.calibration import HELD_EVERY, Calibration
 from onnxcomp.errors import CalibrationError, UnsupportedModel
 from onnxcomp.evaluation import Evaluator, Reference, interleaved, score
 from onnxcomp.gates import LOSSLESS_DB, NOISE, NOISE_ALONE, Measured
@@ -34,12 +34,15 @@ class Measurements:
     """A model as it came in, and how its successors compare.
 
     Attributes:
-        calibration: the samples.
+        calibration: the samples that passes see.
+        held_back: those that fidelity is measured on; the same where there are few.
+        samples: where all of them came from, in words.
         original: figures of the model as it came.
         large: whether the original's session is closed while another is open. Then times are
             taken one after the other and weights are not packed a second time.
         notes: what a reader of the figures should know.
         carries_state: whether callers are likely to feed an output of one run to the next.
+        macs: of the original's run; None where unknown.
         latencies_ms: medians of the original and of the model last measured.
     """
 
@@ -53,16 +56,21 @@ class Measurements:
         compared: bool = True,
     ) -> None:
         self.large, self.evaluator = model.bytes > LARGE, evaluator
+        self.macs: int | None = None
         self.notes: list[str] = []
         self.latencies_ms: tuple[float | None, float | None] = (None, None)
         session = open_file(model.path, threads=THREADS, lean=self.large)
-        self.calibration = _calibration(samples, model.graph, session, seed)
+        whole = _calibration(samples, model.graph, session, seed)
+        self.calibration, self.held_back = whole.split()
+        self.samples = whole.description
+        if self.held_back is not self.calibration:
+            self.samples += f", one in {HELD_EVERY} held back to judge by"
         if self.calibration.synthetic:
             self.notes.append(
                 "no samples were given: fidelity was measured on synthetic inputs; "
                 "give real ones with --calibration for figures that mean something"
             )
-        feeds = self.calibration.feeds(self._compared(model) if compared else 1)
+        feeds = self.held_back.feeds(self._compared(model) if compared else 1)
         self.reference = Reference.of(session, feeds, self.calibration.synthetic)
         self.feed = max(self.reference.feeds, key=lambda f: sum(np.size(v) for v in f.values()))
         self._shapes = [value.shape for value in session.inner.get_outputs()]  # as promised
@@ -88,8 +96,8 @@ class Measurements:
         if self.large:
             return COMPARED_LARGE
         feed = next(self.calibration.feeds(1))
-        macs = count_macs(model.graph, {name: np.shape(value) for name, value in feed.items()})
-        affordable = max(2, int(COMPARED_MACS / macs)) if macs else COMPARED
+        self.macs = count_macs(model.graph, {name: np.shape(v) for name, v in feed.items()})
+        affordable = max(2, int(COMPARED_MACS / self.macs)) if self.macs else COMPARED
         return min(COMPARED_MADE_UP if self.calibration.synthetic else COMPARED, affordable)
 
     def of(self, graph: gs.Graph, path: Path | None = None, *, patience: int = 1) -> Measured:
@@ -109,6 +117,19 @@ class Measurements:
             fastest_ratio=fastest,
             noise=NOISE_ALONE if self.large else NOISE,
             fidelity=fidelity,
+            score=None if self.evaluator is None else score(self.evaluator, session),
+        )
+
+    def answers_of(self, graph: gs.Graph) -> Measured:
+        """The same without the time, which is not measured.
+
+        Raises:
+            UnsupportedModel: it does not load or run.
+        """
+        session = self._open(graph, None)
+        return Measured(
+            bytes=graph_bytes(graph),
+            fidelity=self.reference.compare(session),
             score=None if self.evaluator is None else score(self.evaluator, session),
         )
 

@@ -46,7 +46,8 @@ def optimize(
         target: what the result is for: auto, x86-avx2, x86-vnni or arm64.
         seed: of every random choice.
         min_sqnr_db: a gate to add to the recipe's, as are max_drop and must_pay.
-        max_drop: points the evaluator may lose.
+        max_drop: points the evaluator may lose; without one, share of the held-back samples, in
+            %, whose best class may change.
         must_pay: undo what makes the model slower or larger.
         verify: run the model after each pass, at the end only, or never.
         strict: stop where a pass raises or a gate breaks instead of undoing the pass.
@@ -65,8 +66,6 @@ def optimize(
     plan = plan.with_gates(min_sqnr_db=min_sqnr_db, max_drop=max_drop, must_pay=must_pay)
     if isinstance(evaluator, str):
         evaluator = load_evaluator(evaluator)
-    if plan.gates.max_drop is not None and evaluator is None:
-        raise RecipeError("the gate max_drop needs an evaluator: --evaluate FILE.py:FUNCTION")
     aim = resolve_target(target)
     if not isinstance(model, Model):
         progress.stage(f"reading {Path(model).name}")
@@ -75,5 +74,29 @@ def optimize(
         check_output(model.graph, Path(output), model.external)
     progress.stage("measuring the original")
     measurements = Measurements(model, calibration, evaluator, seed=seed, compared=verify != "off")
+    if plan.gates.max_drop is not None and evaluator is None:
+        _check_agreement_tells(measurements)
     run = Run(model, plan, measurements, aim, seed, verify, strict, progress)
     return run.result(None if output is None else Path(output))
+
+
+def _check_agreement_tells(measurements: Measurements) -> None:
+    """Without an evaluator max_drop counts samples whose best class changes.
+
+    Raises:
+        RecipeError: the samples are made up, or no output looks like class scores.
+    """
+    if measurements.held_back.synthetic:
+        raise RecipeError(
+            "the gate max_drop needs an evaluator (--evaluate FILE.py:FUNCTION), or samples to "
+            "count changed classes on (--calibration SRC)"
+        )
+    if measurements.reference.identical().top1_agreement is None:
+        raise RecipeError(
+            "the gate max_drop needs an evaluator (--evaluate FILE.py:FUNCTION): no output looks "
+            "like class scores, of which agreement could be counted; or use --min-sqnr DB"
+        )
+    measurements.notes.append(
+        f"max_drop counts the share of {len(measurements.reference.feeds)} samples whose best "
+        "class changes: there is no evaluator"
+    )

@@ -43,6 +43,13 @@ seed_option = click.option(
     show_default=True,
     help="Of random choices.",
 )
+target_option = click.option(
+    "--target",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto, x86-avx2, x86-vnni, arm64 or qdq-generic.",
+)
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -75,6 +82,14 @@ def parse_shape(text: str) -> tuple[str, list[int]]:
     if not name or any(size < 1 for size in shape):
         raise click.UsageError(f"--shape {text}: write INPUT=1x3x224x224")
     return name, shape
+
+
+def check_gates_are_measured(
+    verify: str, min_sqnr: float | None, max_drop: float | None, must_pay: bool
+) -> None:
+    """Refuses gates of a run that measures nothing."""
+    if verify == "off" and (min_sqnr is not None or max_drop is not None or must_pay):
+        raise click.UsageError("--verify off measures nothing, so no gate can be kept; drop either")
 
 
 @contextlib.contextmanager

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import time
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import GateFailed, OnnxcompError, PassFailed, UnsupportedModel
 from onnxcomp.exporting import value_info
-from onnxcomp.gates import TIME, Measured, broken_gate
+from onnxcomp.gates import TIME, Measured, answers_in_words, broken_gate, unfaithful
 from onnxcomp.graph import Graph, sort_nodes
 from onnxcomp.inspection import count_macs, count_parameters
 from onnxcomp.kernel_use import kernels_of
 from onnxcomp.measuring import Measurements
+from onnxcomp.mixing import mix
 from onnxcomp.model import (
     Model,
     bytes_on_disk,
@@ -40,6 +39,7 @@ from onnxcomp.recipe import Gates, Recipe
 from onnxcomp.report import Cost, PassResult, Report
 from onnxcomp.runtime import one_line
 from onnxcomp.targets import Target
+from onnxcomp.versions import versions
 
 Verify = Literal["each", "final", "off"]
 
@@ -52,11 +52,13 @@ class Result:
         graph: the optimized model.
         report: what was done and what it cost.
         external: whether `save` puts weights into a file of their own.
+        recipe: as it was run, with the nodes that were found to have to stay in float.
     """
 
     graph: Graph
     report: Report
     external: bool
+    recipe: Recipe
 
     def save(self, path: str | os.PathLike[str]) -> int:
         """Writes the model, complete or not at all; returns its bytes.
@@ -91,6 +93,7 @@ class Run:
         )
         self.graph = model.graph.copy()
         self.passes: list[PassResult] = []
+        self.ran: list[Pass] = []
         self.notes: list[str] = list(measurements.notes)
         self.current = measurements.original
         if verify == "off" and self.gates != Gates():
@@ -106,12 +109,12 @@ class Run:
         self._raise_opset()
         for step in self.recipe.passes:
             self.progress.stage(step.name())
-            self._apply(step)
+            self.ran.append(self._apply(step))
         kept = [outcome for outcome in self.passes if outcome.status == "kept"]
         try:
             if kept:
                 final = self._write(output)
-                return Result(self.graph, self._report(final, output), self.model.external)
+                return self._result(final, output)
         except (GateFailed, UnsupportedModel) as error:
             if self.strict:
                 raise
@@ -122,7 +125,11 @@ class Run:
         if output is not None:
             copy_model(self.model, output)
         final = self.measurements.unchanged()
-        return Result(self.graph, self._report(final, output), self.model.external)
+        return self._result(final, output)
+
+    def _result(self, final: Measured, output: Path | None) -> Result:
+        recipe = dataclasses.replace(self.recipe, passes=tuple(self.ran))
+        return Result(self.graph, self._report(final, output), self.model.external, recipe)
 
     def _raise_opset(self) -> None:
         """Converts an opset below 13, or says why it had to stay."""
@@ -139,19 +146,28 @@ class Run:
         self.graph = converted
         self.notes.append(f"opset {came} was converted to {converted.opset} first")
 
-    def _apply(self, step: Pass) -> None:
-        """Runs one pass on a copy, which becomes the graph if it holds."""
-        options = {
-            f.name: getattr(step, f.name)
-            for f in dataclasses.fields(step)
-            if f.name != "overrides" or step.overrides
-        }
-        outcome = PassResult(name=step.name(), options=options)
+    def _apply(self, step: Pass) -> Pass:
+        """Runs one pass on a copy, which becomes the graph if it holds; the pass as it was run."""
+        outcome = PassResult(name=step.name(), options=_options(step))
         self.passes.append(outcome)
         if self.graph.opset < step.minimum_opset:
             outcome.status = "unchanged"
             outcome.reason = f"needs opset {step.minimum_opset}, the model has {self.graph.opset}"
-            return
+            return step
+        candidate = self._rewritten(step, outcome)
+        if candidate is None:
+            return step
+        reason, answers = self._judge(candidate, outcome)
+        if answers and step.trades_precision:
+            step, reason = self._mixed(step, outcome, reason)
+        if reason:
+            if self.strict:
+                raise GateFailed(f"{outcome.name}: {reason}")
+            outcome.status, outcome.reason = "undone", reason
+        return step
+
+    def _rewritten(self, step: Pass, outcome: PassResult) -> Graph | None:
+        """The graph after a pass; None where it changed nothing or raised."""
         candidate, report = self.graph.copy(), PassReport()
         start = time.perf_counter()
         try:
@@ -163,23 +179,25 @@ class Run:
             outcome.reason = f"{one_line(error)} ({type(error).__name__}{place})"
             if self.strict:
                 raise PassFailed(f"{step.name()}: {outcome.reason}") from error
-            return
+            return None
         finally:
-            outcome.seconds = time.perf_counter() - start
+            outcome.seconds += time.perf_counter() - start
             outcome.changed, outcome.skipped = report.changed, report.skipped
             outcome.numbers, outcome.notes = report.numbers, report.notes
         if not report.changed:
             outcome.status = "unchanged"
-            return
-        self._judge(candidate, outcome)
+            return None
+        return candidate
 
-    def _judge(self, candidate: Graph, outcome: PassResult) -> None:
-        """Keeps ``candidate``, or undoes the pass and says why."""
+    def _judge(self, candidate: Graph, outcome: PassResult) -> tuple[str, bool]:
+        """Takes ``candidate`` over, or says why not, and whether its answers alone are to blame."""
         before = self.current
+        answers = False
         try:
             _check_promises(self.model.graph, candidate)
             if self.verify == "each":
                 after, reason = self._gated(self.measurements.of(candidate), before, candidate)
+                answers = bool(unfaithful(self.gates, self.measurements.original, after))
             else:
                 after, reason = dataclasses.replace(before, bytes=graph_bytes(candidate)), ""
             outcome.bytes, outcome.fidelity = after.bytes, after.fidelity
@@ -188,10 +206,34 @@ class Run:
             reason = str(error)
         if not reason:
             self.graph, self.current = candidate, after
-            return
-        if self.strict:
-            raise GateFailed(f"{outcome.name}: {reason}")
-        outcome.status, outcome.reason = "undone", reason
+        return reason, answers
+
+    def _mixed(self, step: Pass, outcome: PassResult, broken: str) -> tuple[Pass, str]:
+        """``step`` with the fewest nodes left in float; why it has to be undone nevertheless."""
+        start = time.perf_counter()
+        measured = Measured(bytes=0, fidelity=outcome.fidelity, score=outcome.score)
+        before = answers_in_words(self.gates, self.measurements.original, measured)
+        mixture = None
+        try:
+            mixture = mix(
+                self.graph, step, self.context, self.measurements, self.gates, before, self.progress
+            )
+        except OnnxcompError as error:
+            outcome.notes.append(f"looking for nodes to keep in float failed: {error}")
+        outcome.seconds += time.perf_counter() - start
+        if mixture is None:
+            return step, f"{broken}; no choice of nodes to keep in float helps"
+        self.progress.stage(step.name())
+        candidate = self._rewritten(mixture.step, outcome)
+        if candidate is None:
+            return step, broken
+        mixture.explain(outcome)
+        reason, _ = self._judge(candidate, outcome)
+        if reason:
+            kept = len(mixture.choice.kept)
+            return step, f"{broken}; with {kept} of {mixture.nodes} nodes in float: {reason}"
+        outcome.options = _options(mixture.step)
+        return mixture.step, ""
 
     def _write(self, output: Path | None) -> Measured:
         """Writes the result where it is wanted, measured before it takes its name.
@@ -263,7 +305,7 @@ class Run:
             recipe=self.recipe.name,
             target=self.context.target.name,
             seed=self.context.seed,
-            samples=measurements.calibration.description,
+            samples=measurements.samples,
             gates=dataclasses.asdict(self.gates),
             before=self._cost(self.model.graph, original, before),
             after=self._cost(self.graph, final, after if final is not original else before),
@@ -286,6 +328,12 @@ class Run:
         )
 
 
+def _options(step: Pass) -> dict[str, Any]:
+    """For the report: overrides only where there are any."""
+    values = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
+    return {name: value for name, value in values.items() if name != "overrides" or value}
+
+
 def _check_promises(original: gs.Graph, candidate: gs.Graph) -> None:
     """A candidate is valid ONNX, and takes and gives what the original does.
 
@@ -300,12 +348,3 @@ def _check_promises(original: gs.Graph, candidate: gs.Graph) -> None:
             if value_info(a) != value_info(b):
                 raise UnsupportedModel(f"the name, dtype or shape of {a.name!r} in {kind} changed")
     check_graph(candidate)
-
-
-def versions() -> dict[str, str]:
-    """What a figure depends on."""
-    names = ("onnxcomp", "onnx", "onnxruntime", "numpy")
-    return {name: metadata.version(name) for name in names} | {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-    }

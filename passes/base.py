@@ -103,6 +103,7 @@ class Pass(ABC):
 
     needs_calibration: ClassVar[bool] = False
     minimum_opset: ClassVar[int] = 13
+    trades_precision: ClassVar[bool] = False  # nodes left alone buy fidelity for bytes and time
 
     overrides: Overrides = field(default_factory=dict, hash=False)
 

@@ -1,0 +1,133 @@
+"""Mixed precision: what a quantizing pass has to leave in float for the gates to hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from onnxcomp.errors import OnnxcompError
+from onnxcomp.evaluation import Reference
+from onnxcomp.gates import answers_in_words, unfaithful
+from onnxcomp.graph import Graph
+from onnxcomp.local_error import local_sqnr_db
+from onnxcomp.measuring import Measurements
+from onnxcomp.passes.base import Pass, PassContext, PassReport
+from onnxcomp.planning import Choice, Verdict, by_worth, enough_to_keep, fewest_kept
+from onnxcomp.probing import Probe, affordable, decibel, energy_ratio, keeping, measure_nodes
+from onnxcomp.progress import Progress
+from onnxcomp.recipe import Gates
+from onnxcomp.report import PassResult
+from onnxcomp.sensitivity import NodeCost, node_costs
+
+LARGEST_EXCESS = 4.0  # of the error of all over the sum of each: beyond it errors do not add up
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A pass that leaves some nodes alone, and why.
+
+    Attributes:
+        step: the pass, with these overrides.
+        choice: the nodes.
+        nodes: how many the pass changes when it leaves none alone.
+        noise: that each of them causes alone, or is estimated to.
+        before: what was measured with none left alone, in words.
+    """
+
+    step: Pass
+    choice: Choice
+    nodes: int
+    noise: Mapping[str, float]
+    before: str
+
+    def explain(self, outcome: PassResult) -> None:
+        """Says in the report which nodes were kept, and why each."""
+        now = self.choice.verdict.figure
+        single = len(self.choice.kept) == 1
+        for name in self.choice.kept:
+            if single or name in self.choice.without:
+                without = self.before if single else self.choice.without[name].figure
+                said = f"without it {without} instead of {now}"
+            else:
+                said = f"without these {len(self.choice.kept)} {self.before} instead of {now}"
+            alone = decibel(self.noise[name])
+            outcome.skipped[name] = (
+                f"kept in float: {said}; quantized alone it leaves {alone:.1f} dB"
+            )
+        outcome.numbers["kept_in_float"] = float(len(self.choice.kept))
+        outcome.notes.append(
+            f"{len(self.choice.kept)} of {self.nodes} nodes stay in float: {now} instead of "
+            f"{self.before} with all quantized, found in {self.choice.tries} tries; "
+            "the overrides of the report, or --save-recipe FILE, repeat it"
+        )
+
+
+def mix(
+    graph: Graph,
+    step: Pass,
+    context: PassContext,
+    measurements: Measurements,
+    gates: Gates,
+    before: str,
+    progress: Progress,
+) -> Mixture | None:
+    """Finds the nodes to leave alone so that the gates on answers hold; None if no choice does.
+
+    Args:
+        graph: before the pass.
+        step: the pass, which breaks a gate when it changes all it can.
+        context: of the pass.
+        measurements: the original and the samples to judge by.
+        gates: of the recipe.
+        before: what was measured of it then, in words.
+        progress: told how far the work is.
+
+    Raises:
+        OnnxcompError: the pass does not run.
+    """
+    samples, budget = affordable(measurements.macs)
+    progress.stage(f"{step.name()}: measuring each node")
+    probe = Probe(graph, step, context, _first(measurements.reference, samples))
+    estimates = local_sqnr_db(
+        graph, set(probe.labels), probe.context.samples(), context.target.weight_bits
+    )
+    noise, measured = measure_nodes(probe, estimates, budget, progress.advance)
+    if not noise:
+        return None
+    costs = node_costs(graph, measurements.reference)
+    order = by_worth(noise, {name: _cost(costs[name]) for name in noise})
+    first = 1
+    if gates.min_sqnr_db is not None:
+        allowed = energy_ratio(gates.min_sqnr_db)
+        if len(measured) == len(noise) and min(noise.values()) > allowed:
+            return None  # one node alone is too much, whichever it is
+        together = energy_ratio(probe.full_db) / (sum(noise.values()) or 1.0)
+        excess = min(max(together, 1.0), LARGEST_EXCESS) if math.isfinite(together) else 1.0
+        first = enough_to_keep(order, noise, allowed, excess)
+
+    def judge(kept: Collection[str]) -> Verdict:
+        try:
+            after = measurements.answers_of(probe.run(keeping(step, kept), PassReport()))
+        except OnnxcompError as error:
+            return Verdict(False, str(error))
+        broken = unfaithful(gates, measurements.original, after)
+        return Verdict(not broken, answers_in_words(gates, measurements.original, after))
+
+    progress.stage(f"{step.name()}: the fewest nodes in float")
+    choice = fewest_kept(order, judge, first, progress.advance)
+    if choice is None or len(choice.kept) == len(probe.labels):
+        return None
+    return Mixture(keeping(step, sorted(choice.kept)), choice, len(probe.labels), noise, before)
+
+
+def _first(reference: Reference, count: int) -> Reference:
+    return dataclasses.replace(
+        reference, feeds=reference.feeds[:count], answers=reference.answers[:count]
+    )
+
+
+def _cost(cost: NodeCost) -> float:
+    """Bytes and time count alike."""
+    return (cost.bytes_share + (cost.macs_share or 0.0)) / 2
