@@ -22,6 +22,7 @@ from onnxcomp.units import (
     foldable,
     is_concerned,
     is_product,
+    output_bounds,
     reason_against,
     saturates,
 )
@@ -115,11 +116,12 @@ def _possible_units(
 ) -> Iterator[Unit]:
     outermost = {id(node) for node in graph.nodes}
     layers: dict[str, Unit] = {}  # by the tensor they make
+    folded: set[int] = set()
     for node in graph.nodes:
         if node.op in target.float_only:
             skipped[label(node)] = target.float_only[node.op]
         operator = _operator(node, target)
-        if operator is None or not is_concerned(node, operator):
+        if operator is None or not is_concerned(node, operator) or id(node) in folded:
             continue
         layer = next((layers[t.name] for t in node.inputs if t.name in layers), None)
         if layer is not None and adds_bias(node, layer):
@@ -132,6 +134,7 @@ def _possible_units(
             skipped[label(node)] = reason
             continue
         activation = foldable(graph, node, operator, outermost)
+        folded.add(id(activation))
         unit = Unit(node, operator, activation_inputs(node, operator), activation)
         if operator.role is Role.LAYER:
             layers[node.outputs[0].name] = unit
@@ -238,7 +241,7 @@ def _bounds(units: list[Unit]) -> dict[str, tuple[float, float]]:
         if unit.activation is not None:
             found = clip_bounds(unit.activation)
         elif saturates(unit.node, unit.operator):
-            found = (0.0, 1.0)
+            found = output_bounds(unit.node)
         elif unit.operator.role is Role.MOVER:
             found = bounds.get(unit.node.inputs[0].name, UNBOUNDED)
         elif unit.node.op == "Concat":

@@ -138,8 +138,11 @@ class Writer:
                 unit.node.inputs[index] = forms[tensor.name].dequantized
 
     def _rewrite(self, unit: Unit) -> None:
-        """Makes a node the operator with one constant operand that it is written as."""
+        """Makes a node the operator that it is written as, most with one constant operand."""
         node, name = unit.node, unit.node.outputs[0].name
+        if unit.operator.written_as == "LeakyRelu":
+            node.op, node.attrs, node.inputs = "LeakyRelu", {"alpha": 0.0}, node.inputs[:1]
+            return
         operand = self._constant(f"{name}.operand", written_operand(node))
         unit.output_gain = output_gain(node, unit.operator)
         node.op, node.attrs = unit.operator.written_as, {}

@@ -84,8 +84,9 @@ class Operator:
             is never rounded to 8 bits.
         on_codes: the runtime does not fuse DequantizeLinear -> operator -> QuantizeLinear, but
             runs the operator on the codes themselves.
-        written_as: the operator with an integer kernel that computes it with one constant operand:
-            x - c = x + (-c), x / c = x * (1 / c), and HardSigmoid is an addition that saturates.
+        written_as: the operator with an integer kernel that computes it: x - c = x + (-c),
+            x / c = x * (1 / c), HardSigmoid is an addition that saturates, and a Relu or Clip that
+            no scale can stand for, as others read its input too, a LeakyRelu of slope 0.
         grouped: how fast it is in groups, depthwise aside; None where that makes no difference.
     """
 
@@ -111,8 +112,10 @@ ONNXRUNTIME: Mapping[str, Operator] = MappingProxyType(
         "Gemm": Operator(role=Role.LAYER, float_output=True),
         "MatMul": Operator(role=Role.LAYER, float_output=True),
         **{op: Operator(role=Role.ARITHMETIC) for op in _ARITHMETIC},
+        "Clip": Operator(role=Role.ARITHMETIC, written_as="LeakyRelu"),
         "Div": Operator(role=Role.ARITHMETIC, written_as="Mul"),
         "HardSigmoid": Operator(role=Role.ARITHMETIC, written_as="Add"),
+        "Relu": Operator(role=Role.ARITHMETIC, written_as="LeakyRelu"),
         "Sub": Operator(role=Role.ARITHMETIC, written_as="Add"),
         **{op: Operator(role=Role.MOVER) for op in _MOVERS},
         "Pad": Operator(role=Role.MOVER, on_codes=True),

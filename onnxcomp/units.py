@@ -133,7 +133,7 @@ def adds_bias(node: gs.Node, layer: Unit) -> bool:
 
 def activation_inputs(node: gs.Node, operator: Operator) -> tuple[int, ...]:
     """Indices of the inputs that carry values to quantize."""
-    if operator.role is Role.ARITHMETIC:
+    if operator.role is Role.ARITHMETIC and node.op != "Clip":
         return tuple(range(len(node.inputs)))
     return (0,)
 
@@ -177,6 +177,9 @@ def reason_against(node: gs.Node, operator: Operator) -> str | None:
 
 def _reason_against_rewriting(node: gs.Node) -> str | None:
     """Why a node cannot be written as another operator with one constant operand."""
+    if node.op in FOLDED:
+        low, high = clip_bounds(node)
+        return None if low == 0 <= high else "it does not clip at zero"
     if node.op == "HardSigmoid":
         return None if node.attrs.get("alpha", 0.2) > 0 else "it falls"
     if not is_constant(node.inputs[1]):
@@ -199,13 +202,20 @@ def saturates(node: gs.Node, operator: Operator) -> bool:
 
     HardSigmoid(x) = clip(a x + b, 0, 1) = a clip(x + b / a, 0, 1 / a): codes of the sum that begin
     at 0 and end at 1 / a clip by themselves, and read with a times that scale they are the result.
+    Likewise a Relu6: a LeakyRelu whose codes end at 6.
     """
-    return bool(operator.written_as) and node.op == "HardSigmoid"
+    return bool(operator.written_as) and node.op in ("HardSigmoid", *FOLDED)
 
 
 def output_gain(node: gs.Node, operator: Operator) -> float:
     """What the result of the operator that a node is written as has to be multiplied by."""
-    return float(node.attrs.get("alpha", 0.2)) if saturates(node, operator) else 1.0
+    hard = operator.written_as and node.op == "HardSigmoid"
+    return float(node.attrs.get("alpha", 0.2)) if hard else 1.0
+
+
+def output_bounds(node: gs.Node) -> tuple[float, float]:
+    """The values that an operator which `saturates` can make."""
+    return (0.0, 1.0) if node.op == "HardSigmoid" else clip_bounds(node)
 
 
 def _dtype_name(tensors: Iterable[gs.Tensor]) -> str:

@@ -85,6 +85,8 @@ def feeds_of(*shape: int, count: int = 3) -> list[Feed]:
             "QLinearAdd",
         ),
         ("[op] m = Sub (c, k)", lambda c: c - 0.7, "QLinearAdd"),
+        ("[op] m = Relu (c)", lambda c: np.maximum(c, 0), "QLinearLeakyRelu"),
+        ("[op] m = Clip (c, zero, k)", lambda c: np.clip(c, 0, 0.7), "QLinearLeakyRelu"),
         ("[op] m = Div (c, k)", lambda c: c / 0.7, "QLinearMul"),
     ],
 )
@@ -92,7 +94,7 @@ def test_what_a_node_is_written_as_computes_the_same_within_one_code(
     body: str, reference: Any, kernel: str, target: str
 ) -> None:
     feeds = feeds_of(1, 4, 6, 6)
-    graph = between(body, k=np.float32(0.7))
+    graph = between(body, k=np.float32(0.7), zero=np.float32(0))
     report = quantize(graph, feeds, target)
     assert "op" in report.changed
     session = open_session(graph, threads=1)
@@ -108,7 +110,7 @@ def test_what_a_node_is_written_as_computes_the_same_within_one_code(
     if target == "x86-vnni":
         found = optimized_operators(graph)
         assert found[kernel] == 1
-        assert not {"HardSigmoid", "Sub", "Div", "Add", "Mul"} & found.keys()
+        assert not {"HardSigmoid", "Sub", "Div", "Add", "Mul", "Relu", "Clip"} & found.keys()
 
 
 def test_hard_sigmoid_saturates_exactly() -> None:
