@@ -8,8 +8,9 @@ if __name__ == "passes":
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.passes.quantize_dynamic import QuantizeDynamic
 from onnxcomp.passes.quantize_static import QuantizeStatic
+from onnxcomp.passes.quantize_weights import QuantizeWeights
 from onnxcomp.passes.simplify_graph import SimplifyGraph
 
-PASSES: tuple[type[Pass], ...] = (SimplifyGraph, QuantizeStatic, QuantizeDynamic)
+PASSES: tuple[type[Pass], ...] = (SimplifyGraph, QuantizeStatic, QuantizeDynamic, QuantizeWeights)
 
 __all__ = ["PASSES", "Pass", "PassContext", "PassReport"]
