@@ -145,6 +145,37 @@ def reorder_gelu(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -
     last.inputs = [half.outputs[0], factor]
 
 
+def keep_gelu_whole(graph: gs.Graph, names: Names) -> None:
+    """Puts a Max of one tensor, which is that tensor, between a dequantized one and its Gelu.
+
+    onnxruntime copies DequantizeLinear for each reader, then finds no Gelu in what reads two
+    tensors. A Max of one it leaves alone; run in place, it costs nothing.
+
+    Args:
+        graph: changed in place, its nodes are left to be sorted.
+        names: of the graph.
+    """
+    for erf in [node for node in graph.nodes if node.op == "Erf"]:
+        divided = producer(erf.inputs[0])
+        if divided is None or divided.op not in ("Div", "Mul"):
+            continue
+        data, one = divided.inputs[0], _only_reader(erf, "Add")
+        maker, product = producer(data), None if one is None else _only_reader(one, "Mul")
+        if maker is None or maker.op != "DequantizeLinear" or product is None:
+            continue
+        places = [(node, i) for node in (divided, product) for i in (0, 1) if _is(node, i, data)]
+        if len(places) != 2:
+            continue
+        whole = gs.Variable(names.fresh(f"{data.name}.whole"), data.dtype, data.shape)
+        graph.nodes.append(gs.Node("Max", names.fresh(whole.name), {}, [data], [whole]))
+        for node, index in places:
+            node.inputs[index] = whole
+
+
+def _is(node: gs.Node, index: int, tensor: gs.Tensor) -> bool:
+    return node.inputs[index] is tensor
+
+
 def _only_reader(node: gs.Node, op: str) -> gs.Node | None:
     readers = consumers(node.outputs[0])
     return readers[0] if len(readers) == 1 and readers[0].op == op else None

@@ -22,6 +22,7 @@ from onnxcomp.graph import (
     replace_uses,
     sort_nodes,
 )
+from onnxcomp.integer_forms import keep_gelu_whole
 from onnxcomp.placement import Plan
 from onnxcomp.quantization import (
     Affine,
@@ -94,6 +95,8 @@ class Writer:
             self._read_codes(unit, forms)
         for name, form in forms.items():
             self._write_pair(form, made.get(name))
+        if self.target.splits_dequantized:
+            keep_gelu_whole(self.graph, self.names)
         sort_nodes(self.graph)
         remove_unused(self.graph)
 

@@ -170,6 +170,8 @@ class Target:
             integers or not: the runtime decides what to do with them.
         product: how two activations are multiplied (MatMul, as in attention); None: not at all.
         products_pay: whether that is faster than in float.
+        splits_dequantized: the runtime gives every reader of a dequantized tensor a copy of its
+            own, and does not see any more that Gelu reads one tensor twice.
         row_lookup: whether embeddings can be stored as codes with one scale a row.
         operators: what runs in integers, and how; by operator type.
         float_only: why other operators that have weights stay in float; by operator type.
@@ -183,6 +185,7 @@ class Target:
     everywhere: bool = False
     product: Operator | None = Operator(role=Role.ARITHMETIC, float_output=True)
     products_pay: bool = False
+    splits_dequantized: bool = True
     row_lookup: bool = True
     operators: Mapping[str, Operator] = field(default_factory=lambda: ONNXRUNTIME, hash=False)
     float_only: Mapping[str, str] = field(default_factory=lambda: FLOAT_ONLY, hash=False)
@@ -211,6 +214,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 everywhere=True,
                 product=Operator(role=Role.ARITHMETIC),
                 products_pay=True,
+                splits_dequantized=False,
                 row_lookup=False,
                 operators=QDQ_GENERIC,
                 float_only=RECURRENT,

@@ -175,6 +175,23 @@ def test_narrow_groups_stay_float(
     assert quantize(graph_of(text, w=w), feeds, "qdq-generic").changed == ["op"]
 
 
+def test_gelu_between_convolutions_is_one_kernel() -> None:
+    body = """d = Div (r, root) e = Erf (d) a = Add (e, one) k = Mul (half, a) m = Mul (r, k)"""
+    text = f"""g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y) {{
+        c = Conv (x, w) r = Relu (c) {body} y = Conv (m, w) }}"""
+    scalars = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+    graph, feeds = graph_of(text, w=normal(4, 4, 1, 1), **scalars), feeds_of(1, 4, 6, 6)
+    want = run(graph, feeds)
+    quantize(graph, feeds)
+    found = optimized_operators(graph)
+    assert (found["Gelu"], found["Erf"], found["QLinearConv"]) == (1, 0, 2)
+    assert (found["DequantizeLinear"], found["QuantizeLinear"]) == (2, 2)
+    assert sqnr_db(want, run(graph, feeds)) > 30
+    plain = graph_of(text, w=normal(4, 4, 1, 1), **scalars)
+    quantize(plain, feeds, "qdq-generic")
+    assert "Max" not in {node.op for node in plain.nodes}
+
+
 # --- products -------------------------------------------------------------------------------------
 
 
