@@ -31,6 +31,7 @@ BLOCK_SIZES = (0, 16, 32, 64, 128, 256)  # powers of two are what MatMulNBits ta
 BLOCK_OPSET = 21  # the first whose DequantizeLinear takes blocks and 4 bits
 FAST_BITS = (4, 8)  # of MatMulNBits
 FAST_BLOCK = 32  # smaller ones are slower than float
+FAST_WIDTH, FAST_ROWS = 384, 256  # of a weight: in smaller ones rounding the input takes longer
 AWQ_GAIN = 0.98  # of the error: a smaller gain is not worth a division at every run
 
 
@@ -147,6 +148,7 @@ class QuantizeWeights(Pass):
             return ("rows", rows) if self.bits == 8 and not self.block_size else ("expand", grid)
         if form == "matmulnbits" and weight.is_product:
             fast = self.bits in FAST_BITS and (self.block_size or FAST_BLOCK) >= FAST_BLOCK
+            fast = fast and d >= FAST_WIDTH and weight.layout.rows >= FAST_ROWS
             return ("matmulnbits" if fast or self.form == form else "expand"), grid
         if form != "dequantize":
             return "expand", grid

@@ -169,7 +169,7 @@ def test_a_bias_of_one_value_a_column_goes_into_the_operator() -> None:
         b=normal(32),
     )
 
-    quantize(graph)
+    quantize(graph, form="matmulnbits")
 
     assert ops(graph) == {"MatMulNBits": 1}
 
@@ -294,7 +294,7 @@ def test_a_weight_that_two_layers_share_is_stored_once() -> None:
         w=w,
     )
 
-    report = quantize(graph, bits=8, method="rtn")
+    report = quantize(graph, bits=8, method="rtn", form="matmulnbits")
 
     assert report.changed == ["first", "second"]
     assert ops(graph) == {"MatMulNBits": 2}
@@ -311,7 +311,7 @@ BODIES = """g (float[N, 32] x, bool c) => (float[N, 32] y) {{
 }}"""
 
 
-@pytest.mark.parametrize("form", ["auto", "expand"])
+@pytest.mark.parametrize("form", ["matmulnbits", "expand"])
 def test_layers_inside_a_body_share_codes_outside(form: str) -> None:
     w, x = normal(32, 32), normal(4, 32, seed=9)
     graph = graph_of(BODIES.format(right="MatMul (x, w)"), w=w)
@@ -443,6 +443,27 @@ def test_what_a_residual_reads_too_is_divided_beside_it() -> None:
     assert_close(run(graph, feeds[0]), run(plain, feeds[0]), 0.01)
 
 
+@pytest.mark.parametrize(
+    ("bits", "d", "out", "block_size", "made"),
+    [
+        (4, 384, 256, 32, "MatMulNBits"),
+        (8, 384, 256, 0, "MatMulNBits"),
+        (2, 384, 256, 32, "MatMul"),
+        (4, 384, 256, 16, "MatMul"),
+        (4, 383, 256, 32, "MatMul"),
+        (4, 384, 255, 32, "MatMul"),
+    ],
+)
+def test_integers_multiply_only_where_they_are_faster(
+    bits: int, d: int, out: int, block_size: int, made: str
+) -> None:
+    graph, _ = product(d, out)
+
+    quantize(graph, bits=bits, block_size=block_size, method="rtn")
+
+    assert ops(graph)[made] == 1
+
+
 def test_a_generic_target_gets_dequantize_linear() -> None:
     w, x = normal(64, 32), normal(4, 64, seed=9)
     text = "g (float[N, 64] x) => (float[N, 32] y) { [fc] y = MatMul (x, w) }"
@@ -493,7 +514,7 @@ def test_overrides_set_bits_of_single_layers() -> None:
         v=normal(64, 64, seed=1),
     )
 
-    quantize(graph, overrides={"two": {"bits": 8}})
+    quantize(graph, form="matmulnbits", overrides={"two": {"bits": 8}})
 
     bits = {node.name: node.attrs["bits"] for node in graph.nodes}
     assert bits == {"one": 4, "two": 8}
