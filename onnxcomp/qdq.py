@@ -34,7 +34,7 @@ from onnxcomp.quantization import (
 )
 from onnxcomp.statistics import Range
 from onnxcomp.targets import Role, Target
-from onnxcomp.units import Unit, output_gain, written_operand
+from onnxcomp.units import Unit, clip_bounds, output_gain, written_operand
 
 
 @dataclass
@@ -103,8 +103,8 @@ class Writer:
     # --- activations ----------------------------------------------------------------------------
 
     def _fold_activation(self, unit: Unit) -> None:
-        if self.target.symmetric:
-            return  # no scale stands for it: it is kept, and the pair stands behind it
+        if self.target.symmetric or not self._stands_for_activation(unit):
+            return  # it is kept, and the pair stands behind it
         activation, unit.activation = unit.activation, None
         if activation is not None:
             outputs = list(activation.outputs)
@@ -112,6 +112,14 @@ class Writer:
             activation.inputs.clear()
             unit.node.outputs = outputs
             self.graph.nodes.remove(activation)
+
+    def _stands_for_activation(self, unit: Unit) -> bool:
+        """Whether the codes of a unit's output end where the Relu or Clip behind it does."""
+        if unit.activation is None:
+            return True
+        low, high = clip_bounds(unit.activation)
+        found = self._affine_of(unit.outputs[0].name)
+        return bool(low <= found.low + found.scale / 2 and found.high <= high + found.scale / 2)
 
     def _forms(self, tensor: gs.Tensor, made_by_unit: bool) -> Quantized:
         dtype = self._affine_of(tensor.name).dtype

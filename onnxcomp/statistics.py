@@ -24,6 +24,7 @@ __all__ = [
     "MinMax",
     "Moments",
     "MomentsResult",
+    "MovingAverage",
     "Range",
     "Statistic",
     "Window",
@@ -86,6 +87,38 @@ def _reduce(operation: Any, values: Array, axis: int | None) -> Array:
         return np.asarray(operation(values))
     kept = axis % values.ndim
     return np.asarray(operation(values, axis=tuple(i for i in range(values.ndim) if i != kept)))
+
+
+class MovingAverage:
+    """The average of each sample's extremes, which single odd samples move little.
+
+    With ``momentum`` m each sample counts (1 - m) and all before it m, as TensorFlow and PyTorch
+    average while they train; with None all count alike. The result depends on the order then.
+    """
+
+    def __init__(self, momentum: float | None = None) -> None:
+        """``momentum`` in [0, 1), or None for the plain average."""
+        if momentum is not None and not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        self.momentum = momentum
+        self._count, self._low, self._high = 0, 0.0, 0.0
+
+    def update(self, values: Array) -> None:
+        """``values``: any shape, of one sample; NaN makes the range NaN."""
+        if values.size == 0:
+            return
+        self._count += 1
+        step = 1 / self._count
+        if self.momentum is not None and self._count > 1:
+            step = 1 - self.momentum
+        self._low += step * (float(values.min()) - self._low)
+        self._high += step * (float(values.max()) - self._high)
+
+    def result(self) -> Range:
+        """Range of []."""
+        if self._count == 0:
+            raise CalibrationError(NOTHING_SEEN)
+        return Range(np.asarray(self._low), np.asarray(self._high))
 
 
 @dataclass(frozen=True)

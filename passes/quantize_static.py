@@ -9,19 +9,27 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.drowned import Evidence, drowned_layers, gated
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph import QUANTIZERS, consumers, is_constant, label, producer, volume
 from onnxcomp.integer_forms import write_integer_forms
 from onnxcomp.lookups import write_lookups
+from onnxcomp.macs import macs_by_node
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.placement import Plan, plan_static
 from onnxcomp.qdq import Writer
 from onnxcomp.quantization import Array
-from onnxcomp.ranges import least_error_range
+from onnxcomp.ranges import (
+    Felt,
+    least_divergence_range,
+    least_error_range,
+    power_of_two_range,
+)
 from onnxcomp.shapes import infer_shapes
-from onnxcomp.statistics import Histogram, MinMax, Moments, Range, Statistic
+from onnxcomp.statistics import Histogram, MinMax, Moments, MovingAverage, Range, Statistic
 from onnxcomp.targets import Target, resolve_target
 
+Seen = MinMax | MovingAverage | Histogram
 OLD_OPSET = "opset {} has no per-channel DequantizeLinear: convert the model to 13 first"
 
 
@@ -30,8 +38,12 @@ class QuantizeStatic(Pass):
     """Runs the model in 8-bit integers, with ranges measured on samples (static INT8).
 
     Attributes:
-        calibrator: how ranges follow from the samples: "minmax" takes the extremes, "percentile"
-            leaves out rare values, "mse" loses least in mean squared error.
+        calibrator: how ranges follow from the samples: "minmax" takes the extremes,
+            "moving_average" the average of each sample's, "percentile" leaves out rare values,
+            "entropy" loses least information and "mse" least in mean squared error.
+        power_of_two: widen ranges until every scale of an activation is a power of two.
+        keep_drowned: leave a layer in float where one scale for its input would drown its output,
+            if few of the model's multiplications are lost.
         percentile: central share of all values, in %, that "percentile" keeps.
         correct_bias: let biases make up for what rounding the weights adds to the mean of each
             output channel.
@@ -46,8 +58,10 @@ class QuantizeStatic(Pass):
     needs_calibration: ClassVar[bool] = True
     trades_precision: ClassVar[bool] = True
 
-    calibrator: Literal["minmax", "percentile", "mse"] = "mse"
+    calibrator: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
     percentile: float = 99.99
+    power_of_two: bool = False
+    keep_drowned: bool = True
     correct_bias: bool = True
     per_channel: bool = True
     operators: tuple[str, ...] = ()
@@ -127,13 +141,17 @@ class QuantizeStatic(Pass):
         def refuse(node: gs.Node) -> str | None:
             return self._refuse(node) or barred.get(label(node))
 
-        seen: dict[str, MinMax | Histogram] = {}
+        seen: dict[str, Seen] = {}
         moments: dict[tuple[str, int], Moments] = {}
         while True:
             plan = plan_static(graph, context.target, refuse, products=self.attention)
             wanted = {n for names in plan.observed.values() for n in names} - seen.keys()
             if not wanted:
-                break
+                drowned = self._drowned(graph, context, plan, seen, moments)
+                if not drowned.keys() - barred.keys():
+                    break
+                barred |= drowned
+                continue
             made_by = graph.tensors()
             fresh = {n: self._options_at(made_by[n])._statistic() for n in sorted(wanted)}
             means = {key: Moments(axis=key[1]) for key in self._biased(plan) - moments.keys()}
@@ -150,6 +168,40 @@ class QuantizeStatic(Pass):
             {key: found.result().mean for key, found in moments.items()},
         )
 
+    def _drowned(
+        self,
+        graph: gs.Graph,
+        context: PassContext,
+        plan: Plan,
+        seen: Mapping[str, Seen],
+        moments: Mapping[tuple[str, int], Moments],
+    ) -> dict[str, str]:
+        """Label -> reason, of the layers that must not read codes and of who makes way for them."""
+        if not self.keep_drowned or context.target.everywhere:
+            return {}
+        ranges = self._ranges(graph, plan, seen)
+        evidence = Evidence(
+            plan=plan,
+            scales={n: context.target.activation_parameters(r) for n, r in ranges.items()},
+            histograms={
+                n: seen[n].result()
+                for names in plan.observed.values()
+                for n in names
+                if isinstance(seen[n], Histogram)
+            },
+            moments={key: found.result() for key, found in moments.items()},
+        )
+
+        def macs() -> dict[str, int]:
+            shapes = {name: v.shape for name, v in next(context.samples().feeds(1)).items()}
+            return {node.name: node.macs or 0 for node in macs_by_node(graph, shapes)}
+
+        reasons = {}
+        for name, (sqnr_db, makers) in drowned_layers(evidence, macs).items():
+            reasons[name] = f"one scale for its input leaves its output an SQNR of {sqnr_db:.0f} dB"
+            reasons |= dict.fromkeys(makers, f"{name} reads it in float")
+        return reasons
+
     def _biased(self, plan: Plan) -> set[tuple[str, int]]:
         """Inputs of layers whose bias is to be corrected: names and axes of the channels."""
         found = set()
@@ -163,7 +215,7 @@ class QuantizeStatic(Pass):
     def _observe(
         graph: gs.Graph,
         context: PassContext,
-        ranges: Mapping[str, MinMax | Histogram],
+        ranges: Mapping[str, Seen],
         means: Mapping[tuple[str, int], Moments],
     ) -> None:
         """Everything in one go over the samples."""
@@ -179,30 +231,34 @@ class QuantizeStatic(Pass):
         maker = producer(tensor)
         return (self.options_for(maker) if maker is not None else None) or self
 
-    def _statistic(self) -> MinMax | Histogram:
-        return MinMax() if self.calibrator == "minmax" else Histogram()
+    def _statistic(self) -> Seen:
+        simple = {"minmax": MinMax, "moving_average": MovingAverage}
+        return simple.get(self.calibrator, Histogram)()
 
-    def _ranges(
-        self, graph: gs.Graph, plan: Plan, seen: Mapping[str, MinMax | Histogram]
-    ) -> dict[str, Range]:
-        ranges, tensors = {}, graph.tensors()
+    def _ranges(self, graph: gs.Graph, plan: Plan, seen: Mapping[str, Seen]) -> dict[str, Range]:
+        ranges, tensors, felt = {}, graph.tensors(), gated(plan)
         for scale, names in plan.observed.items():
-            found = [self._options_at(tensors[name])._range(seen[name]) for name in names]
-            ranges[scale] = Range(
+            found = [
+                self._options_at(tensors[name])._range(seen[name], felt.get(name)) for name in names
+            ]
+            whole = Range(
                 np.asarray(min(r.low for r in found)), np.asarray(max(r.high for r in found))
             )
+            ranges[scale] = power_of_two_range(whole) if self.power_of_two else whole
         return ranges
 
-    def _range(self, statistic: MinMax | Histogram) -> Range:
-        if isinstance(statistic, MinMax):
+    def _range(self, statistic: Seen, felt: Felt | None) -> Range:
+        if not isinstance(statistic, Histogram):
             return statistic.result()
         histogram = statistic.result()
         if self.calibrator == "percentile":
             return histogram.percentile(self.percentile)
-        return least_error_range(histogram)
+        if self.calibrator == "entropy":
+            return least_divergence_range(histogram)
+        return least_error_range(histogram, felt=felt)
 
 
-def _is_finite(statistic: MinMax | Histogram) -> bool:
+def _is_finite(statistic: Seen) -> bool:
     try:
         result = statistic.result()
     except CalibrationError:  # not one finite value

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from onnx import helper
 
 from onnxcomp.errors import CalibrationError
-from onnxcomp.statistics import Gram, Histogram, MinMax, Moments, Statistic, Window
+from onnxcomp.statistics import Gram, Histogram, MinMax, Moments, MovingAverage, Statistic, Window
 
 R = TypeVar("R")
 FLOATS = st.floats(-(2.0**99), 2.0**99, width=32)
@@ -244,3 +244,24 @@ def test_statistics_keep_nothing_of_the_arrays_they_saw(make: type) -> None:
     buffer[:] = np.nan
     for name, value in vars(statistic.result()).items():
         np.testing.assert_array_equal(value, getattr(expected, name))
+
+
+@pytest.mark.parametrize("momentum", [None, 0.0, 0.9])
+def test_moving_average_equals_numpy(momentum: float | None) -> None:
+    samples = np.random.default_rng(0).standard_normal((7, 3, 50), np.float32)
+    statistic = MovingAverage(momentum)
+    for sample in samples:
+        statistic.update(sample)
+    lows, highs = samples.min((1, 2)), samples.max((1, 2))
+    if momentum is None:
+        want = lows.mean(), highs.mean()
+    else:
+        weights = (1 - momentum) * momentum ** np.arange(6, -1, -1.0)
+        weights[0] /= 1 - momentum
+        want = weights @ lows, weights @ highs
+    assert np.allclose([statistic.result().low, statistic.result().high], want, rtol=1e-6)
+
+
+def test_moving_average_refuses_other_momenta() -> None:
+    with pytest.raises(ValueError, match=r"1\.5"):
+        MovingAverage(1.5)

@@ -580,3 +580,36 @@ def test_the_checker_takes_the_file(kit: ModuleType, tmp_path: Path) -> None:
     onnx.save(to_proto(graph), path)
     onnx.checker.check_model(str(path), full_check=True)
     assert path.stat().st_size < 0.3 * Path(kit.model_path("cifar10_resnet20")).stat().st_size
+
+
+# --- ranges ---------------------------------------------------------------------------------------
+
+
+def test_moving_average_is_that_of_each_samples_extremes() -> None:
+    feeds = feeds_of(1, 3, 8, 8, count=5)
+    graph = conv("y = Conv (x, w)", inner=3)
+    quantize(graph, feeds, calibrator="moving_average")
+    values = np.stack([feed["x"] for feed in feeds]).reshape(5, -1)
+    width = values.max(1).mean() - values.min(1).mean()
+    assert constant(graph, "x.scale") == pytest.approx(width / 255, rel=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["Relu (c)", "Clip (c, zero, six)"])
+@pytest.mark.parametrize("calibrator", ["minmax", "entropy", "mse"])
+def test_power_of_two_scales_keep_what_they_cannot_stand_for(
+    activation: str, calibrator: str
+) -> None:
+    graph = conv(
+        f"c = Conv (x, w, b) m = {activation} y = Conv (m, v)",
+        v=normal(4, 4, 3, 3, seed=2),
+        zero=np.float32(0),
+        six=np.float32(6),
+    )
+    feeds = feeds_of(1, 3, 8, 8)
+    want = np.stack([open_session(graph).run(feed)[0] for feed in feeds])
+    quantize(graph, feeds, power_of_two=True, calibrator=calibrator)
+    got = np.stack([open_session(graph).run(feed)[0] for feed in feeds])
+    for name in ("x", "m", "y"):
+        assert np.frexp(constant(graph, f"{name}.scale"))[0] == 0.5
+    assert sqnr_db(want, got) > 24
+    assert ops(graph)["Clip"] == ("Clip" in activation)
