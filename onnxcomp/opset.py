@@ -1,12 +1,15 @@
-"""Raises models of old operator sets to the one that per-channel quantization needs.
+"""Raises models of old operator sets to those that quantization needs.
 
-onnx's own converter drops metadata, local functions and bodies and wants all weights in memory.
-Most operators that changed between opset 7 and 13 only took more types or attributes, and still
-mean the same by the same inputs; the few others are rewritten by `operator_versions`.
+Scales per channel came with opset 13, scales in blocks and codes of 4 bits with 21. onnx's own
+converter drops metadata, local functions and bodies and wants all weights in memory. Most operators
+that changed only took more types or attributes, and still mean the same by the same inputs; the
+few others are rewritten by `operator_versions` up to 13 and by `newer_operators` up to 21.
 See onnx/docs/Changelog.md.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -21,11 +24,15 @@ from onnxcomp.graph import (
     opsets,
     sort_nodes,
 )
+from onnxcomp.newer_operators import NEWER
 from onnxcomp.operator_versions import REWRITES, Converter
 from onnxcomp.shapes import inferred_types
 
+Rules = Mapping[str, Callable[[Converter, gs.Node], None]]
+
 OLDEST = 7  # what changed up to it (broadcasting was an attribute) onnxruntime does not run either
-NEWEST = 13  # beyond it, other operators change than those below
+STEPS = ((13, REWRITES), (21, NEWER))  # to these opsets, by these rules
+NEWEST = STEPS[-1][0]
 
 
 def opset_of(graph: gs.Graph) -> int | None:
@@ -48,20 +55,39 @@ def convert_opset(graph: Graph, minimum: int = 13) -> Graph:
         raise OpsetConversionFailed(f"opset {minimum} was asked for, {NEWEST} is known")
     twin = graph.copy()
     names = Names(twin)
-    for body, types in inferred_types(twin):
-        _convert(Converter(body, types, names, current, minimum))
-    for body in all_graphs(twin):
-        body.opset = minimum
-        body.import_domains = [
-            onnx.helper.make_opsetid(
-                o.domain, minimum if o.domain in STANDARD_DOMAINS else o.version
-            )
-            for o in opsets(body)
-        ]
+    for end, rules in STEPS:
+        until = min(end, minimum)
+        if current >= until:
+            continue
+        for body, types in inferred_types(twin):
+            _convert(Converter(body, types, names, current, until), rules)
+        for body in all_graphs(twin):
+            body.opset = until
+            body.import_domains = [
+                onnx.helper.make_opsetid(
+                    o.domain, until if o.domain in STANDARD_DOMAINS else o.version
+                )
+                for o in opsets(body)
+            ]
+        current = until
     return twin
 
 
-def _convert(converter: Converter) -> None:
+def convert_in_place(graph: Graph, minimum: int) -> None:
+    """`convert_opset` of ``graph`` itself, which stays as it is where that fails.
+
+    Raises:
+        OpsetConversionFailed: with the node that cannot be written in the newer opset.
+    """
+    twin = convert_opset(graph, minimum)
+    if twin is graph:
+        return
+    for part in ("nodes", "inputs", "outputs"):
+        getattr(graph, part)[:] = getattr(twin, part)
+    graph.opset, graph.import_domains = twin.opset, twin.import_domains
+
+
+def _convert(converter: Converter, rules: Rules) -> None:
     """Rewrites the nodes of one graph or body in place."""
     for node in list(converter.graph.nodes):
         if not is_standard(node):
@@ -69,7 +95,7 @@ def _convert(converter: Converter) -> None:
         before, after = _since(node.op, converter.old), _since(node.op, converter.new)
         if converter.old < OLDEST and before != _since(node.op, OLDEST):
             raise converter.failure(node, f"it changed before opset {OLDEST}, which is too old")
-        rewrite = REWRITES.get(node.op)
+        rewrite = rules.get(node.op)
         if rewrite is not None and (before is None or before != after):
             rewrite(converter, node)
         elif before is None or after is None:

@@ -11,8 +11,10 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.block_codes import BlockCodes, Grid
 from onnxcomp.codebook import cluster
+from onnxcomp.errors import OpsetConversionFailed
 from onnxcomp.graph import Names, all_graphs, label, remove_unused, sort_nodes
 from onnxcomp.input_scaling import divide_input
+from onnxcomp.opset import convert_in_place
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.quantization import Array
 from onnxcomp.weight_forms import FormWriter
@@ -93,6 +95,9 @@ class QuantizeWeights(Pass):
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
         """Rounds weight after weight and writes each form; see `Pass.rewrite`."""
         chosen = self._chosen(graph, report)
+        if chosen and self._wants_blocks(chosen, context.target.everywhere, graph.opset):
+            self._raise_opset(graph, report)
+            chosen = self._chosen(graph, report)
         if not chosen:
             return
         work = _Work(graph, context, report, {id(w): options for w, options in chosen})
@@ -106,6 +111,25 @@ class QuantizeWeights(Pass):
             report.current = label(weight.sites[0].node)
             work.store(weight, gram)
         work.finish()
+
+    def _wants_blocks(self, chosen: list[tuple[Weight, Self]], generic: bool, opset: int) -> bool:
+        """Whether a DequantizeLinear is wanted that the opset does not have yet."""
+        return opset < BLOCK_OPSET and any(
+            options._form(weight, generic, BLOCK_OPSET)[0] == "dequantize"
+            and options._form(weight, generic, opset)[0] != "dequantize"
+            for weight, options in chosen
+            if not options.codebook
+        )
+
+    def _raise_opset(self, graph: gs.Graph, report: PassReport) -> None:
+        """To the first with blocks; where that fails, weights are expanded."""
+        came = graph.opset
+        try:
+            convert_in_place(graph, BLOCK_OPSET)
+        except OpsetConversionFailed as error:
+            report.notes.append(f"opset {came} stays, so weights are unpacked at load: {error}")
+        else:
+            report.notes.append(f"opset {came} was converted to {BLOCK_OPSET}")
 
     def _chosen(self, graph: gs.Graph, report: PassReport) -> list[tuple[Weight, Self]]:
         """The weights to store as codes with their options; reasons for others go to ``report``."""

@@ -17,7 +17,7 @@ from onnxcomp.exporting import to_proto
 from onnxcomp.graph import Graph, opsets
 from onnxcomp.importing import from_proto
 from onnxcomp.model import check_graph, load_model
-from onnxcomp.opset import convert_opset, opset_of
+from onnxcomp.opset import convert_in_place, convert_opset, opset_of
 from onnxcomp.runtime import open_session
 
 SHARED = Path(os.environ.get("ONNXCOMP_SHARED", Path(__file__).parents[2] / "shared"))
@@ -294,3 +294,96 @@ def test_models_from_public_repositories(entry: dict[str, Any], shared: Path) ->
     pairs = zip(open_session(converted).run(feed), open_session(graph).run(feed), strict=True)
     for ours, theirs in pairs:
         np.testing.assert_allclose(ours, theirs, rtol=1e-3 if half else 1e-5, atol=1e-6)
+
+
+OPSET_21 = 21
+
+
+def check_newer(graph: Graph, x: Array) -> Graph:
+    """As `check`, to opset 21, where onnxruntime has kernels of its own for many operators."""
+    expected = open_session(graph, optimize=False).run({"x": x})
+    converted = convert_opset(graph, OPSET_21)
+    check_graph(converted)
+    assert opset_of(converted) == OPSET_21
+    for ours, theirs in zip(
+        open_session(converted, optimize=False).run({"x": x}), expected, strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    return converted
+
+
+@pytest.mark.parametrize(
+    ("opset", "made"),
+    [
+        (13, node("ReduceMean", axes=[-1], keepdims=0)),
+        (17, node("ReduceMax", axes=[1, 2])),
+        (15, node("ReduceMin", axes=[0])),
+        (13, node("ReduceL2")),
+        (11, node("ReduceSum", axes=[1])),
+        (12, node("ReduceLogSumExp", axes=[1])),
+        (13, node("AveragePool", kernel_shape=[1, 2], count_include_pad=1, pads=[0, 1, 0, 1])),
+        (14, node("HardSwish")),
+        (16, node("LeakyRelu", alpha=0.2)),
+        (13, node("DepthToSpace", blocksize=2)),
+        (9, node("Clip", max=0.25)),
+        (10, node("Dropout", ratio=0.3)),
+        (13, node("Cast", to=TensorProto.INT32)),
+        (14, node("Softmax", axis=1)),
+        (13, node("Shape")),
+    ],
+)
+def test_operators_of_one_input_in_opset_21(opset: int, made: onnx.NodeProto) -> None:
+    x = random(1, 4, 3, 5)
+    check_newer(old_graph([made], opset, x), x)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+def test_a_split_without_sizes_says_how_many_parts(opset: int) -> None:
+    x = random(2, 6)
+    converted = check_newer(old_graph([node("Split", outputs=3, axis=1)], opset, x, outputs=3), x)
+    assert converted.nodes[0].attrs["num_outputs"] == 3
+
+
+def test_regions_keep_their_half_pixel() -> None:
+    x = random(1, 2, 8, 8)
+    made = helper.make_node(
+        "RoiAlign", ["x", "rois", "image"], ["y"], output_height=2, output_width=2
+    )
+    rois = np.asarray([[0.0, 1.0, 6.0, 7.0]], np.float32)
+    check_newer(old_graph([made], 13, x, rois=rois, image=np.asarray([0])), x)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", None])
+def test_sampling_of_grids_has_new_names(mode: str | None) -> None:
+    x = random(1, 2, 4, 4)
+    attributes = {} if mode is None else {"mode": mode}
+    made = helper.make_node("GridSample", ["x", "grid"], ["y"], **attributes)
+    check_newer(old_graph([made], 16, x, grid=np.clip(random(1, 3, 3, 2), -1, 1)), x)
+
+
+def test_normalization_of_groups_has_a_scale_a_channel() -> None:
+    x = random(1, 6, 4)
+    made = helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)
+    graph = old_graph([made], 18, x, s=random(2), b=random(2) + 1)
+    expected = open_session(graph, optimize=False).run({"x": x})[0]
+    converted = convert_opset(graph, OPSET_21)
+    check_graph(converted)
+    found = open_session(converted, optimize=False).run({"x": x})[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_conversion_in_place_changes_the_graph_itself() -> None:
+    x = random(1, 4, 3, 5)
+    graph = old_graph([node("ReduceMean", axes=[1])], 13, x)
+    expected = open_session(graph).run({"x": x})[0]
+
+    convert_in_place(graph, OPSET_21)
+
+    assert opset_of(graph) == OPSET_21
+    np.testing.assert_array_equal(open_session(graph).run({"x": x})[0], expected)
+
+
+def test_opsets_beyond_the_newest_are_refused() -> None:
+    x = random(1, 4)
+    with pytest.raises(OpsetConversionFailed, match="opset 99"):
+        convert_opset(old_graph([node("Relu")], 13, x), 99)

@@ -117,6 +117,36 @@ def test_dequantize_linear_makes_the_rounded_weight(
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
 
 
+def test_blocks_raise_the_opset() -> None:
+    graph, w = product(64, 24)
+    x = normal(5, 64, seed=9)
+
+    report = quantize(graph, bits=4, form="dequantize", method="rtn")
+
+    assert graph.opset == 21
+    assert any("converted to 21" in note for note in report.notes)
+    assert ops(graph) == {"DequantizeLinear": 1, "MatMul": 1}
+    assert_close(run(graph, {"x": x}), x @ rounded(w.T, bits=4).T, 0.02)
+
+
+def test_an_opset_that_cannot_be_raised_leaves_weights_to_be_unpacked() -> None:
+    graph = graph_of(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[N, 64, 3] x, float[4] s, float[4] b) => (float[N, 64, 5] y) {
+            n = GroupNormalization <num_groups = 4> (x, s, b)
+            [fc] y = MatMul (n, w)
+        }""",
+        w=normal(3, 5),
+    )
+
+    report, context = PassReport(), PassContext(target=resolve_target("x86-vnni"))
+    QuantizeWeights(form="dequantize", smallest_weight=0).rewrite(graph, context, report)
+
+    assert graph.opset == 18
+    assert ops(graph)["BitShift"] > 0
+    assert any("GroupNormalization" in note for note in report.notes)
+
+
 def test_eight_bits_a_channel_need_no_new_opset() -> None:
     graph, w = product(64, 24)
 
@@ -157,8 +187,6 @@ def test_gemm_keeps_alpha_beta_and_bias(transposed: int, form: str, bias: tuple[
     quantize(graph, bits=8, form=form, method="rtn")
 
     want = 0.5 * (x @ rounded(w.T, bits=8, block_size=32).T) + 3 * b
-    if form == "dequantize":  # opset 17 has no blocks
-        want = 0.5 * (x @ w) + 3 * b
     assert_close(run(graph, {"x": x}), want, 1e-5 if form == "expand" else 0.02)
 
 
