@@ -11,7 +11,7 @@ import copy
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,13 @@ def opsets(graph: gs.Graph) -> list[onnx.OperatorSetIdProto]:
     if graph.import_domains:
         return list(graph.import_domains)
     return [onnx.helper.make_opsetid("", graph.opset)]
+
+
+def own(graph: gs.Graph, names: Iterable[str]) -> None:
+    """Lets the outermost graph write constants that only bodies read: one copy for all of them."""
+    carried = carried_of(graph)
+    owned = carried.owned | {"": carried.owned.get("", frozenset()) | frozenset(names)}
+    graph.carried = replace(carried, owned=owned)
 
 
 def label(node: gs.Node) -> str:

@@ -2,241 +2,217 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import (
-    Names,
-    all_graphs,
-    consumers,
-    is_constant,
-    is_standard,
-    label,
-    producer,
-    remove_unused,
-    sort_nodes,
+from onnxcomp.dynamic_forms import DynamicWriter
+from onnxcomp.dynamic_planning import (
+    RECURRENT,
+    Choice,
+    Form,
+    WeightPlan,
+    form_of,
+    plan_dynamic,
+    rows_of,
 )
+from onnxcomp.graph import Names, all_graphs, all_nodes, label, own, remove_unused, sort_nodes
 from onnxcomp.passes.base import Pass, PassContext, PassReport
-from onnxcomp.quantization import Affine, symmetric
-from onnxcomp.targets import Target
+from onnxcomp.quantization import Array, symmetric
+from onnxcomp.rounding import gptq, nearest
+from onnxcomp.shapes import infer_shapes
+from onnxcomp.stored_codes import LARGEST_CODE, StoredWriter, balanced_scales
+from onnxcomp.targets import Target, resolve_target
+from onnxcomp.weight_grams import observed_grams
+from onnxcomp.weight_sites import Weight
 
-LAYERS = ("MatMul", "Gemm")
-STAY_FLOAT = {
-    "Conv": "onnxruntime's ConvInteger is slower than its float Conv",
-    "ConvTranspose": "onnxruntime has no integer kernel for it",
-    "LSTM": "recurrent: errors of its state add up over time",
-    "GRU": "recurrent: errors of its state add up over time",
-    "RNN": "recurrent: errors of its state add up over time",
-}
+SMALLEST_OPTIONS = ("smallest_weight", "smallest_product")
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeDynamic(Pass):
-    """Runs MatMul in 8-bit integers with ranges measured at run time (dynamic INT8).
+    """Runs MatMul and LSTM in 8-bit integers with ranges measured at run time (dynamic INT8).
 
     y = x W becomes scale_x * scale_w * (codes_x - zero_x) codes_w, and a lookup in an embedding a
-    lookup of codes and of their scale.
+    lookup of codes and of their scale. Layers that no integer kernel runs faster, such as Conv and
+    GRU, keep float arithmetic and store their weights as codes: the file is smaller, time and
+    memory stay.
 
     Attributes:
+        activations: one scale for each "row" of an input, such as a token, or for the "tensor".
+        recurrent: what becomes of LSTM: "integers" runs it so, "weights" stores its weights as
+            codes, as for GRU and RNN, which have no integer kernel; "float" leaves all three.
+        weight_only: store weights of layers that keep float arithmetic as codes too.
+        rounding: "gptq" rounds weights so that the layer's output on the samples changes least,
+            where there are real samples; "nearest" ignores them.
+        samples: at most so many are run for "gptq".
         per_channel: one scale for each output channel of a weight, not one for all.
         embeddings: store tables that Gather reads as codes too, with one scale a row.
-        smallest_weight: layers with fewer weights than this stay in float.
+        smallest_weight: weights with fewer elements than this stay float.
+        smallest_product: MatMul and Gemm with fewer weights keep float arithmetic, because
+            quantizing their input takes longer than it saves.
     """
 
+    activations: Literal["row", "tensor"] = "row"
+    recurrent: Literal["integers", "weights", "float"] = "integers"
+    weight_only: bool = True
+    rounding: Literal["gptq", "nearest"] = "gptq"
+    samples: int = 128
     per_channel: bool = True
     embeddings: bool = True
     smallest_weight: int = 1024
+    smallest_product: int = 1 << 15
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        if self.smallest_weight < 0:
-            raise ValueError(f"smallest_weight must not be negative, not {self.smallest_weight}")
+        for name in SMALLEST_OPTIONS:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}")
 
     def candidates(self, graph: gs.Graph) -> list[str]:
-        """Labels of the MatMul, Gemm and Gather nodes with a constant float weight."""
-        found = []
-        for body in all_graphs(graph):
-            for node in body.nodes:
-                if _weight(node) is not None and not self._refusal(node):
-                    found.append(label(node))
-        return found
+        """Labels of the nodes whose weights would become codes on this machine's target."""
+        twin = graph.copy()
+        return _in_order(twin, self._plan(twin, resolve_target())[0])
 
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
-        """Replaces each layer by integer operators; see `Pass.rewrite`."""
-        writer = _Writer(Names(graph), context.target)
-        for body in all_graphs(graph):
-            before = len(report.changed)
-            for node in report.visit(body.nodes):
-                mine = self.options_for(node)
-                refusal = "the recipe says so" if mine is None else mine._refusal(node)
-                if mine is None or refusal:
-                    if refusal and (node.op in STAY_FLOAT or node.op in (*LAYERS, "Gather")):
-                        report.skip(node, refusal)
-                    continue
-                if _weight(node) is None:
-                    continue
-                if node.op == "Gather":
-                    writer.look_up(body, node)
-                else:
-                    writer.multiply(body, node, mine.per_channel)
-                report.change(node)
-            if len(report.changed) > before:
-                sort_nodes(body)
-                remove_unused(body)
+        """Plans, rounds the weights, and writes each in its form; see `Pass.rewrite`."""
+        plans, refused = self._plan(graph, context.target)
+        for name, reason in refused.items():
+            report.skip(name, reason)
+        for name in _in_order(graph, plans):
+            report.change(name)
+        samples = context.calibration
+        if self.rounding == "nearest" or samples is None or samples.synthetic:
+            samples = None
+        layers = _Layers(graph, context.target)
+        by_weight = {id(plan.weight): plan for plan in plans}
+        weights = [plan.weight for plan in plans]
+        for weight, gram in observed_grams(graph, weights, samples, self.samples, context.advance):
+            report.current = label(weight.sites[0].node)
+            options = self.options_for(weight.sites[0].node) or self
+            layers.replace(by_weight[id(weight)], gram, options)
+        report.current = ""
+        layers.finish()
+        _summarize(plans, report)
 
-    def _refusal(self, node: gs.Node) -> str:
-        """Why a node stays as it is; empty for those to change and those of no concern."""
-        if not is_standard(node):
-            return ""
-        if node.op in STAY_FLOAT:
-            return STAY_FLOAT[node.op]
-        if node.op == "Gather":
-            return self._refuse_table(node)
-        if node.op not in LAYERS:
-            return ""
-        weight = _weight(node)
-        if weight is None:
-            return _no_weight(node)
-        if np.prod(weight.shape) < self.smallest_weight:
-            return f"only {np.prod(weight.shape):,} weights"
-        if node.op == "Gemm" and node.attrs.get("transA", 0):
-            return "its input is transposed"
-        return ""
-
-    def _refuse_table(self, node: gs.Node) -> str:
-        table = _weight(node)
-        if table is None or np.prod(table.shape) < self.smallest_weight:
-            return ""
-        if not self.embeddings:
-            return "embeddings are left alone"
-        if node.attrs.get("axis", 0) != 0 or len(table.shape) != 2:
-            return "not a lookup of rows"
-        if any(reader.op != "Gather" for reader in consumers(table)):
-            return "its table is also read by another operator"
-        return ""
-
-
-def _weight(node: gs.Node) -> gs.Constant | None:
-    """The constant float32 matrix of a layer, or the table of a Gather."""
-    if not is_standard(node) or node.op not in (*LAYERS, "Gather"):
-        return None
-    weight = node.inputs[0 if node.op == "Gather" else 1]
-    fits = is_constant(weight) and weight.dtype == np.float32 and len(weight.shape) == 2
-    return weight if fits else None
-
-
-def _no_weight(node: gs.Node) -> str:
-    weight = node.inputs[1]
-    maker = producer(weight)
-    if maker is not None and maker.op == "DequantizeLinear":
-        return "quantized already"
-    if not is_constant(weight):
-        return "both factors are computed"
-    return f"its weight is {weight.dtype} of {len(weight.shape)} axes, not a float32 matrix"
-
-
-class _Writer:
-    """Writes integer layers; weights and inputs that several layers share are quantized once."""
-
-    def __init__(self, names: Names, target: Target) -> None:
-        self.names, self.target = names, target
-        self.inputs: dict[tuple[int, str], tuple[gs.Variable, gs.Variable, gs.Variable]] = {}
-        self.weights: dict[tuple[str, bool, bool], tuple[gs.Constant, gs.Constant]] = {}
-
-    def multiply(self, body: gs.Graph, node: gs.Node, per_channel: bool) -> None:
-        """MatMul or Gemm -> MatMulInteger, scaled; a Gemm's bias is added behind it."""
-        codes_x, scale_x, zero_x = self._quantized_input(body, node.inputs[0])
-        codes, scale = self._quantized_matrix(node, per_channel)
-        name, result = label(node), node.outputs[0]
-        sums = self._add(body, "MatMulInteger", name, [codes_x, codes, zero_x], np.int32)
-        real = self._add(body, "Cast", f"{name}.real", [sums], np.float32, to=1)
-        both = self._add(body, "Mul", f"{name}.scale", [scale_x, scale], np.float32)
-        bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
-        node.inputs.clear()
-        node.outputs.clear()
-        if bias is None:
-            self._add(body, "Mul", f"{name}.scaled", [real, both], np.float32, result)
-            return
-        scaled = self._add(body, "Mul", f"{name}.scaled", [real, both], np.float32)
-        self._add(body, "Add", f"{name}.biased", [scaled, bias], np.float32, result)
-
-    def look_up(self, body: gs.Graph, node: gs.Node) -> None:
-        """Gather of float rows -> Gather of codes times Gather of the rows' scales."""
-        table, rows, name = node.inputs[0], node.inputs[1], label(node)
-        key = (table.name, True, False)
-        if key not in self.weights:
-            parameters = symmetric(table.values, 0)
-            codes = parameters.quantize(table.values)
-            self.weights[key] = self._constants(table, codes, parameters.scale[:, None])
-        codes, scale = self.weights[key]
-        result = node.outputs[0]
-        node.inputs.clear()
-        node.outputs.clear()
-        picked = self._add(body, "Gather", name, [codes, rows], np.int8, axis=0)
-        real = self._add(body, "Cast", f"{name}.real", [picked], np.float32, to=1)
-        scales = self._add(body, "Gather", f"{name}.scale", [scale, rows], np.float32, axis=0)
-        self._add(body, "Mul", f"{name}.scaled", [real, scales], np.float32, result)
-
-    def _quantized_input(
-        self, body: gs.Graph, tensor: gs.Tensor
-    ) -> tuple[gs.Variable, gs.Variable, gs.Variable]:
-        """(codes, scale, zero point) of an activation, made at run time."""
-        key = (id(body), tensor.name)
-        if key not in self.inputs:
-            outputs = (
-                gs.Variable(self.names.fresh(f"{tensor.name}.codes"), np.uint8),
-                gs.Variable(self.names.fresh(f"{tensor.name}.scale"), np.float32),
-                gs.Variable(self.names.fresh(f"{tensor.name}.zero_point"), np.uint8),
-            )
-            name = self.names.fresh(f"{tensor.name}.quantize")
-            body.nodes.append(
-                gs.Node("DynamicQuantizeLinear", name, inputs=[tensor], outputs=list(outputs))
-            )
-            self.inputs[key] = outputs
-        return self.inputs[key]
-
-    def _quantized_matrix(
-        self, node: gs.Node, per_channel: bool
-    ) -> tuple[gs.Constant, gs.Constant]:
-        """int8 codes [in, out] and float32 scale [out] or [] of a layer's weight."""
-        weight, transposed = node.inputs[1], bool(node.attrs.get("transB", 0))
-        bias = len(node.inputs) > 2
-        if bias and float(node.attrs.get("beta", 1.0)) != 1.0:
-            scaled = np.asarray(node.inputs[2].values * np.float32(node.attrs["beta"]))
-            name = self.names.fresh(f"{node.inputs[2].name}.scaled")
-            node.inputs[2] = gs.Constant(name, scaled)
-        alpha = np.float32(node.attrs.get("alpha", 1.0))
-        key = (f"{weight.name}*{alpha}", per_channel, transposed)
-        if key not in self.weights:
-            values = weight.values.T if transposed else weight.values
-            bits = self.target.weight_bits
-            parameters: Affine = symmetric(values, 1 if per_channel else None, bits=bits)
-            codes = np.ascontiguousarray(parameters.quantize(values, bits))
-            self.weights[key] = self._constants(weight, codes, parameters.scale * alpha)
-        return self.weights[key]
-
-    def _constants(
-        self, weight: gs.Constant, codes: np.ndarray, scale: np.ndarray
-    ) -> tuple[gs.Constant, gs.Constant]:
-        return (
-            gs.Constant(self.names.fresh(f"{weight.name}.codes"), codes),
-            gs.Constant(self.names.fresh(f"{weight.name}.scale"), np.asarray(scale, np.float32)),
+    def _plan(self, graph: gs.Graph, target: Target) -> tuple[list[WeightPlan], dict[str, str]]:
+        infer_shapes(graph)
+        return plan_dynamic(
+            graph,
+            lambda node: self._choice(node, target),
+            lambda node: (self.options_for(node) or self).smallest_weight,
         )
 
-    def _add(
-        self,
-        body: gs.Graph,
-        op: str,
-        name: str,
-        inputs: list[gs.Tensor],
-        dtype: type,
-        output: gs.Tensor | None = None,
-        **attributes: int,
-    ) -> gs.Tensor:
-        """Appends a node; its one output."""
-        result = output or gs.Variable(self.names.fresh(name), dtype)
-        node = gs.Node(op, self.names.fresh(name), attributes, list(inputs), [result])
-        body.nodes.append(node)
-        return result
+    def _choice(self, node: gs.Node, target: Target) -> Choice:
+        """The form of a node by its options."""
+        mine = self.options_for(node)
+        if mine is None:
+            return Choice(None, "the recipe says so")
+        if node.op in RECURRENT and mine.recurrent == "float":
+            return Choice(None, "recurrent layers are left alone")
+        choice = form_of(node, mine.smallest_product, integer_lstm=not target.everywhere)
+        if choice.form is Form.LSTM and mine.recurrent == "weights":
+            choice = Choice(Form.STORED, "the options say so")
+        if choice.form is Form.LOOKUP and not mine.embeddings:
+            return Choice(None, "embeddings are left alone")
+        if choice.form is Form.STORED and not mine.weight_only:
+            return Choice(None, choice.reason)
+        return choice
+
+
+class _Layers:
+    """Rounds the weights of one graph and hands them to the writers of their forms."""
+
+    def __init__(self, graph: gs.Graph, target: Target) -> None:
+        self.graph, self.bits = graph, target.weight_bits
+        names = Names(graph)
+        self.stored, self.dynamic = StoredWriter(graph, names), DynamicWriter(graph, names)
+        self.halves: dict[tuple[int, int], tuple[gs.Constant, gs.Constant]] = {}
+
+    def replace(self, plan: WeightPlan, gram: Array | None, options: QuantizeDynamic) -> None:
+        """Writes a weight in its form everywhere; LSTMs once both weights are there."""
+        weight, layout = plan.weight, plan.weight.layout
+        matrix = layout.matrix(weight.constant.values)
+        if plan.form is Form.STORED:
+            scales = balanced_scales(matrix, options.per_channel)
+            codes = _rounded(matrix, scales.product, gram, LARGEST_CODE)
+            self.stored.write(weight.constant, layout, codes, scales)
+            return
+        bits = 8 if plan.form is Form.LOOKUP else self.bits
+        by_row = options.per_channel or plan.form is Form.LOOKUP
+        scale = symmetric(matrix, 0 if by_row else None, bits=bits).scale.reshape(-1, 1)
+        codes = _rounded(matrix, scale, gram, 2 ** (bits - 1) - 1).astype(np.int8)
+        if plan.form is Form.LOOKUP:
+            pair = self._pair(weight, codes, scale)
+            for site in weight.sites:
+                self.dynamic.lookup(site.body, site.node, *pair)
+        elif plan.form is Form.PRODUCT:
+            pair = self._pair(weight, codes.T, scale[:, 0] if by_row else scale[0, 0])
+            for site in weight.sites:
+                rows = options.activations == "row" and rows_of(site.node.inputs[0]) != 1
+                self.dynamic.product(site.body, site.node, *pair, by_row=rows)
+        else:
+            directions, hidden, _ = layout.shape
+            per_gate = np.broadcast_to(scale, (directions * hidden, 1))
+            turned = layout.restored(codes).transpose(0, 2, 1)
+            pair = self._pair(weight, turned, per_gate.reshape(directions, hidden))
+            for site in weight.sites:
+                self.halves[id(site.node), site.index] = pair
+                self._recurrent(site.node)
+
+    def _recurrent(self, node: gs.Node) -> None:
+        pairs = [self.halves.get((id(node), index)) for index in (1, 2)]
+        if pairs[0] is not None and pairs[1] is not None:
+            self.dynamic.lstm(node, *zip(pairs[0], pairs[1], strict=True))
+
+    def _pair(self, weight: Weight, codes: Array, scale: Array) -> tuple[gs.Constant, gs.Constant]:
+        """Constants of codes and scales, which the outermost graph writes for all bodies."""
+        name = weight.constant.name
+        pair = (
+            self.dynamic.constant(f"{name}.codes", codes),
+            self.dynamic.constant(f"{name}.scale", np.asarray(scale, np.float32)),
+        )
+        own(self.graph, [constant.name for constant in pair])
+        return pair
+
+    def finish(self) -> None:
+        """Brings the nodes into order and drops what nobody reads any more."""
+        for body in all_graphs(self.graph):
+            sort_nodes(body)
+            remove_unused(body)
+
+
+def _rounded(matrix: Array, scale: Array, gram: Array | None, largest: int) -> Array:
+    """Codes of a matrix [rows, d] for scales that broadcast against it."""
+    if gram is None:
+        return nearest(matrix, scale, 0, -largest, largest)
+    shape = (*gram.shape[:-2], -1, matrix.shape[1])
+    scale = np.broadcast_to(scale, matrix.shape)
+    codes = gptq(matrix.reshape(shape), gram, scale.reshape(shape), 0, -largest, largest)
+    return codes.reshape(matrix.shape)
+
+
+def _in_order(graph: gs.Graph, plans: Iterable[WeightPlan]) -> list[str]:
+    """Labels of the nodes of plans, each once, in the order of the graph."""
+    mine = {id(node) for plan in plans for node in plan.nodes}
+    return [label(node) for node in all_nodes(graph) if id(node) in mine]
+
+
+def _summarize(plans: Iterable[WeightPlan], report: PassReport) -> None:
+    """Says how many layers got which form, and why some keep float arithmetic."""
+    plans = list(plans)
+    for form in Form:
+        count = sum(plan.form is form for plan in plans)
+        if count:
+            report.numbers[f"weights_{form.name.lower()}"] = count
+    why = Counter(
+        (node.op, plan.reason) for plan in plans if plan.form is Form.STORED for node in plan.nodes
+    )
+    for (op, reason), count in why.most_common():
+        report.notes.append(f"stored as codes, computed in float: {count} {op}: {reason}")
