@@ -12,11 +12,12 @@ import onnx_graphsurgeon as gs
 from onnxcomp.calibration import Calibration
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph import is_constant, label
-from onnxcomp.quantization import Array, symmetric
+from onnxcomp.quantization import TINY, Array, symmetric
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.statistics import MinMax, Moments, Statistic
 
 SAMPLES = 16  # moments settle long before ranges do
+SUMS = ("Add", "Concat", "Sub", "Sum")  # whose errors are those of their inputs
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -31,7 +32,9 @@ def local_sqnr_db(
         tr dW G dWT + E[e^2] tr W WT,    G = E[x xT], here its diagonal,    E[e^2] = scale^2 / 12
 
     (Widrow and Kollar, "Quantization Noise", 2008, for the second term; the mean that the
-    neglected rest of G stands for is what bias correction takes back). Ranges are the exact ones.
+    neglected rest of G stands for is what bias correction takes back). Sums pass their inputs'
+    errors on, other operators pass on how large these are beside the inputs. Ranges are the exact
+    ones.
 
     Args:
         graph: in float.
@@ -44,29 +47,33 @@ def local_sqnr_db(
     nodes = [node for node in graph.nodes if label(node) in labels and _is_real(node)]
     ranges: dict[str, MinMax] = {}
     inputs: dict[tuple[str, int | None], Moments] = {}
-    outputs: dict[str, Moments] = {}
+    whole: dict[str, Moments] = {}
     for node in nodes:
         for tensor in _activations(node):
             ranges.setdefault(tensor.name, MinMax())
         if _weights(node) is not None:
             axis = _channel_axis(node)
             inputs.setdefault((node.inputs[0].name, axis), Moments(axis))
-        outputs.setdefault(node.outputs[0].name, Moments())
+        for tensor in [*_activations(node), node.outputs[0]]:
+            whole.setdefault(tensor.name, Moments())
     taps: dict[str, list[Statistic[Any]]] = {}
     for name, extremes in ranges.items():
         taps.setdefault(name, []).append(extremes)
-    for name, moments in [*outputs.items(), *((name, m) for (name, _), m in inputs.items())]:
+    for name, moments in [*whole.items(), *((name, m) for (name, _), m in inputs.items())]:
         taps.setdefault(name, []).append(moments)
     calibration.observe(graph, taps, limit=SAMPLES)
     found = {}
     for node in nodes:
         try:
-            noise = sum(_rounding_noise(ranges[t.name]) for t in _activations(node))
+            signal = float(_energies(whole[node.outputs[0].name]))
+            read = [(_rounding_noise(ranges[t.name]), whole[t.name]) for t in _activations(node)]
+            noise = sum(error for error, _ in read)
             weights = _weights(node)
             if weights is not None:
                 energy = _energies(inputs[node.inputs[0].name, _channel_axis(node)])
                 noise = _layer_noise(node, weights, energy, noise, weight_bits)
-            signal = float(_energies(outputs[node.outputs[0].name]))
+            elif node.op not in SUMS:
+                noise = signal * sum(error / max(float(_energies(m)), TINY) for error, m in read)
         except CalibrationError:  # an empty tensor, or one that is not finite
             continue
         if signal > 0 and noise > 0 and math.isfinite(signal) and math.isfinite(noise):

@@ -45,7 +45,7 @@ class Layer:
         op: its operator type.
         estimated_db: SQNR of its own output, from moments of its input; None where unknown.
         measured_db: SQNR of the model's worst output with nothing else quantized; None where it
-            was not measured.
+            was not measured, or the error was too small to be.
         error_share: of the sum of all nodes' error energies at the outputs, 0 to 1; from the
             estimate where it was not measured.
         macs_share: of the model's MACs, about the share of the time that leaving it in float
@@ -192,7 +192,7 @@ def _layers(
             name=name,
             op=ops[name],
             estimated_db=estimates.get(name),
-            measured_db=decibel(noise[name]) if name in measured else None,
+            measured_db=decibel(noise[name]) if name in measured and noise[name] > 0 else None,
             error_share=noise[name] / total,
             macs_share=costs[name].macs_share,
             bytes_share=costs[name].bytes_share,

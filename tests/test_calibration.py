@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnxcomp.errors import CalibrationError, UnsupportedModel
 from onnxcomp.importing import from_proto
 from onnxcomp.runtime import open_session
 from onnxcomp.statistics import Gram, Histogram, MinMax, Moments
+from onnxcomp.testing import graph_of
 
 
 def chain(*, typed: bool = False) -> gs.Graph:
@@ -202,3 +204,46 @@ def test_peak_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
         for count in ("8", "512")
     )
     assert many / few < 1.2
+
+
+# --- holding samples back ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["counted", "not counted"])
+@pytest.mark.parametrize(
+    ("count", "limit", "held"),
+    [(16, None, 4), (19, None, 4), (20, None, 5), (100, 32, 8), (300, None, 64), (15, None, None)],
+)
+def test_one_sample_in_four_is_held_back(
+    count: int, limit: int | None, held: int | None, known: bool
+) -> None:
+    graph = graph_of("g (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }")
+    feeds = [{"x": np.full((1, 2), index, np.float32)} for index in range(count)]
+    source = feeds if known else _Again(feeds)
+    whole = Calibration.from_source(source, graph, limit=limit)
+    used, judging = whole.split()
+    if held is None:
+        assert used is judging is whole
+        return
+    mine, theirs = ([int(f["x"][0, 0]) for f in part.feeds()] for part in (used, judging))
+    assert theirs == [4 * index + 3 for index in range(held)]
+    assert sorted(mine + theirs) == list(range(limit or count))
+    assert (len(used), len(judging)) == (len(mine), held)
+    assert used.description.startswith(f"{len(mine)} samples of a list")
+    assert [f["x"][0, 0] for f in judging.feeds(2)] == [3, 7], "from the start at every call"
+
+
+def test_made_up_samples_are_not_shared_out() -> None:
+    graph = graph_of("g (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }")
+    whole = Calibration.from_source(None, graph, limit=40)
+    assert whole.split() == (whole, whole)
+
+
+class _Again:
+    """A list that does not tell its length."""
+
+    def __init__(self, feeds: list[dict[str, Any]]) -> None:
+        self.feeds = feeds
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(list(self.feeds))

@@ -105,6 +105,88 @@ def test_a_gate_from_the_command_line_undoes_a_pass(run: Run, tmp_path: Path) ->
     assert (tmp_path / "model.optimized.onnx").read_bytes() == original
 
 
+def test_a_target_is_reached_and_the_recipe_saved(run: Run, tmp_path: Path) -> None:
+    quantize = ("--pass", "simplify_graph", "--pass", "quantize_static")
+    source = ("--calibration", "samples.npz")
+    plain = json.loads(run("optimize", "model.onnx", *quantize, *source, "--json").stdout)
+    target = str(plain["fidelity"]["outputs"][0]["sqnr_db"] + 1)
+    done = run(
+        *("optimize", "model.onnx", *quantize, *source, "--min-sqnr", target, "--json"),
+        *("--save-recipe", "mine.toml", "-o", "one.onnx"),
+    )
+    report = json.loads(done.stdout)
+    static = report["passes"][1]
+    assert (static["status"], done.stderr) == ("kept", "")
+    assert report["fidelity"]["outputs"][0]["sqnr_db"] >= float(target)
+    assert static["options"]["overrides"]
+    assert any(reason.startswith("kept in float: ") for reason in static["skipped"].values())
+    again = run("optimize", "model.onnx", "--recipe", "mine.toml", *source, "-o", "two.onnx")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+
+
+def test_files_to_write_are_checked_before_the_work(run: Run, tmp_path: Path) -> None:
+    for extra in (
+        ["--save-recipe", "model.onnx"],
+        ["--save-recipe", "none/mine.toml"],
+        ["--save-recipe", "same.json", "--report", "same.json"],
+    ):
+        done = run("optimize", "model.onnx", "--pass", "simplify_graph", *extra)
+        assert done.returncode == 2
+        assert "--save-recipe" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "samples.npz"}
+
+
+def test_points_without_anything_to_count_them_on_are_refused(run: Run) -> None:
+    done = run("optimize", "model.onnx", "--max-drop", "1")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "--evaluate FILE.py:FUNCTION" in done.stderr
+    assert "--calibration SRC" in done.stderr
+
+
+def test_sensitivity_ranks_layers_as_table_and_as_json(run: Run, tmp_path: Path) -> None:
+    arguments = ("sensitivity", "model.onnx", "--calibration", "samples.npz")
+    document = json.loads(run(*arguments, "--json").stdout)
+    assert document["schema"] == "onnxcomp.sensitivity/1"
+    names = [layer["name"] for layer in document["layers"]]
+    assert {"stem", "depthwise", "classify"} <= set(names)
+    shown = run(*arguments, "--top", "1")
+    assert shown.stderr == ""
+    assert names[0] in shown.stdout
+    assert names[1] not in shown.stdout
+    assert f"... and {len(names) - 1} more" in shown.stdout
+    assert all(len(line) <= 80 for line in shown.stdout.splitlines())
+    (tmp_path / "judge.py").write_text("def score(session):\n    return 12.5\n")
+    scored = run(*arguments, "--evaluate", "judge.py:score", "--samples", "2").stdout
+    assert "score 12.50, all quantized 12.50" in scored
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        *("model.onnx", "samples.npz", "judge.py", "__pycache__")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none.onnx"], "none.onnx"),
+        (["model.onnx", "--pass", "quantise_static"], "did you mean 'quantize_static'"),
+        (["model.onnx", "--pass", "quantize_static:calibrator=best"], "unknown value 'best'"),
+        (["model.onnx", "--pass", "quantize_static:operators=LSTM"], "changes no node"),
+        (["model.onnx", "--calibration", "none.npz"], "none.npz: no such file"),
+        (["model.onnx", "--evaluate", "judge.py"], "write FILE.py:FUNCTION"),
+        (["model.onnx", "--samples", "0"], "--samples"),
+        (["model.onnx", "--target", "vax"], "vax"),
+    ],
+)
+def test_sensitivity_refuses_in_one_line(run: Run, arguments: list[str], said: str) -> None:
+    done = run("sensitivity", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
 def test_strict_stops_where_a_gate_breaks(run: Run, tmp_path: Path) -> None:
     done = run(
         *("optimize", "model.onnx", "--pass", "quantize_static", "--calibration", "samples.npz"),

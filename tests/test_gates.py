@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 
-from onnxcomp.gates import LARGER, LOSSLESS_DB, NOISE, NOISE_ALONE, TIME, Measured, broken_gate
+from onnxcomp.gates import (
+    LARGER,
+    LOSSLESS_DB,
+    NOISE,
+    NOISE_ALONE,
+    TIME,
+    Measured,
+    answers_in_words,
+    broken_gate,
+    points_lost,
+    unfaithful,
+)
 from onnxcomp.recipe import Gates
 from onnxcomp.report import Fidelity, OutputFidelity
 
@@ -116,3 +127,48 @@ def test_models_that_carry_state_have_the_stricter_gate() -> None:
     assert Gates(min_sqnr_db=40, min_state_sqnr_db=30).in_force(True).min_sqnr_db == 40
     assert Gates(min_state_sqnr_db=30).in_force(True).min_sqnr_db == 30
     assert Gates().in_force(True) == Gates()
+
+
+def agreeing(*top1: float | None) -> Fidelity:
+    outputs = tuple(
+        OutputFidelity(
+            output=f"y{i}", sqnr_db=20.0, cosine=1.0, max_abs_difference=0.0, top1_agreement=share
+        )
+        for i, share in enumerate(top1)
+    )
+    return Fidelity(samples=8, synthetic=False, outputs=outputs)
+
+
+@pytest.mark.parametrize(
+    ("came", "became", "shares", "lost"),
+    [
+        (90.0, 88.5, (50.0,), 1.5),  # the evaluator's word counts
+        (90.0, 91.0, (50.0,), -1.0),
+        (None, None, (97.5, None, 96.0), 4.0),  # the worst output that looks like scores
+        (None, None, (None,), None),
+        (90.0, None, (97.5,), None),
+    ],
+)
+def test_points_are_those_of_the_evaluator_or_changed_classes(
+    came: float | None, became: float | None, shares: tuple[float | None, ...], lost: float | None
+) -> None:
+    original, after = measured(score=came), measured(score=became, fidelity=agreeing(*shares))
+    assert points_lost(original, after) == lost
+    assert bool(unfaithful(Gates(max_drop=1.25), original, after)) is (lost in (1.5, 4.0))
+    assert not unfaithful(Gates(max_drop=4.0), original, after)
+
+
+def test_only_answers_make_a_change_unfaithful() -> None:
+    slow = measured(9000, 9.0, fidelity=fidelity(30.0))
+    assert unfaithful(PAY, measured(), slow) == ""
+    assert "the gate is 31 dB" in unfaithful(Gates(min_sqnr_db=31), measured(), slow)
+    other = measured(fidelity=agreeing(96.0))
+    assert "4.00 % of the samples" in unfaithful(Gates(max_drop=3.0), measured(), other)
+
+
+def test_words_name_what_the_gates_look_at() -> None:
+    after = measured(fidelity=agreeing(96.0))
+    assert answers_in_words(Gates(min_sqnr_db=1), measured(), after) == "20.0 dB"
+    both = Gates(min_sqnr_db=1, max_drop=1)
+    assert answers_in_words(both, measured(), after) == "20.0 dB and 4.00 points lost"
+    assert answers_in_words(Gates(), measured(), after) == ""
