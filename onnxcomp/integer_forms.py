@@ -101,28 +101,6 @@ def split_hard_swish(graph: gs.Graph, node: gs.Node, target: Target, names: Name
     node.op, node.attrs, node.inputs = "Mul", {}, [data, gate]
 
 
-def convolve_normalization(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:
-    """BatchNormalization that no layer could take up -> a depthwise Conv of one pixel.
-
-    y = a x + c with a = scale / sqrt(variance + epsilon), c = bias - a mean. Its single weight for
-    each channel has a code without error.
-    """
-    data, constants = node.inputs[0], node.inputs[1:]
-    if "Conv" not in target.operators or not _is_inside(node, target):
-        return
-    if data.shape is None or len(data.shape) < 3 or data.dtype != np.float32:
-        return
-    if len(node.outputs) > 1 or not all(map(is_constant, constants)):
-        return
-    scale, bias, mean, variance = (np.asarray(t.values, np.float64) for t in constants)
-    factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
-    name, kernel = node.outputs[0].name, [1] * (len(data.shape) - 2)
-    weights = _constant(names, f"{name}.weight", factor.reshape(-1, 1, *kernel))
-    shift = _constant(names, f"{name}.bias", bias - factor * mean)
-    node.op, node.inputs = "Conv", [data, weights, shift]
-    node.attrs = {"group": len(factor), "kernel_shape": kernel}
-
-
 def reorder_gelu(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:
     """x (0.5 (1 + erf(x / sqrt 2))) -> 0.5 (x (1 + erf(x / sqrt 2))), the order that is fused.
 
@@ -207,7 +185,6 @@ def _constant(names: Names, name: str, values: Array) -> gs.Constant:
 
 
 _FORMS: dict[str, Callable[[gs.Graph, gs.Node, Target, Names], None]] = {
-    "BatchNormalization": convolve_normalization,
     "Conv": convolve_pixels,
     "Erf": reorder_gelu,
     "Gemm": plain_gemm,

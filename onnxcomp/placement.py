@@ -6,8 +6,10 @@ Nothing is changed here; `qdq.py` writes the plan into the graph.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -30,6 +32,7 @@ from onnxcomp.units import (
 UNBOUNDED = (-math.inf, math.inf)
 SMALLEST_TABLE = 1024  # elements of an embedding; below, its scales outweigh what codes save
 NO_GAIN = "its neighbours are float: nothing to gain"
+SLOW = "its {}: slower in integers here"
 PRODUCT = "both factors are activations: hardly faster in integers, and less faithful"
 CONSTANT_ON_THE_LEFT = "its weights are on the left: hardly faster in integers"
 
@@ -151,33 +154,87 @@ def _worthwhile(units: list[Unit], skipped: dict[str, str], everywhere: bool) ->
         everywhere: only movers need a neighbour with codes.
     """
     while True:
-        made = {t.name for unit in units for t in unit.outputs}
-        layers = [unit for unit in units if unit.operator.role is Role.LAYER]
-        coded = made | {t.name for unit in layers for t in unit.activations}
-        inside = {id(unit.node) for unit in units}
-        kept = [
-            unit
-            for unit in units
-            if (everywhere and unit.operator.role is not Role.MOVER)
-            or _pays(unit, made, coded, inside)
-        ]
+        region = _Region.of(units)
+        kept = []
+        for unit in units:
+            reason = None
+            if not everywhere or unit.operator.role is Role.MOVER:
+                reason = region.reason_against(unit)
+            if reason is None:
+                kept.append(unit)
+            else:
+                skipped[label(unit.node)] = reason
         if len(kept) == len(units):
             return kept
-        left = {id(unit.node) for unit in kept}
-        skipped |= {label(u.node): NO_GAIN for u in units if id(u.node) not in left}
         units = kept
 
 
-def _pays(
-    unit: Unit, made: Collection[str], coded: Collection[str], inside: Collection[int]
-) -> bool:
-    """Whether codes reach a unit, somebody reads its codes, and no large float input is left that
-    would have to be quantized for it alone."""
-    if unit.operator.role is Role.LAYER or is_product(unit.node):
-        return True
-    reads = any(t.name in made for t in unit.activations)
-    cheap = all(t.name in coded or _is_broadcast(t, unit.outputs[0]) for t in unit.activations)
-    return reads and cheap and any(id(n) in inside for t in unit.outputs for n in consumers(t))
+@dataclass
+class _Region:
+    """What runs in integers for now.
+
+    Attributes:
+        made: names of the tensors that units make.
+        read: names of the tensors that layers read -> by how many.
+        inside: ids of the units' nodes.
+    """
+
+    made: set[str]
+    read: Counter[str]
+    inside: set[int]
+
+    @classmethod
+    def of(cls, units: list[Unit]) -> _Region:
+        layers = [unit for unit in units if unit.operator.role is Role.LAYER]
+        return cls(
+            {t.name for unit in units for t in unit.outputs},
+            Counter(t.name for unit in layers for t in unit.activations),
+            {id(unit.node) for unit in units},
+        )
+
+    def reason_against(self, unit: Unit) -> str | None:
+        """Why a unit does not pay: no codes reach it, nobody reads its codes, a large float input
+        would have to be quantized for it alone, or its integer kernel is slower."""
+        if unit.operator.role is Role.LAYER:
+            return None if self._is_fast(unit) else SLOW.format(_channels(unit.node))
+        if is_product(unit.node):
+            return None
+        reads = any(t.name in self.made for t in unit.activations)
+        cheap = all(
+            t.name in self.made or t.name in self.read or _is_broadcast(t, unit.outputs[0])
+            for t in unit.activations
+        )
+        return None if reads and cheap and self._is_read(unit) else NO_GAIN
+
+    def _is_read(self, unit: Unit) -> bool:
+        return any(id(n) in self.inside for t in unit.outputs for n in consumers(t))
+
+    def _is_fast(self, unit: Unit) -> bool:
+        """Weighs a convolution's kernels and the conversions on both sides of them."""
+        speed, data, result = unit.operator.speed, unit.node.inputs[0], unit.outputs[0]
+        if speed is None or data.shape is None or unit.node.outputs[0].shape is None:
+            return True
+        read, written = elements(data.shape), elements(unit.node.outputs[0].shape)
+        shape = [int(size) for size in unit.node.inputs[1].shape]
+        readers = consumers(result)
+        is_coded, coded_alone = data.name in self.made, self.read[data.name] == 1
+        converted = 0 if is_coded or not coded_alone else read
+        if not readers or any(id(n) not in self.inside for n in readers):
+            converted += written
+        saved = (read if is_coded else 0) + (written if self._is_read(unit) else 0)
+        groups = int(unit.node.attrs.get("group", 1))
+        return speed.pays(shape, groups, written // shape[0], converted, saved)
+
+
+def _channels(node: gs.Node) -> str:
+    shape, groups = node.inputs[1].shape, int(node.attrs.get("group", 1))
+    return f"{shape[1]} to {shape[0] // groups} channels{' a group' if groups > 1 else ''}"
+
+
+def elements(shape: Iterable[Any]) -> int:
+    """Elements of a tensor of one sample; sizes that are open are taken to be small."""
+    sizes = [s if isinstance(s, int) else 16 if axis else 1 for axis, s in enumerate(shape)]
+    return math.prod(sizes)
 
 
 def _is_broadcast(tensor: gs.Tensor, result: gs.Tensor) -> bool:

@@ -34,7 +34,7 @@ from onnxcomp.quantization import (
 )
 from onnxcomp.statistics import Range
 from onnxcomp.targets import Role, Target
-from onnxcomp.units import Unit, clip_bounds, output_gain, written_operand
+from onnxcomp.units import Unit, clip_bounds, normalization, output_gain, written_operand
 
 
 @dataclass
@@ -154,11 +154,27 @@ class Writer:
         if unit.operator.written_as == "LeakyRelu":
             node.op, node.attrs, node.inputs = "LeakyRelu", {"alpha": 0.0}, node.inputs[:1]
             return
+        if unit.operator.written_as == "Conv":
+            self._write_normalization(node)
+            return
         operand = self._constant(f"{name}.operand", written_operand(node))
         unit.output_gain = output_gain(node, unit.operator)
         node.op, node.attrs = unit.operator.written_as, {}
         node.inputs = [node.inputs[0], operand]
         unit.inputs = (0, 1)
+
+    def _write_normalization(self, node: gs.Node) -> None:
+        """Its one weight for each channel has a code without error."""
+        factor, shift = normalization(node)
+        name, data, kernel = node.outputs[0].name, node.inputs[0], len(node.inputs[0].shape) - 2
+        weights = factor.astype(np.float32).reshape(-1, 1, *[1] * kernel)
+        seen = self._affine_of(data.name).scale
+        parameters = symmetric(weights, 0, least_weight_scale(shift, seen))
+        codes = self._constant(f"{name}.weight.codes", parameters.quantize(weights))
+        dequantized = self._dequantized(f"{name}.weight", codes, parameters, weights)
+        bias = self._dequantized_bias(f"{name}.bias", shift, seen * parameters.scale)
+        node.op, node.inputs = "Conv", [data, dequantized, bias]
+        node.attrs = {"group": len(factor), "kernel_shape": [1] * kernel}
 
     def _pad_with_zero_point(self, node: gs.Node, parameters: Affine) -> None:
         if node.attrs.get("mode", "constant") != "constant":
@@ -246,15 +262,18 @@ class Writer:
         name = f"{unit.node.outputs[0].name}.bias" if unit.bias is None else unit.bias.name
         if unit.has_integer_bias and self.target.integer_bias:
             scale = self._affine_of(unit.node.inputs[0].name).scale * weights.scale
-            parameters = Affine(scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
-            codes = self._constant(f"{name}.codes", bias_codes(bias, scale))
-            written: gs.Tensor = self._dequantized(name, codes, parameters, bias)
+            written: gs.Tensor = self._dequantized_bias(name, bias, scale)
         else:
             written = self._constant(f"{name}.corrected", bias.astype(np.float32))
         if index < len(adder.inputs):
             adder.inputs[index] = written
         else:
             adder.inputs.append(written)
+
+    def _dequantized_bias(self, name: str, bias: Array, scale: Array) -> gs.Variable:
+        parameters = Affine(scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
+        codes = self._constant(f"{name}.codes", bias_codes(bias, scale))
+        return self._dequantized(name, codes, parameters, bias)
 
     # --- nodes and constants --------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.errors import RecipeError
+from onnxcomp.layer_speed import ConvolutionSpeed
 from onnxcomp.quantization import Affine, affine, symmetric
 from onnxcomp.statistics import Range
 
@@ -36,45 +37,6 @@ class Role(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupedSpeed:
-    """What a convolution in groups takes for each pixel, in integers and in float.
-
-    The integer kernel gathers the inputs of each group tap by tap, which takes the same time for
-    one channel as for sixteen; the float kernel is slow only where groups have few outputs.
-
-    Attributes:
-        gather_ns: for each group and kernel tap, in integers.
-        integer_macs_per_ns: behind that.
-        float_macs_per_ns: at most.
-        float_macs_per_ns_and_output: for each output channel of a group.
-        conversion_ns: for each element that is converted to or from codes.
-        margin: how many times the float kernel's time the integer kernel may take.
-    """
-
-    gather_ns: float = 4.0
-    integer_macs_per_ns: float = 200.0
-    float_macs_per_ns: float = 55.0
-    float_macs_per_ns_and_output: float = 2.9
-    conversion_ns: float = 0.6
-    margin: float = 1.5
-
-    def pays(self, outputs: int, inputs: int, taps: int, groups: int) -> bool:
-        """Whether integers are faster, or nearly so.
-
-        Args:
-            outputs: channels of the output, all groups together.
-            inputs: channels of the input that each group reads.
-            taps: elements of the kernel.
-            groups: of the convolution.
-        """
-        macs, each = outputs * inputs * taps, outputs // groups
-        integer = self.gather_ns * taps * groups + macs / self.integer_macs_per_ns
-        rate = min(self.float_macs_per_ns, self.float_macs_per_ns_and_output * each)
-        real = macs / rate + self.conversion_ns * (outputs + inputs * groups)
-        return integer <= self.margin * real
-
-
-@dataclass(frozen=True, kw_only=True)
 class Operator:
     """How a target runs one operator in integers.
 
@@ -85,16 +47,17 @@ class Operator:
         on_codes: the runtime does not fuse DequantizeLinear -> operator -> QuantizeLinear, but
             runs the operator on the codes themselves.
         written_as: the operator with an integer kernel that computes it: x - c = x + (-c),
-            x / c = x * (1 / c), HardSigmoid is an addition that saturates, and a Relu or Clip that
-            no scale can stand for, as others read its input too, a LeakyRelu of slope 0.
-        grouped: how fast it is in groups, depthwise aside; None where that makes no difference.
+            x / c = x * (1 / c), HardSigmoid is an addition that saturates, BatchNormalization a
+            depthwise Conv of one pixel, and a Relu or Clip that no scale can stand for, as others
+            read its input too, a LeakyRelu of slope 0.
+        speed: of a convolution; None where integers always pay.
     """
 
     role: Role
     float_output: bool = False
     on_codes: bool = False
     written_as: str = ""
-    grouped: GroupedSpeed | None = None
+    speed: ConvolutionSpeed | None = None
 
 
 _MOVERS = (
@@ -108,10 +71,11 @@ _ARITHMETIC = (
 
 ONNXRUNTIME: Mapping[str, Operator] = MappingProxyType(
     {
-        "Conv": Operator(role=Role.LAYER, grouped=GroupedSpeed()),
+        "Conv": Operator(role=Role.LAYER, speed=ConvolutionSpeed()),
         "Gemm": Operator(role=Role.LAYER, float_output=True),
         "MatMul": Operator(role=Role.LAYER, float_output=True),
         **{op: Operator(role=Role.ARITHMETIC) for op in _ARITHMETIC},
+        "BatchNormalization": Operator(role=Role.ARITHMETIC, written_as="Conv"),
         "Clip": Operator(role=Role.ARITHMETIC, written_as="LeakyRelu"),
         "Div": Operator(role=Role.ARITHMETIC, written_as="Mul"),
         "HardSigmoid": Operator(role=Role.ARITHMETIC, written_as="Add"),

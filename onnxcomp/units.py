@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -133,9 +132,9 @@ def adds_bias(node: gs.Node, layer: Unit) -> bool:
 
 def activation_inputs(node: gs.Node, operator: Operator) -> tuple[int, ...]:
     """Indices of the inputs that carry values to quantize."""
-    if operator.role is Role.ARITHMETIC and node.op != "Clip":
-        return tuple(range(len(node.inputs)))
-    return (0,)
+    if operator.role is not Role.ARITHMETIC or node.op in ("BatchNormalization", "Clip"):
+        return (0,)
+    return tuple(range(len(node.inputs)))
 
 
 def is_concerned(node: gs.Node, operator: Operator) -> bool:
@@ -159,7 +158,7 @@ def reason_against(node: gs.Node, operator: Operator) -> str | None:
     if any(t.dtype != np.float32 for t in data):
         return f"its input is {_dtype_name(data)}, not float32"
     if operator.role is Role.LAYER:
-        return _reason_against_layer(node) or _reason_against_groups(node, operator)
+        return _reason_against_layer(node)
     if len([t for t in node.outputs if t.name]) != len(node.outputs):
         return "an output is absent"
     if node.op == "MaxPool" and len(node.outputs) > 1:
@@ -180,6 +179,8 @@ def _reason_against_rewriting(node: gs.Node) -> str | None:
     if node.op in FOLDED:
         low, high = clip_bounds(node)
         return None if low == 0 <= high else "it does not clip at zero"
+    if node.op == "BatchNormalization":
+        return _reason_against_normalization(node)
     if node.op == "HardSigmoid":
         return None if node.attrs.get("alpha", 0.2) > 0 else "it falls"
     if not is_constant(node.inputs[1]):
@@ -187,6 +188,22 @@ def _reason_against_rewriting(node: gs.Node) -> str | None:
     if node.op == "Div" and not np.all(np.abs(node.inputs[1].values) > SMALLEST_DIVISOR):
         return "it divides by zero or nearly so"
     return None
+
+
+def _reason_against_normalization(node: gs.Node) -> str | None:
+    if len(node.outputs) > 1:
+        return "it measures means itself"
+    if node.inputs[0].shape is None or len(node.inputs[0].shape) < 3:
+        return "its input is no image"
+    finite = all(is_constant(t) and np.isfinite(t.values).all() for t in node.inputs[1:])
+    return None if finite else "its constants are computed or not finite"
+
+
+def normalization(node: gs.Node) -> tuple[Array, Array]:
+    """(a, c), [channels] each, of a BatchNormalization as y = a x + c."""
+    scale, bias, mean, variance = (np.asarray(t.values, np.float64) for t in node.inputs[1:])
+    factor = scale / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
+    return factor, bias - factor * mean
 
 
 def written_operand(node: gs.Node) -> Array:
@@ -264,18 +281,6 @@ def _reason_against_layer(node: gs.Node) -> str | None:
     if not all(np.isfinite(values).all() for values in constants):
         return "its weights are not finite"
     return None
-
-
-def _reason_against_groups(node: gs.Node, operator: Operator) -> str | None:
-    groups = int(node.attrs.get("group", 1))
-    if operator.grouped is None or groups == 1:
-        return None
-    outputs, inputs, *kernel = node.inputs[1].shape
-    each = outputs // groups
-    is_depthwise = inputs == each == 1
-    if is_depthwise or operator.grouped.pays(outputs, inputs, math.prod(kernel), groups):
-        return None
-    return f"its groups of {inputs} to {each} channels are slower in integers"
 
 
 def _reason_against_variable(node: gs.Node, weights: gs.Tensor) -> str:

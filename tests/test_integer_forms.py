@@ -45,15 +45,6 @@ def conv_around(body: str, **constants: Any) -> gs.Graph:
     return graph_of(text, w=normal(4, 4, 1, 1), **constants)
 
 
-def normalization(**attributes: Any) -> dict[str, Array]:
-    return {
-        "s": normal(4, seed=1),
-        "b": normal(4, seed=2),
-        "u": normal(4, seed=3),
-        "v": np.abs(normal(4, seed=4)),
-    }
-
-
 def test_hard_swish_is_a_gated_product() -> None:
     want, got, ops = rewritten(conv_around("m = HardSwish (c)"))
     assert np.allclose(want, got, rtol=1e-5, atol=1e-6)
@@ -72,23 +63,6 @@ def test_hard_swish_is_kept(target: str, wanted: bool, body: str) -> None:
     want, got, ops = rewritten(conv_around(body), target, wanted)
     assert same_bits(want, got)
     assert ops["HardSwish"] == 1
-
-
-def test_a_normalization_between_operators_is_a_depthwise_convolution() -> None:
-    body = "d = Concat <axis = 1> (c, c) m2 = BatchNormalization <epsilon = 0.1> (d, s, b, u, v)"
-    constants = {name: np.tile(values, 2) for name, values in normalization().items()}
-    graph = conv_around(f"{body} r = Relu (m2) m = Conv (r, z)", z=normal(4, 8, 1, 1), **constants)
-    want, got, ops = rewritten(graph)
-    assert np.allclose(want, got, rtol=1e-4, atol=1e-4)
-    assert ops == {"Conv": 4, "Concat": 1, "Relu": 1}
-
-
-def test_a_normalization_of_an_input_is_kept() -> None:
-    text = """g (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y) {
-        m = BatchNormalization (x, s, b, u, v) y = Conv (m, w) }"""
-    want, got, ops = rewritten(graph_of(text, w=normal(4, 4, 1, 1), **normalization()))
-    assert same_bits(want, got)
-    assert ops["BatchNormalization"] == 1
 
 
 @pytest.mark.parametrize("sides", ["half, a", "a, half"])

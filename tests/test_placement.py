@@ -155,24 +155,66 @@ def test_what_cannot_be_written_so_says_why(body: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("inputs", "outputs", "groups", "kernel", "runs"),
     [
-        (96, 96, 96, 7, True),  # depthwise has a kernel of its own
+        (96, 96, 96, 3, True),  # depthwise has a kernel of its own
         (96, 192, 96, 3, False),
         (96, 96, 24, 3, False),
-        (96, 96, 6, 3, True),
+        (96, 96, 3, 3, True),
         (60, 60, 3, 1, True),
+        (1, 8, 1, 3, False),
+        (16, 32, 1, 3, True),
     ],
 )
-def test_narrow_groups_stay_float(
+def test_convolutions_that_are_slower_in_integers_stay_float(
     inputs: int, outputs: int, groups: int, kernel: int, runs: bool
 ) -> None:
-    text = f"""g (float[1, {inputs}, 8, 8] x) => (float[1, {outputs}, a, b] y) {{
-        [op] y = Conv <group = {groups}> (x, w) }}"""
-    feeds = feeds_of(1, inputs, 8, 8)
+    text = f"""g (float[1, {inputs}, 64, 64] x) => (float[1, 64, a, b] y) {{
+        before = Conv (x, u) r = Relu (before) [op] c = Conv <group = {groups}> (r, w)
+        y = Conv (c, v) }}"""
     w = normal(outputs, inputs // groups, kernel, kernel)
-    report = quantize(graph_of(text, w=w), feeds)
-    assert (report.changed == ["op"]) is runs
+    weights = {"u": normal(inputs, inputs, 1, 1), "w": w, "v": normal(64, outputs, 1, 1)}
+    feeds = feeds_of(1, inputs, 64, 64, count=1)
+    report = quantize(graph_of(text, **weights), feeds)
+    assert ("op" in report.changed) is runs
     assert ("slower in integers" in report.skipped.get("op", "")) is not runs
-    assert quantize(graph_of(text, w=w), feeds, "qdq-generic").changed == ["op"]
+    assert "op" in quantize(graph_of(text, **weights), feeds, "qdq-generic").changed
+
+
+def test_a_depthwise_convolution_alone_stays_float() -> None:
+    text = """g (float[1, 96, 64, 64] x) => (float[1, 96, 62, 62] y) {
+        e = Exp (x) [op] d = Conv <group = 96> (e, w) y = Tanh (d) }"""
+    report = quantize(graph_of(text, w=normal(96, 1, 3, 3)), feeds_of(1, 96, 64, 64, count=1))
+    assert report.skipped["op"] == "its 1 to 1 channels a group: slower in integers here"
+
+
+def test_a_normalization_between_operators_is_a_depthwise_convolution() -> None:
+    scale = normal(8, seed=1) * np.logspace(-3, 3, 8, dtype=np.float32)
+    constants = {"s": scale, "b": normal(8, seed=2), "u": normal(8, seed=3)}
+    body = """d = Concat <axis = 1> (c, c)
+        [op] n = BatchNormalization <epsilon = 0.1> (d, s, b, u, var)
+        r = Relu (n) m = Conv (r, z)"""
+    text = f"""g (float[1, 4, 6, 6] x) => (float[1, 8, 6, 6] r2, float[1, 4, 6, 6] y) {{
+        c = Conv (x, w) {body} r2 = Identity (r) y = Conv (m, w) }}"""
+    variance = np.abs(normal(8, seed=4))
+    weights = {"w": normal(4, 4, 1, 1), "z": normal(4, 8, 1, 1), "var": variance}
+    graph, feeds = graph_of(text, **weights, **constants), feeds_of(1, 4, 6, 6)
+    want = run(graph, feeds)
+    assert "op" in quantize(graph, feeds, exclude=("Identity",)).changed
+    assert optimized_operators(graph)["QLinearConv"] == 4
+    got, step = run(graph, feeds), constant(graph, "r.scale")
+    codes = constant(graph, "r.weight.codes").ravel()
+    assert set(np.abs(codes)) == {127}
+    slope = np.abs(scale) / np.sqrt(variance + 0.1)
+    inputs = slope * float(constant(graph, "d.scale"))
+    error = np.abs(got - want).max((0, 1, 3, 4))
+    assert (error <= 0.51 * step + 3 * inputs + 1e-4).all()
+
+
+def test_normalizations_next_to_float_stay_as_they_are() -> None:
+    text = """g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y) {
+        e = Exp (x) [op] n = BatchNormalization (e, s, s, s, s) y = Neg (n) }"""
+    graph = graph_of(text, s=np.ones(4, np.float32))
+    assert "nothing to gain" in quantize(graph, feeds_of(1, 4, 6, 6)).skipped["op"]
+    assert [node.op for node in graph.nodes] == ["Exp", "BatchNormalization", "Neg"]
 
 
 def test_gelu_between_convolutions_is_one_kernel() -> None:
