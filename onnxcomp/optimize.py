@@ -43,7 +43,7 @@ def optimize(
         output: where to write the result; nothing is written without.
         calibration: samples, as `Calibration.from_source` takes them; None makes some up.
         evaluator: an onnxruntime session -> score, higher is better; or "FILE.py:FUNCTION".
-        target: what the result is for: auto, x86-avx2, x86-vnni or arm64.
+        target: what the result is for; see `target_names`.
         seed: of every random choice.
         min_sqnr_db: a gate to add to the recipe's, as are max_drop and must_pay.
         max_drop: points the evaluator may lose; without one, share of the held-back samples, in
