@@ -128,7 +128,8 @@ class FormWriter:
 
     def dequantize(self, weight: Weight, rounded: BlockCodes) -> None:
         """A DequantizeLinear: per axis where rows are one axis and one block, else in blocks."""
-        name, layout, grid = weight.constant.name, weight.layout, rounded.grid
+        name, grid = weight.constant.name, rounded.grid
+        layout = _untransposed(weight)
         bits = max(4, grid.bits)  # codes of 2 bits came with opset 25
         kind = np.dtype(_integer(bits, signed=grid.symmetric))
         codes, zero = rounded.codes, rounded.zero_point
@@ -146,7 +147,8 @@ class FormWriter:
         if not grid.symmetric:
             parts.append((blocks[1].astype(kind), "zero_point"))
         inputs: list[gs.Tensor] = [self._constant(f"{name}.{what}", x) for x, what in parts]
-        self._replace(weight, self._add("DequantizeLinear", name, inputs, **attributes))
+        made = self._add("DequantizeLinear", name, inputs, **attributes)
+        self._replace(weight, made, layout.shape)
 
     def expand(self, weight: Weight, rounded: BlockCodes) -> None:
         """Unpack, subtract the zero points, scale, and bring into shape."""
@@ -210,10 +212,10 @@ class FormWriter:
         inputs = [self._constant(f"{name}.{what}", np.asarray([x])) for what, x in ends.items()]
         return self._add("Slice", f"{name}.cut", [tensor, *inputs])
 
-    def _replace(self, weight: Weight, real: gs.Tensor) -> None:
+    def _replace(self, weight: Weight, real: gs.Tensor, shape: Sequence[int] | None = None) -> None:
         """Lets all that read the weight read ``real``, under the name <weight>.dequantized."""
         real.name = self.names.fresh(f"{weight.constant.name}.dequantized")
-        real.dtype, real.shape = np.dtype(np.float32), list(weight.layout.shape)
+        real.dtype, real.shape = np.dtype(np.float32), list(shape or weight.layout.shape)
         replace_uses(self.graph, weight.constant, real)
 
     def _constant(self, name: str, values: Array | np.generic) -> gs.Constant:
@@ -235,6 +237,17 @@ class FormWriter:
         node = gs.Node(op, self.names.fresh(name), attributes, list(inputs), [result])
         (self.graph if body is None else body).nodes.append(node)
         return result
+
+
+def _untransposed(weight: Weight) -> Layout:
+    """The layout [in, out] for weights that Gemm nodes transpose, which then do not: only so does
+    onnxruntime find their DequantizeLinear. The weight's own layout for all others."""
+    nodes = [site.node for site in weight.sites]
+    if not weight.is_product or not all(n.op == "Gemm" and n.attrs.get("transB") for n in nodes):
+        return weight.layout
+    for node in nodes:
+        node.attrs = {key: value for key, value in node.attrs.items() if key != "transB"}
+    return Layout(weight.layout.shape[::-1], (1, 0), 1)
 
 
 def _signed(codes: Array, middle: int) -> Array:

@@ -26,10 +26,9 @@ QUANTIZED = {
     *("MatMulNBits", "GatherBlockQuantized", "MatMulInteger", "DynamicQuantizeMatMul"),
     *("QLinearConv", "QLinearMatMul", "ConvInteger", "QGemm", "MatMulIntegerToFloat"),
 }
-UNPACKING = {  # what lies between stored codes and a float weight
-    *("BitShift", "Cast", "DequantizeLinear", "Mod", "Mul", "Reshape", "Slice", "Sub"),
-    "Transpose",
-}
+MOVERS = {"Concat", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+UNPACKING = {"BitShift", "Cast", "DequantizeLinear", "Mod", "Mul", "Sub", *MOVERS}
+"""What may lie between stored codes and a float weight."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,21 @@ class Layout:
 
 @dataclass
 class Site:
-    """A node that reads a weight."""
+    """A node that reads a weight.
+
+    Attributes:
+        body: the graph or body it is in.
+        node: what reads the weight: a layer, or an operator that moves it to one.
+        index: of its input.
+        layout: of the weight.
+        layer: the node that multiplies with the weight or looks rows up in it.
+    """
 
     body: gs.Graph
     node: gs.Node
     index: int
     layout: Layout
+    layer: gs.Node
 
 
 @dataclass
@@ -125,18 +133,18 @@ class Weight:
         )
 
 
-def find_weights(graph: gs.Graph, operators: tuple[str, ...] = ()) -> list[Weight]:
-    """The constant float32 weights of a graph and its bodies; of all operators, or of some."""
+def find_weights(graph: gs.Graph) -> list[Weight]:
+    """The constant float32 weights of a graph and its bodies."""
     found: dict[int, Weight] = {}
     for body, node in _nodes(graph):
-        if node.op not in (operators or WEIGHTS):
-            continue
-        for index in WEIGHTS.get(node.op, ()):
-            weight = node.inputs[index] if index < len(node.inputs) else None
-            if weight is None or _refusal(node, index):
+        for index in WEIGHTS.get(node.op, range(len(node.inputs))):
+            if index >= len(node.inputs) or _refusal(node, index):
                 continue
-            site = Site(body, node, index, layout_of(node, index))
-            found.setdefault(id(weight), Weight(weight)).sites.append(site)
+            layer = node if node.op in WEIGHTS else _layer_behind(node)
+            if layer is not None:
+                weight = node.inputs[index]
+                site = Site(body, node, index, layout_of(node, index), layer)
+                found.setdefault(id(weight), Weight(weight)).sites.append(site)
     for weight in found.values():
         mine = {(id(site.node), site.index) for site in weight.sites}
         weight.others = any(
@@ -150,9 +158,10 @@ def find_weights(graph: gs.Graph, operators: tuple[str, ...] = ()) -> list[Weigh
 
 def refused_nodes(graph: gs.Graph) -> Iterator[tuple[gs.Node, str]]:
     """Nodes with weights of a kind that cannot be quantized, and why."""
+    reached = {id(site.layer) for weight in find_weights(graph) for site in weight.sites}
     for _, node in _nodes(graph):
-        if node.op == "Gather":
-            continue  # most pick sizes from shapes
+        if node.op == "Gather" or id(node) in reached:
+            continue  # most Gathers pick sizes from shapes
         reasons = [_refusal(node, i) for i in WEIGHTS.get(node.op, ()) if i < len(node.inputs)]
         if reasons and all(reasons):
             yield node, reasons[0]
@@ -166,6 +175,8 @@ def layout_of(node: gs.Node, index: int) -> Layout:
     """How the weight at input ``index`` of a node is a matrix."""
     shape = tuple(int(size) for size in node.inputs[index].shape)
     axes = tuple(range(len(shape)))
+    if node.op in MOVERS:
+        return Layout(shape, axes, 1 if shape[0] > 1 else len(shape) - 1)
     if node.op in ("Conv", "ConvTranspose", "Gather"):  # of a ConvTranspose rows are inputs
         return Layout(shape, axes, 1)
     last_is_input = node.op in ("LSTM", "GRU", "RNN") or index == 0
@@ -179,8 +190,31 @@ def layout_of(node: gs.Node, index: int) -> Layout:
 def _nodes(graph: gs.Graph) -> Iterator[tuple[gs.Graph, gs.Node]]:
     for body in all_graphs(graph):
         for node in body.nodes:
-            if node.op in WEIGHTS and is_standard(node):
+            if (node.op in WEIGHTS or node.op in MOVERS) and is_standard(node):
                 yield body, node
+
+
+def _layer_behind(mover: gs.Node) -> gs.Node | None:
+    """The first layer whose weight is made, by movers of constants alone, of what one returns."""
+    waiting, seen = [mover], {id(mover)}
+    while waiting:
+        node = waiting.pop()
+        if not all(is_constant(t) or _is_moved(t) for t in node.inputs if t.name):
+            continue
+        for tensor in node.outputs:
+            for reader in consumers(tensor):
+                indices = WEIGHTS.get(reader.op, ()) if reader.op != "MatMul" else (1,)
+                if any(tensor is reader.inputs[i] for i in indices if i < len(reader.inputs)):
+                    return reader if is_standard(reader) else None
+                if reader.op in MOVERS and id(reader) not in seen:
+                    seen.add(id(reader))
+                    waiting.append(reader)
+    return None
+
+
+def _is_moved(tensor: gs.Tensor) -> bool:
+    maker = producer(tensor)
+    return maker is not None and maker.op in MOVERS
 
 
 def _refusal(node: gs.Node, index: int) -> str:

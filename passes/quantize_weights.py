@@ -89,7 +89,7 @@ class QuantizeWeights(Pass):
     def candidates(self, graph: gs.Graph) -> list[str]:
         """Labels of the nodes whose weights would be stored as codes."""
         chosen = self._chosen(graph, PassReport())
-        nodes = [site.node for weight, _ in chosen for site in weight.sites]
+        nodes = [site.layer for weight, _ in chosen for site in weight.sites]
         return list(dict.fromkeys(label(node) for node in nodes))
 
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
@@ -108,7 +108,7 @@ class QuantizeWeights(Pass):
         elif self.method != "auto" or (samples is not None and samples.synthetic):
             samples = None  # made-up inputs say nothing of how real ones correlate
         for weight, gram in observed_grams(graph, weights, samples, self.samples, context.advance):
-            report.current = label(weight.sites[0].node)
+            report.current = label(weight.sites[0].layer)
             work.store(weight, gram)
         work.finish()
 
@@ -137,10 +137,10 @@ class QuantizeWeights(Pass):
         for node, reason in refused_nodes(graph):
             report.skip(node, reason)
         for weight in find_weights(graph):
-            options = [self.options_for(site.node) for site in weight.sites]
+            options = [self.options_for(site.layer) for site in weight.sites]
             mine = next((o for o in options if o is not None), None)
             reasons = {
-                label(site.node): "the recipe says so" if o is None else o._refusal(site.node)
+                label(site.layer): "the recipe says so" if o is None else o._refusal(site.layer)
                 for site, o in zip(weight.sites, options, strict=True)
             }
             found = next(filter(None, reasons.values()), "") or _unfit(weight, mine or self)
@@ -253,7 +253,7 @@ class _Work:
         self.forms[form] += 1
         self.elements += values.size
         for site in weight.sites:
-            self.changed[label(site.node)] = None
+            self.changed[label(site.layer)] = None
 
     def _scale(self, group: list[tuple[Weight, Array]]) -> None:
         """AWQ for all weights that read one input: they share what it is divided by."""

@@ -117,6 +117,18 @@ def test_dequantize_linear_makes_the_rounded_weight(
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
 
 
+def test_a_transposed_gemm_is_turned_so_that_onnxruntime_fuses_it() -> None:
+    graph = graph_of(
+        "g (float[N, 64] x) => (float[N, 32] y) { [fc] y = Gemm <transB = 1> (x, w, b) }",
+        w=normal(32, 64),
+        b=normal(32),
+    )
+
+    quantize(graph, form="dequantize")
+
+    assert set(optimized_operators(graph)) == {"MatMulNBits"}
+
+
 def test_blocks_raise_the_opset() -> None:
     graph, w = product(64, 24)
     x = normal(5, 64, seed=9)
@@ -247,6 +259,42 @@ def test_recurrent_weights_are_rounded_by_rows() -> None:
     assert_close(run(graph, {"x": x}), want, 1e-5)
 
 
+def test_weights_that_are_put_together_of_parts_are_stored_as_codes() -> None:
+    """As exporters write LSTMs: gates in another order, an axis in front."""
+    w, r, x = normal(64, 10), normal(64, 16, seed=1), normal(4, 2, 10, seed=9)
+    text = """g (float[4, 2, 10] x) => (float[4, 1, 2, 16] y) {
+        first = Slice (w, zero, half)
+        last = Slice (w, half, whole)
+        turned = Concat <axis = 0> (last, first)
+        front = Unsqueeze (turned, zero)
+        states = Unsqueeze (r, zero)
+        [lstm] y = LSTM <hidden_size = 16> (x, front, states)
+    }"""
+    indices = {"zero": np.asarray([0]), "half": np.asarray([32]), "whole": np.asarray([64])}
+    graph = graph_of(text, w=w, r=r, **indices)
+    twice = {name: rounded(v, bits=8, block_size=16) for name, v in {"w": w, "r": r}.items()}
+    want = answers(model_of(text, **twice, **indices), {"x": x})["y"]
+
+    report = quantize(graph, bits=8, block_size=16, method="rtn", smallest_weight=0)
+
+    assert report.changed == ["lstm"]
+    assert report.skipped == {}
+    assert_close(run(graph, {"x": x}), want, 1e-5)
+    assert not {"w", "r"} & set(constants(graph))
+
+
+def test_constants_that_are_joined_with_activations_are_no_weights() -> None:
+    graph = graph_of(
+        """g (float[32, 8] x, float[4, 40] z) => (float[4, 8] y) {
+            both = Concat <axis = 0> (x, c)
+            [product] y = MatMul (z, both)
+        }""",
+        c=normal(8, 8),
+    )
+
+    assert quantize(graph, smallest_weight=0).changed == []
+
+
 def test_states_of_a_recurrent_layer_serve_as_samples_of_its_input() -> None:
     graph = graph_of(
         """g (float[4, 2, 10] x) => (float[4, 1, 2, 16] y) {
@@ -303,7 +351,7 @@ def test_a_table_that_is_a_factor_too_is_stored_once() -> None:
 
     report = quantize(graph, bits=8, method="rtn")
 
-    assert report.changed == ["lookup"]
+    assert report.changed == ["lookup", "head"]
     values = rounded(table, bits=8, block_size=32)
     assert_close(run(graph, {"x": x}), values[x] @ values.T, 1e-5)
     assert all(
