@@ -6,11 +6,18 @@ if __name__ == "passes":
     raise ImportError("this folder is installed as onnxcomp.passes; import it by that name")
 
 from onnxcomp.passes.base import Pass, PassContext, PassReport
+from onnxcomp.passes.equalize_channels import EqualizeChannels
 from onnxcomp.passes.quantize_dynamic import QuantizeDynamic
 from onnxcomp.passes.quantize_static import QuantizeStatic
 from onnxcomp.passes.quantize_weights import QuantizeWeights
 from onnxcomp.passes.simplify_graph import SimplifyGraph
 
-PASSES: tuple[type[Pass], ...] = (SimplifyGraph, QuantizeStatic, QuantizeDynamic, QuantizeWeights)
+PASSES: tuple[type[Pass], ...] = (
+    SimplifyGraph,
+    EqualizeChannels,
+    QuantizeStatic,
+    QuantizeDynamic,
+    QuantizeWeights,
+)
 
 __all__ = ["PASSES", "Pass", "PassContext", "PassReport"]
