@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.drowned import Evidence, drowned_layers, gated
+from onnxcomp.equalizing import equalize
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph import QUANTIZERS, consumers, is_constant, label, producer, volume
 from onnxcomp.integer_forms import write_integer_forms
@@ -45,6 +46,7 @@ class QuantizeStatic(Pass):
         keep_drowned: leave a layer in float where one scale for its input would drown its output,
             if few of the model's multiplications are lost.
         percentile: central share of all values, in %, that "percentile" keeps.
+        equalize: move the scales of channels between layers first; see `equalize_channels`.
         correct_bias: let biases make up for what rounding the weights adds to the mean of each
             output channel.
         per_channel: one scale for each output channel of a weight, not one for all.
@@ -62,6 +64,7 @@ class QuantizeStatic(Pass):
     percentile: float = 99.99
     power_of_two: bool = False
     keep_drowned: bool = True
+    equalize: bool = True
     correct_bias: bool = True
     per_channel: bool = True
     operators: tuple[str, ...] = ()
@@ -95,6 +98,7 @@ class QuantizeStatic(Pass):
                     report.skip(node, OLD_OPSET.format(graph.opset))
             return
         self._prepare(graph, context.target)
+        self._equalize(graph, context, report)
         plan, ranges, means = self._measured_plan(graph, context)
         scales = {name: context.target.activation_parameters(seen) for name, seen in ranges.items()}
         for name, reason in plan.skipped.items():
@@ -107,6 +111,17 @@ class QuantizeStatic(Pass):
     def _prepare(self, graph: gs.Graph, target: Target) -> None:
         infer_shapes(graph)
         write_integer_forms(graph, target, lambda node: self.options_for(node) is not None)
+
+    def _equalize(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
+        def wanted(node: gs.Node) -> bool:
+            options = self.options_for(node)
+            return options is not None and options.equalize
+
+        if self.equalize:
+            plan = plan_static(graph, context.target, self._refuse, products=self.attention)
+            outcome = equalize(graph, set(plan.shared), context.samples(), wanted=wanted)
+            chosen = [choice for choice in outcome.choices.values() if choice.alpha]
+            report.numbers["equalized_groups"] = len(chosen)
 
     def _per_channel(self, node: gs.Node) -> bool:
         options = self.options_for(node)
