@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import (
-    all_graphs,
     consumers,
     is_constant,
     is_output,
-    is_standard,
     label,
-    producer,
 )
-from onnxcomp.weight_sites import WEIGHTS, Layout, Site, Weight, find_weights, refused_nodes
+from onnxcomp.weight_sites import Weight, find_weights, refused_nodes
 
 FEW_ROWS = 4  # of an input: up to here float weights that fit a cache are as fast as codes
 FEW_ROWS_NEED = 8  # times as many weights for codes to pay
@@ -31,9 +28,6 @@ SLOW = {
     "RNN": "onnxruntime has no integer kernel for it",
 }
 PARTS = "its weight is put together when the model is loaded"
-MOVERS = {
-    *("Concat", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
-}
 
 
 class Form(enum.Enum):
@@ -68,8 +62,8 @@ class WeightPlan:
 
     @property
     def nodes(self) -> list[gs.Node]:
-        """The nodes that compute with it."""
-        return [site.node for site in self.weight.sites]
+        """The layers that compute with it."""
+        return [site.layer for site in self.weight.sites]
 
 
 def form_of(node: gs.Node, smallest_product: int, integer_lstm: bool) -> Choice:
@@ -135,7 +129,7 @@ def plan_dynamic(
     """
     plans: list[WeightPlan] = []
     refused = {label(node): reason for node, reason in refused_nodes(graph)}
-    for weight in _weights(graph):
+    for weight in find_weights(graph):
         plan, reasons = _planned(graph, weight, choose, smallest)
         refused |= {name: reason for name, reason in reasons.items() if reason}
         if plan is not None:
@@ -154,7 +148,8 @@ def _planned(
     smallest: Callable[[gs.Node], int],
 ) -> tuple[WeightPlan | None, dict[str, str]]:
     """The plan of a weight, or reasons by label of the nodes that read it."""
-    nodes = [site.node for site in weight.sites]
+    nodes = [site.layer for site in weight.sites]
+    moved = any(site.node is not site.layer for site in weight.sites)
     count = math.prod(weight.constant.shape)
     if any(count < smallest(node) for node in nodes):
         small = f"only {count:,} weights"
@@ -171,10 +166,10 @@ def _planned(
     if not np.isfinite(weight.constant.values).all():
         return None, {label(n): "its weights are not finite" for n in nodes}
     forms = {choice.form for choice in choices}
-    form = forms.pop() if len(forms) == 1 and not weight.others else Form.STORED
+    form = forms.pop() if len(forms) == 1 and not moved else Form.STORED
     if form is Form.PRODUCT and not weight.is_product:
         form = Form.STORED
-    mixed = "it is read in several ways" if len(set(choices)) > 1 else PARTS
+    mixed = PARTS if moved else "its weight is read in several ways"
     reason = next((c.reason for c in choices if c.form is Form.STORED), mixed)
     return WeightPlan(weight, form or Form.STORED, reason if form is Form.STORED else ""), {}
 
@@ -190,43 +185,7 @@ def _demote(plans: list[WeightPlan]) -> bool:
     return False
 
 
-def _weights(graph: gs.Graph) -> Iterator[Weight]:
-    """Constant weights: those that nodes read, and those that only movers lie in between."""
-    found = {id(weight.constant): weight for weight in find_weights(graph)}
-    for body in all_graphs(graph):
-        for node in body.nodes:
-            if node.op not in WEIGHTS or not is_standard(node) or node.op == "Gather":
-                continue
-            for index in WEIGHTS[node.op]:
-                if index >= len(node.inputs) or is_constant(node.inputs[index]):
-                    continue
-                for constant in _sources(node.inputs[index]):
-                    rank = len(constant.shape)
-                    if constant.dtype != np.float32 or rank < 2:
-                        continue
-                    layout = Layout(tuple(constant.shape), tuple(range(rank)), rank - 1)
-                    weight = found.setdefault(id(constant), Weight(constant, others=True))
-                    if id(node) not in {id(site.node) for site in weight.sites}:
-                        weight.sites.append(Site(body, node, index, layout))
-    return iter(found.values())
-
-
-def _sources(tensor: gs.Tensor) -> list[gs.Constant]:
-    """The constants that a tensor is put together from by movers; none if not by them alone."""
-    if is_constant(tensor):
-        return [tensor]
-    maker = producer(tensor)
-    if maker is None or maker.op not in MOVERS or not is_standard(maker):
-        return []
-    data = maker.inputs if maker.op == "Concat" else maker.inputs[:1]
-    parts = [_sources(part) for part in data]
-    return [constant for part in parts for constant in part] if all(parts) else []
-
-
 def _outsider(weight: Weight) -> str:
     """A reader of a weight that neither computes with it nor moves it; empty for none."""
     sites = {id(site.node) for site in weight.sites}
-    for node in consumers(weight.constant):
-        if id(node) not in sites and not (node.op in MOVERS and is_standard(node)):
-            return label(node)
-    return ""
+    return next((label(n) for n in consumers(weight.constant) if id(n) not in sites), "")

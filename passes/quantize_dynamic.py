@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,6 +25,7 @@ from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.quantization import Array, symmetric
 from onnxcomp.rounding import gptq, nearest
 from onnxcomp.shapes import infer_shapes
+from onnxcomp.smoothing import Products, smooth_inputs
 from onnxcomp.stored_codes import LARGEST_CODE, StoredWriter, balanced_scales
 from onnxcomp.targets import Target, resolve_target
 from onnxcomp.weight_grams import observed_grams
@@ -47,9 +48,11 @@ class QuantizeDynamic(Pass):
         recurrent: what becomes of LSTM: "integers" runs it so, "weights" stores its weights as
             codes, as for GRU and RNN, which have no integer kernel; "float" leaves all three.
         weight_only: store weights of layers that keep float arithmetic as codes too.
+        smooth: divide large channels of inputs by factors that their weights are multiplied with,
+            where the product of codes is nearer to the float one then (SmoothQuant).
         rounding: "gptq" rounds weights so that the layer's output on the samples changes least,
             where there are real samples; "nearest" ignores them.
-        samples: at most so many are run for "gptq".
+        samples: at most so many are run for "smooth" and "gptq".
         per_channel: one scale for each output channel of a weight, not one for all.
         embeddings: store tables that Gather reads as codes too, with one scale a row.
         smallest_weight: weights with fewer elements than this stay float.
@@ -57,9 +60,12 @@ class QuantizeDynamic(Pass):
             quantizing their input takes longer than it saves.
     """
 
+    trades_precision: ClassVar[bool] = True
+
     activations: Literal["row", "tensor"] = "row"
     recurrent: Literal["integers", "weights", "float"] = "integers"
     weight_only: bool = True
+    smooth: bool = True
     rounding: Literal["gptq", "nearest"] = "gptq"
     samples: int = 128
     per_channel: bool = True
@@ -83,19 +89,28 @@ class QuantizeDynamic(Pass):
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
         """Plans, rounds the weights, and writes each in its form; see `Pass.rewrite`."""
         plans, refused = self._plan(graph, context.target)
+        samples, names = context.calibration, Names(graph)
+        limit, advance = self.samples, context.advance
+        smoothed = smooth_inputs(
+            self._groups(plans), graph, names, samples, limit, advance, context.seed
+        )
+        if smoothed:
+            report.numbers["smoothed_inputs"] = smoothed
+            for body in all_graphs(graph):
+                sort_nodes(body)
+            plans, refused = self._plan(graph, context.target)
         for name, reason in refused.items():
             report.skip(name, reason)
         for name in _in_order(graph, plans):
             report.change(name)
-        samples = context.calibration
-        if self.rounding == "nearest" or samples is None or samples.synthetic:
+        if self.rounding == "nearest" or (samples is not None and samples.synthetic):
             samples = None
-        layers = _Layers(graph, context.target)
+        layers = _Layers(graph, names, context.target)
         by_weight = {id(plan.weight): plan for plan in plans}
         weights = [plan.weight for plan in plans]
-        for weight, gram in observed_grams(graph, weights, samples, self.samples, context.advance):
-            report.current = label(weight.sites[0].node)
-            options = self.options_for(weight.sites[0].node) or self
+        for weight, gram in observed_grams(graph, weights, samples, limit, advance):
+            report.current = label(weight.sites[0].layer)
+            options = self.options_for(weight.sites[0].layer) or self
             layers.replace(by_weight[id(weight)], gram, options)
         report.current = ""
         layers.finish()
@@ -108,6 +123,18 @@ class QuantizeDynamic(Pass):
             lambda node: self._choice(node, target),
             lambda node: (self.options_for(node) or self).smallest_weight,
         )
+
+    def _groups(self, plans: Iterable[WeightPlan]) -> list[Products]:
+        """Integer products by their input, those whose weights only they read."""
+        groups: dict[tuple[int, str], Products] = {}
+        for plan in plans:
+            if plan.form is not Form.PRODUCT or len(plan.weight.sites) > 1:
+                continue
+            (site,) = plan.weight.sites
+            if (self.options_for(site.node) or self).smooth:
+                key, x = (id(site.body), site.node.inputs[0].name), site.node.inputs[0]
+                groups.setdefault(key, Products(site.body, x, [])).nodes.append(site.node)
+        return list(groups.values())
 
     def _choice(self, node: gs.Node, target: Target) -> Choice:
         """The form of a node by its options."""
@@ -129,9 +156,8 @@ class QuantizeDynamic(Pass):
 class _Layers:
     """Rounds the weights of one graph and hands them to the writers of their forms."""
 
-    def __init__(self, graph: gs.Graph, target: Target) -> None:
+    def __init__(self, graph: gs.Graph, names: Names, target: Target) -> None:
         self.graph, self.bits = graph, target.weight_bits
-        names = Names(graph)
         self.stored, self.dynamic = StoredWriter(graph, names), DynamicWriter(graph, names)
         self.halves: dict[tuple[int, int], tuple[gs.Constant, gs.Constant]] = {}
 
