@@ -66,13 +66,12 @@ class WeightPlan:
         return [site.layer for site in self.weight.sites]
 
 
-def form_of(node: gs.Node, smallest_product: int, integer_lstm: bool) -> Choice:
+def form_of(node: gs.Node, smallest_product: int) -> Choice:
     """The fastest form of a node with a constant weight.
 
     Args:
         node: its shapes should have been inferred.
         smallest_product: weights of a MatMul from which integers are faster.
-        integer_lstm: whether the target runs DynamicQuantizeLSTM.
     """
     if node.op == "Gather":
         rank = len(node.inputs[0].shape)
@@ -82,8 +81,6 @@ def form_of(node: gs.Node, smallest_product: int, integer_lstm: bool) -> Choice:
     if node.op in SLOW:
         return Choice(Form.STORED, SLOW[node.op])
     if node.op == "LSTM":
-        if not integer_lstm:
-            return Choice(Form.STORED, "the target has no integer kernel for it")
         if node.attrs.get("layout", 0):
             return Choice(Form.STORED, "its batch comes first")
         return Choice(Form.LSTM)

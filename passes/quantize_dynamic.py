@@ -143,7 +143,9 @@ class QuantizeDynamic(Pass):
             return Choice(None, "the recipe says so")
         if node.op in RECURRENT and mine.recurrent == "float":
             return Choice(None, "recurrent layers are left alone")
-        choice = form_of(node, mine.smallest_product, integer_lstm=not target.everywhere)
+        choice = form_of(node, mine.smallest_product)
+        if choice.form is not None and target.symmetric:
+            choice = Choice(Form.STORED, "the target has no dynamic quantization")
         if choice.form is Form.LSTM and mine.recurrent == "weights":
             choice = Choice(Form.STORED, "the options say so")
         if choice.form is Form.LOOKUP and not mine.embeddings:

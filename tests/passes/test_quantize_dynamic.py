@@ -539,6 +539,19 @@ def sqnr_db(exact: Array, found: Array) -> float:
     return float(10 * np.log10(np.square(exact).sum() / np.square(exact - found).sum()))
 
 
+def test_other_runtimes_get_stored_weights() -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], "fc")
+    graph = model_of([node], {"w": weight(40, 30)}, ["n", 40])
+    report = PassReport()
+
+    QuantizeDynamic(smallest_product=0).rewrite(
+        graph, PassContext(target=resolve_target("qdq-generic")), report
+    )
+
+    assert report.changed == ["fc"]
+    assert {node.op for node in graph.nodes} == {"Cast", "Mul", "MatMul"}
+
+
 def test_candidates_are_what_rewrite_changes(models: Path) -> None:
     for name in ("digits_vit", "digits_gru", "digits_resnet"):
         graph = from_proto(onnx.load(models / f"{name}.onnx"))
