@@ -77,7 +77,7 @@ def plan_static(
     skipped: dict[str, str] = {}
     products = products or target.products_pay
     possible = list(_possible_units(graph, target, refuse, skipped, products))
-    units = _worthwhile(possible, skipped, target.everywhere)
+    units = _worthwhile(possible, skipped)
     coded = _coded_tensors(units)
     shared = _share_scales(graph, units, coded)
     lookups = list(_lookups(graph, refuse, skipped)) if target.row_lookup else []
@@ -145,21 +145,13 @@ def _possible_units(
         yield unit
 
 
-def _worthwhile(units: list[Unit], skipped: dict[str, str], everywhere: bool) -> list[Unit]:
-    """Drops operators between float neighbours, until only those that pay are left.
-
-    Args:
-        units: all that could run in integers.
-        skipped: label -> reason; gains those dropped.
-        everywhere: only movers need a neighbour with codes.
-    """
+def _worthwhile(units: list[Unit], skipped: dict[str, str]) -> list[Unit]:
+    """Drops operators until only those that pay are left; ``skipped`` gains those dropped."""
     while True:
         region = _Region.of(units)
         kept = []
         for unit in units:
-            reason = None
-            if not everywhere or unit.operator.role is Role.MOVER:
-                reason = region.reason_against(unit)
+            reason = region.reason_against(unit)
             if reason is None:
                 kept.append(unit)
             else:

@@ -68,6 +68,7 @@ _ARITHMETIC = (
     *("Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid"),
     "Softmax",
 )
+_GENERIC_ONLY = ("Clip", "HardSigmoid", "HardSwish", "Relu")
 
 ONNXRUNTIME: Mapping[str, Operator] = MappingProxyType(
     {
@@ -92,23 +93,24 @@ two activations, Gelu and the rest stay in float: they have no integer kernel th
 
 QDQ_GENERIC: Mapping[str, Operator] = MappingProxyType(
     {
-        **{op: Operator(role=Role.LAYER) for op in ("Conv", "ConvTranspose", "Gemm", "MatMul")},
+        **{op: Operator(role=Role.LAYER) for op in ("Conv", "ConvTranspose")},
+        **{op: Operator(role=Role.LAYER, float_output=True) for op in ("Gemm", "MatMul")},
         **{op: Operator(role=Role.ARITHMETIC) for op in _ARITHMETIC if op != "Softmax"},
-        **{op: Operator(role=Role.ARITHMETIC) for op in ("HardSigmoid", "HardSwish")},
+        **{op: Operator(role=Role.ARITHMETIC) for op in _GENERIC_ONLY},
         **{op: Operator(role=Role.MOVER) for op in (*_MOVERS, "Split")},
     }
 )
-"""What TensorRT and NPU compilers take in integers where a pair stands on every input and output;
-they fuse by themselves. Softmax and normalizations keep too little in 127 steps."""
+"""What TensorRT and NPU compilers take in integers where pairs stand around it; they fuse by
+themselves. Softmax and normalizations would keep too little in 127 steps."""
 
 RECURRENT: Mapping[str, str] = MappingProxyType(
     {
         "GRU": "recurrent: its state has a huge range, and errors add up over time",
-        "If": "its branches are left alone",
+        "If": "its branches are left alone; quantize_dynamic reaches into them",
         "LSTM": "recurrent: its state has a huge range, and errors add up over time",
-        "Loop": "its body is left alone",
+        "Loop": "its body is left alone; quantize_dynamic reaches into it",
         "RNN": "recurrent: its state has a huge range, and errors add up over time",
-        "Scan": "its body is left alone",
+        "Scan": "its body is left alone; quantize_dynamic reaches into it",
     }
 )
 """Operators that stay in float on every target, and why."""
@@ -130,8 +132,8 @@ class Target:
         symmetric: activations have zero point 0, so that no scale can stand for a Relu: it is
             kept, between the operator and its pair.
         integer_bias: biases are int32 codes with the scale of the sums; else they stay float32.
-        everywhere: pairs stand on every operator of the table, whether its neighbours run in
-            integers or not: the runtime decides what to do with them.
+        everywhere: the file is for a compiler that decides by itself what pays: plain forms, and
+            nothing kept in float for this machine's sake.
         product: how two activations are multiplied (MatMul, as in attention); None: not at all.
         products_pay: whether that is faster than in float.
         splits_dequantized: the runtime gives every reader of a dequantized tensor a copy of its
@@ -176,7 +178,6 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 symmetric=True,
                 integer_bias=False,
                 everywhere=True,
-                product=Operator(role=Role.ARITHMETIC),
                 products_pay=True,
                 splits_dequantized=False,
                 row_lookup=False,

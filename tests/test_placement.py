@@ -373,7 +373,7 @@ def test_the_generic_target_has_symmetric_pairs_on_every_input_and_output() -> N
     want = run(graph, feeds)
     report = quantize(graph, feeds, "qdq-generic")
     assert {label.split(":")[0] for label in report.changed} == {
-        *("Conv", "HardSwish", "ConvTranspose", "MaxPool", "Add")
+        *("Conv", "Relu", "HardSwish", "ConvTranspose", "MaxPool", "Add")
     }
     pairs = [n for n in graph.nodes if n.op in ("QuantizeLinear", "DequantizeLinear")]
     assert all(not np.any(n.inputs[2].values) for n in pairs)
