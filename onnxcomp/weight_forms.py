@@ -27,6 +27,7 @@ from onnxcomp.weight_sites import Layout, Site, Weight
 CONTRIB = "com.microsoft"
 INT8_ACTIVATIONS = 4  # accuracy_level of MatMulNBits that multiplies in integers
 LONGEST_BLOCK = 128  # of MatMulNBits; what stands for whole rows
+UNPACKING_BYTES = 400  # that the nodes take which unpack a tensor
 CONTAINERS = (2, 4, 8)  # bits that codes are packed in
 
 
@@ -36,6 +37,7 @@ class FormWriter:
     def __init__(self, graph: gs.Graph, names: Names) -> None:
         self.graph, self.names = graph, names
         self.bytes = 0  # of all constants added
+        self.small: dict[tuple[str, tuple[int, ...], bytes], gs.Constant] = {}
 
     def matmulnbits(self, weight: Weight, rounded: BlockCodes) -> None:
         """Every MatMul and Gemm that reads the weight becomes a MatMulNBits.
@@ -159,10 +161,12 @@ class FormWriter:
             f"{name}.codes", blocked(rounded.codes, width), grid.bits, np.float32
         )
         if grid.symmetric:
-            zero: gs.Tensor = self._constant(f"{name}.zero_point", np.float32(grid.middle))
+            zero: gs.Tensor = self._shared("middle", np.asarray(grid.middle, np.float32))
         else:
             points = rounded.zero_point[..., None]
-            zero = self._unpacked(f"{name}.zero_point", points, grid.bits, np.float32)
+            saved = points.size - points.size * grid.bits // 8
+            bits = grid.bits if saved > UNPACKING_BYTES else 8
+            zero = self._unpacked(f"{name}.zero_point", points, bits, np.float32)
         scale = self._constant(f"{name}.scale", rounded.scale[..., None])
         steps = self._add("Sub", f"{name}.steps", [steps, zero])
         real = self._add("Mul", f"{name}.scaled", [steps, scale])
@@ -186,8 +190,8 @@ class FormWriter:
         if bits == 8:
             return self._add("Cast", f"{name}.real", [self._constant(name, codes)], to=to)
         packed = self._constant(name, pack(codes.reshape(1, -1), bits).reshape(-1, 1))
-        shifts = self._constant(f"{name}.shifts", np.arange(0, 8, bits, dtype=np.uint8))
-        base = self._constant(f"{name}.base", np.uint8(2**bits))
+        shifts = self._shared("shifts", np.arange(0, 8, bits, dtype=np.uint8))
+        base = self._shared("base", np.asarray(2**bits, np.uint8))
         shifted = self._add("BitShift", f"{name}.shifted", [packed, shifts], direction="RIGHT")
         low = self._add("Mod", f"{name}.unpacked", [shifted, base])
         real = self._add("Cast", f"{name}.real", [low], to=to)
@@ -204,12 +208,12 @@ class FormWriter:
         return real
 
     def _reshaped(self, name: str, tensor: gs.Tensor, shape: Sequence[int]) -> gs.Tensor:
-        sizes = self._constant(f"{name}.shape", np.asarray(shape, np.int64))
+        sizes = self._shared("shape", np.asarray(shape, np.int64))
         return self._add("Reshape", f"{name}.shaped", [tensor, sizes])
 
     def _sliced(self, name: str, tensor: gs.Tensor, end: int, axis: int) -> gs.Tensor:
         ends = {"start": 0, "end": end, "axis": axis}
-        inputs = [self._constant(f"{name}.{what}", np.asarray([x])) for what, x in ends.items()]
+        inputs = [self._shared(what, np.asarray([x])) for what, x in ends.items()]
         return self._add("Slice", f"{name}.cut", [tensor, *inputs])
 
     def _replace(self, weight: Weight, real: gs.Tensor, shape: Sequence[int] | None = None) -> None:
@@ -223,6 +227,13 @@ class FormWriter:
         self.bytes += stored_bytes(int(helper.np_dtype_to_tensor_dtype(array.dtype)), array.size)
         return gs.Constant(self.names.fresh(name), array)
 
+    def _shared(self, what: str, values: Array) -> gs.Constant:
+        """A small constant that many weights are unpacked with."""
+        key = (values.dtype.str, values.shape, values.tobytes())
+        if key not in self.small:
+            self.small[key] = self._constant(f"unpacking.{what}", values)
+        return self.small[key]
+
     def _add(
         self,
         op: str,
@@ -232,9 +243,13 @@ class FormWriter:
         body: gs.Graph | None = None,
         **attributes: Any,
     ) -> gs.Tensor:
-        """Appends a node, to the outermost graph unless told; its one output."""
+        """Appends a node, to the outermost graph unless told; its one output.
+
+        Nodes that unpack weights have no names: they are many, and their outputs tell.
+        """
         result = output or gs.Variable(self.names.fresh(name))
-        node = gs.Node(op, self.names.fresh(name), attributes, list(inputs), [result])
+        own = "" if body is None else self.names.fresh(name)
+        node = gs.Node(op, own, attributes, list(inputs), [result])
         (self.graph if body is None else body).nodes.append(node)
         return result
 

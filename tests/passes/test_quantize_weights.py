@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,10 @@ from onnxcomp.exporting import to_proto
 from onnxcomp.fusion import optimized_operators
 from onnxcomp.graph import all_nodes, constants
 from onnxcomp.model import check_graph
+from onnxcomp.optimize import optimize
 from onnxcomp.passes.base import PassContext, PassReport
 from onnxcomp.passes.quantize_weights import QuantizeWeights
+from onnxcomp.recipe import Recipe
 from onnxcomp.runtime import Feed, open_session
 from onnxcomp.targets import resolve_target
 from onnxcomp.testing import answers, graph_of, model_of, small_convnet
@@ -631,6 +635,22 @@ def test_candidates_are_what_rewrite_changes() -> None:
     report = quantize(graph, smallest_weight=0)
 
     assert report.changed == wanted
+
+
+@pytest.mark.parametrize(("gate", "bits"), [(10.0, 4), (38.0, 8)])
+def test_the_recipe_takes_the_fewest_bits_that_hold(gate: float, bits: int, models: Path) -> None:
+    recipe = Recipe.load("weights").with_gates(min_sqnr_db=gate)
+    ungated = dataclasses.replace(recipe.gates, must_pay=False)  # times are noise in tests
+
+    result = optimize(
+        models / "digits_vit.onnx",
+        dataclasses.replace(recipe, gates=ungated),
+        calibration=models / "digits_calibration.npz",
+    )
+
+    kept = [p.options["bits"] for p in result.report.passes if p.status == "kept" and p.options]
+    assert kept[-1] == bits
+    assert result.report.after.bytes < result.report.before.bytes * (0.26 if bits == 4 else 0.38)
 
 
 def test_methods_that_need_samples_say_so() -> None:
