@@ -66,6 +66,7 @@ class Writer:
         per_channel: whether a layer's weights get a scale for each output channel.
         means: of the inputs of layers, [in_channels], by name and channel axis; the biases of
             layers that read those make up for what rounding the weights adds to the mean.
+        weight_bits: of each layer's weights; None for as many as the target takes.
     """
 
     graph: gs.Graph
@@ -74,6 +75,7 @@ class Writer:
     target: Target
     per_channel: Callable[[gs.Node], bool]
     means: Mapping[tuple[str, int], Array] = field(default_factory=dict)
+    weight_bits: Callable[[Unit], int] | None = None
     names: Names = field(init=False)
 
     def __post_init__(self) -> None:
@@ -218,6 +220,9 @@ class Writer:
     def _axis(self, unit: Unit) -> int | None:
         return unit.output_axis if self.per_channel(unit.node) else None
 
+    def _bits(self, unit: Unit) -> int:
+        return self.target.weight_bits if self.weight_bits is None else self.weight_bits(unit)
+
     def _least_scales(self) -> dict[tuple[str, int | None], Array]:
         """The smallest scale each weight may have for the biases of all layers that use it."""
         floors: dict[tuple[str, int | None], Array] = {}
@@ -232,7 +237,7 @@ class Writer:
         return floors
 
     def _write_layer(self, unit: Unit, floors: Mapping[tuple[str, int | None], Array]) -> None:
-        weights, bits = unit.node.inputs[1], self.target.weight_bits
+        weights, bits = unit.node.inputs[1], self._bits(unit)
         key = (weights.name, self._axis(unit))
         if key not in self._weights:
             parameters = symmetric(weights.values, key[1], floors.get(key, 0.0), bits)
@@ -250,7 +255,7 @@ class Writer:
         if means is None or unit.adder is None or not unit.means_give_bias:
             return bias
         weights = unit.node.inputs[1].values
-        rounded = parameters.dequantize(parameters.quantize(weights, self.target.weight_bits))
+        rounded = parameters.dequantize(parameters.quantize(weights, self._bits(unit)))
         if unit.output_axis == 1:
             weights, rounded = weights.T, rounded.T
         shift = rounding_bias(weights, rounded, means, unit.node.attrs.get("group", 1))

@@ -17,6 +17,8 @@ from onnxcomp.statistics import Range
 Array = npt.NDArray[Any]
 
 LARGEST_BIAS_CODE = 2**30  # half of int32: the other half is for the sum it is added to
+FEW_BITS = 6  # up to here clipping large weights can pay
+SHARES, SMALLEST_SHARE = 24, 0.4  # of a channel's range that are tried
 TINY = float(np.finfo(np.float32).tiny)  # scales are normal numbers: subnormal ones may be flushed
 
 
@@ -105,13 +107,31 @@ def symmetric(
         weights: any shape.
         axis: of the channels, or None for one scale.
         least: the smallest scale wanted, [] or [channels]; see `least_weight_scale`.
-        bits: 7 keeps codes within +-63, for CPUs whose sums of products saturate.
+        bits: 7 keeps codes within +-63, for CPUs whose sums of products saturate. With at most
+            `FEW_BITS` the largest weights are clipped where that loses less in mean squared error.
     """
     others = None if axis is None else tuple(i for i in range(weights.ndim) if i != axis)
     bound = np.abs(weights).max(axis=others, initial=0.0).astype(np.float64)
+    if bits <= FEW_BITS:
+        bound = bound * _least_error_share(weights, bound, axis, others, bits)
     scale = np.maximum(bound / (2 ** (bits - 1) - 1), least)
     scale = np.where(scale > 0, np.maximum(scale, TINY), 1.0).astype(np.float32)
     return Affine(np.asarray(scale), np.zeros(scale.shape, np.int8), axis)
+
+
+def _least_error_share(
+    weights: Array, bound: Array, axis: int | None, others: tuple[int, ...] | None, bits: int
+) -> Array:
+    """The part of each channel's range that loses least, of the shape of ``bound``."""
+    high = 2 ** (bits - 1) - 1
+    best, least = np.ones_like(bound), np.full_like(bound, np.inf)
+    for share in np.linspace(1.0, SMALLEST_SHARE, SHARES):
+        scale = np.where(bound > 0, bound, 1.0) * (share / high)
+        wide = _along(scale, weights.ndim, axis)
+        codes = np.clip(np.rint(weights / wide), -high, high)
+        error = np.square(codes * wide - weights).sum(axis=others)
+        best, least = np.where(error < least, share, best), np.minimum(error, least)
+    return np.asarray(best)
 
 
 def least_weight_scale(bias: Array, input_scale: Array | float) -> Array:

@@ -66,6 +66,12 @@ class Unit:
         return 1 if len(weights.shape) == 2 else None
 
     @property
+    def is_depthwise(self) -> bool:
+        """Whether it is a Conv of one input channel a group: few weights, each felt."""
+        is_grouped = self.node.attrs.get("group", 1) > 1
+        return self.node.op == "Conv" and is_grouped and self.node.inputs[1].shape[1] == 1
+
+    @property
     def output_channels(self) -> int:
         """How many output channels a layer has."""
         shape, axis = self.node.inputs[1].shape, self.output_axis

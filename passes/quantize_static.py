@@ -19,13 +19,14 @@ from onnxcomp.macs import macs_by_node
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.placement import Plan, plan_static
 from onnxcomp.qdq import Writer
-from onnxcomp.quantization import Array
+from onnxcomp.quantization import Affine, Array
 from onnxcomp.ranges import (
     Felt,
     least_divergence_range,
     least_error_range,
     power_of_two_range,
 )
+from onnxcomp.refining import layer_bits, refinable, refine
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.statistics import Histogram, MinMax, Moments, MovingAverage, Range, Statistic
 from onnxcomp.targets import Target, resolve_target
@@ -47,6 +48,11 @@ class QuantizeStatic(Pass):
             if few of the model's multiplications are lost.
         percentile: central share of all values, in %, that "percentile" keeps.
         equalize: move the scales of channels between layers first; see `equalize_channels`.
+        weight_bits: of the weights' codes, 2 to 8; they are stored in bytes.
+        exposed_bits: at least so many for the first layer, the last, and depthwise Convs.
+        rounding: "nearest" takes the nearest code of each weight, "gptq" the codes that change the
+            layers' outputs least on the samples.
+        refining_samples: so many samples, held in memory at once, decide that.
         correct_bias: let biases make up for what rounding the weights adds to the mean of each
             output channel.
         per_channel: one scale for each output channel of a weight, not one for all.
@@ -65,6 +71,10 @@ class QuantizeStatic(Pass):
     power_of_two: bool = False
     keep_drowned: bool = True
     equalize: bool = True
+    weight_bits: int = 8
+    exposed_bits: int = 8
+    rounding: Literal["nearest", "gptq"] = "gptq"
+    refining_samples: int = 32
     correct_bias: bool = True
     per_channel: bool = True
     operators: tuple[str, ...] = ()
@@ -79,6 +89,11 @@ class QuantizeStatic(Pass):
             raise ValueError(f"percentile must be in 50..100, not {self.percentile}")
         if self.smallest_weight < 0:
             raise ValueError(f"smallest_weight must not be negative, not {self.smallest_weight}")
+        for name in ("weight_bits", "exposed_bits"):
+            if not 2 <= getattr(self, name) <= 8:
+                raise ValueError(f"{name} must be in 2..8, not {getattr(self, name)}")
+        if self.refining_samples < 1:
+            raise ValueError(f"refining_samples must be at least 1, not {self.refining_samples}")
 
     def candidates(self, graph: gs.Graph) -> list[str]:
         """Labels of the nodes that would run in integers on this machine's target."""
@@ -106,7 +121,36 @@ class QuantizeStatic(Pass):
         for node in [*(unit.node for unit in plan.units), *plan.lookups]:
             report.change(node)
         write_lookups(graph, plan.lookups)
-        Writer(graph, plan, scales, context.target, self._per_channel, means).write()
+        self._write(graph, plan, scales, means, context, report)
+
+    def _write(
+        self,
+        graph: gs.Graph,
+        plan: Plan,
+        scales: Mapping[str, Affine],
+        means: Mapping[tuple[str, int], Array],
+        context: PassContext,
+        report: PassReport,
+    ) -> None:
+        bits = layer_bits(plan, context.target, self._layer_options)
+        before, layers = graph.copy(), refinable(plan, bits, self._layer_options)
+        Writer(
+            graph=graph,
+            plan=plan,
+            scales=scales,
+            target=context.target,
+            per_channel=self._per_channel,
+            means=means,
+            weight_bits=lambda unit: bits[id(unit)],
+        ).write()
+        if layers:
+            feeds = context.samples().feeds(self.refining_samples)
+            left = refine(before, graph, layers, feeds, context.seed)
+            report.numbers["refined_layers"] = len(layers) - len(left)
+            report.notes += [f"{name}: {reason}" for name, reason in left.items()]
+
+    def _layer_options(self, node: gs.Node) -> Self:
+        return self.options_for(node) or self
 
     def _prepare(self, graph: gs.Graph, target: Target) -> None:
         infer_shapes(graph)

@@ -1,0 +1,315 @@
+"""Rounds the weights of a quantized graph again: layer after layer, on the codes each really reads.
+
+A layer of the float model makes y = W x + b, its quantized twin W_q x_q + b_q, where x_q carries
+the errors of all layers before it, already refined. Over a few samples E|y - W_q x_q - b_q|^2 is
+least for b_q = b + W E[x] - W_q E[x_q] (empirical bias correction), and for W_q near the regression
+W E[x x_qT] E[x_q x_qT]^-1, rounded by `rounding.gptq` in the metric of E[x_q x_qT].
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.gram import Window
+from onnxcomp.graph import is_constant, label, producer, volume
+from onnxcomp.layer_inputs import chosen_rows, mean_row
+from onnxcomp.paired import Paired
+from onnxcomp.placement import Plan
+from onnxcomp.quantization import TINY, Array, bias_codes
+from onnxcomp.rounding import descend, gptq
+from onnxcomp.runtime import Feed
+from onnxcomp.stepping import Steps, can_step
+from onnxcomp.targets import Role, Target
+from onnxcomp.units import Unit
+
+WIDEST = 2304  # inputs of an output channel: wider layers would take seconds each
+ROWS_PER_SAMPLE = 256
+LEAST_ROWS = 2048
+ROWS_PER_INPUT = 4  # rows for each unknown of the regression, if there are so many
+HELD_BACK = 4  # every fourth sample decides how far the regression may go
+FEWEST, HELD_VALUES = 8, 1 << 24  # samples, and values of one tensor over all of them
+RIDGES = (
+    0.03,
+    0.3,
+    3.0,
+    np.inf,
+)  # as shares of the mean diagonal; inf leaves W as it was
+SWEEPS = 2
+
+
+class Options(Protocol):
+    """What has to be known of each layer; see `QuantizeStatic`."""
+
+    @property
+    def weight_bits(self) -> int:
+        """Of the codes of weights."""
+
+    @property
+    def exposed_bits(self) -> int:
+        """At least so many for the first layer, the last, and depthwise Convs."""
+
+    @property
+    def rounding(self) -> str:
+        """Layers with "gptq" are refined."""
+
+    @property
+    def correct_bias(self) -> bool:
+        """Whether biases may change."""
+
+
+def layer_bits(plan: Plan, target: Target, options: Callable[[gs.Node], Options]) -> dict[int, int]:
+    """Bits of the weights of each layer of ``plan``, by id of its unit."""
+    layers = [unit for unit in plan.units if unit.operator.role is Role.LAYER]
+    bits = {}
+    for unit in layers:
+        chosen = options(unit.node)
+        is_exposed = unit in (layers[0], layers[-1]) or unit.is_depthwise
+        wanted = max(chosen.weight_bits, chosen.exposed_bits if is_exposed else 0)
+        bits[id(unit)] = min(wanted, target.weight_bits)
+    return bits
+
+
+def refinable(
+    plan: Plan, bits: Mapping[int, int], options: Callable[[gs.Node], Options]
+) -> list[Layer]:
+    """The layers of ``plan``, not yet written, that `refine` takes."""
+    return [
+        Layer.of(unit, bits[id(unit)], options(unit.node).correct_bias)
+        for unit in plan.units
+        if id(unit) in bits
+        and unit.node.op in ("Conv", "Gemm", "MatMul")
+        and unit.output_axis is not None
+        and options(unit.node).rounding == "gptq"
+    ]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a plan: what it was in float, and where its codes are once the plan is written.
+
+    Attributes:
+        unit: of the plan.
+        source: name of its input in the float graph.
+        weights: float32, as stored.
+        output_axis: of ``weights``.
+        bias: of the float layer, [out_channels], or None.
+        bias_index: which input of the unit's adder it is.
+        bits: of the weights' codes.
+        corrects_bias: whether the bias may change.
+    """
+
+    unit: Unit
+    source: str
+    weights: Array
+    output_axis: int
+    bias: Array | None
+    bias_index: int
+    bits: int
+    corrects_bias: bool
+
+    @classmethod
+    def of(cls, unit: Unit, bits: int, corrects_bias: bool) -> Layer:
+        """Of a unit whose weights are a matrix or a Conv's, before the plan is written."""
+        axis = unit.output_axis
+        assert axis is not None
+        return cls(
+            unit=unit,
+            source=unit.node.inputs[0].name,
+            weights=unit.node.inputs[1].values,
+            output_axis=axis,
+            bias=unit.bias_values,
+            bias_index=unit.bias_index,
+            bits=bits,
+            corrects_bias=corrects_bias,
+        )
+
+    @property
+    def node(self) -> gs.Node:
+        """Of the float graph first, of the quantized graph once that is written."""
+        return self.unit.node
+
+    @property
+    def codes(self) -> gs.Constant:
+        """The written constant with the weights' codes."""
+        return _dequantizer(self.node.inputs[1]).inputs[0]
+
+    @property
+    def scale(self) -> Array:
+        """Of the written codes, float64 [groups, out / groups, 1] or [1, 1, 1]."""
+        values = np.asarray(_dequantizer(self.node.inputs[1]).inputs[1].values, np.float64)
+        return values.reshape(self.groups, -1, 1) if values.ndim else values.reshape(1, 1, 1)
+
+    @property
+    def written_bias(self) -> tuple[gs.Constant, Array | None] | None:
+        """The written constant with the bias and None, or with its codes and their scale."""
+        adder = self.unit.adder
+        if adder is None or len(adder.inputs) <= self.bias_index:
+            return None
+        tensor = adder.inputs[self.bias_index]
+        if not tensor.name or is_constant(tensor):
+            return (tensor, None) if tensor.name else None
+        dequantizer = _dequantizer(tensor)
+        return dequantizer.inputs[0], dequantizer.inputs[1].values
+
+    @property
+    def groups(self) -> int:
+        """Of a Conv; 1 otherwise."""
+        return int(self.node.attrs.get("group", 1)) if self.node.op == "Conv" else 1
+
+    @property
+    def window(self) -> Window | None:
+        """How a Conv reads its input; None for products of matrices."""
+        is_conv = self.node.op == "Conv"
+        return Window.of_conv(self.node.attrs, self.weights.shape) if is_conv else None
+
+    def table(self, values: Array) -> Array:
+        """What has the shape of the weights, as [groups, out / groups, d]."""
+        values = values.T if self.output_axis == 1 else values
+        return values.reshape(self.groups, values.shape[0] // self.groups, -1)
+
+    def stored(self, table: Array) -> Array:
+        """The inverse of `table`."""
+        shape = self.weights.T.shape if self.output_axis == 1 else self.weights.shape
+        values = table.reshape(shape)
+        return np.ascontiguousarray(values.T if self.output_axis == 1 else values)
+
+
+def refine(
+    before: gs.Graph,
+    after: gs.Graph,
+    layers: Sequence[Layer],
+    feeds: Iterable[Feed],
+    seed: int,
+) -> dict[str, str]:
+    """Replaces codes and biases of ``layers`` in ``after`` by better ones.
+
+    Args:
+        before: the float graph, whose tensors have the names that `Layer.source` gives.
+        after: the quantized graph; constants that ``layers`` names get new values.
+        layers: any order.
+        feeds: a few dozen samples; fewer are used where tensors are large.
+        seed: of the choice of rows.
+
+    Returns:
+        Label -> reason, of layers that were left as they are.
+
+    Raises:
+        UnsupportedModel: onnxruntime cannot run a part of a graph.
+    """
+    if not (can_step(before) and can_step(after)):
+        return {label(layer.node): "the graph has bodies" for layer in layers}
+    feeds = list(itertools.islice(feeds, _affordable(before)))
+    floats, codes = Steps(before, feeds), Steps(after, feeds)
+    position = {id(node): index for index, node in enumerate(after.nodes)}
+    alive = [layer for layer in layers if id(layer.node) in position]  # others nobody read
+    users = Counter(layer.codes.name for layer in alive)
+    left = {}
+    for index, layer in enumerate(sorted(alive, key=lambda layer: position[id(layer.node)])):
+        reason = _reason_against(layer, users)
+        if reason is not None:
+            left[label(layer.node)] = reason
+            continue
+        reader = _dequantizer(layer.node.inputs[0])
+        scale, zero_point = (t.values for t in reader.inputs[1:3])
+        seen = floats.advance(layer.source)
+        read = codes.advance(reader.inputs[0].name)
+        shown = ((c.astype(np.float32) - np.float32(zero_point)) * scale for c in read)
+        if not _refine_layer(layer, list(zip(seen, shown, strict=True)), [seed, index]):
+            left[label(layer.node)] = "its values are too large: rounded to the nearest codes"
+    return left
+
+
+def _affordable(graph: gs.Graph) -> int:
+    """How many samples may be held at once: few tensors are, the largest among them."""
+    sizes = [volume(t.shape) for node in graph.nodes for t in node.outputs]
+    return max(FEWEST, HELD_VALUES // max([1, *(size for size in sizes if size is not None)]))
+
+
+def _dequantizer(tensor: gs.Tensor) -> gs.Node:
+    node = producer(tensor)
+    assert node is not None
+    assert node.op == "DequantizeLinear"
+    return node
+
+
+def _reason_against(layer: Layer, users: Mapping[str, int]) -> str | None:
+    if users[layer.codes.name] > 1:
+        return "its weights are shared: rounded to the nearest codes"
+    if layer.table(layer.weights).shape[2] > WIDEST:
+        return f"more than {WIDEST} inputs an output: rounded to the nearest codes"
+    return None
+
+
+def _refine_layer(layer: Layer, pairs: list[tuple[Array, Array]], seed: list[int]) -> bool:
+    """``pairs`` are a layer's inputs in the float and the quantized model, one pair a sample;
+    whether their products are finite."""
+    weights = layer.table(layer.weights.astype(np.float64))
+    written = layer.written_bias if layer.corrects_bias else None
+    centred = written is not None
+    wanted = max(LEAST_ROWS, ROWS_PER_INPUT * weights.shape[2])
+    each = min(ROWS_PER_SAMPLE, -(-wanted // len(pairs)))
+    chosen = [
+        tuple(chosen_rows(value, layer.window, each, [*seed, k]) for value in pair)
+        for k, pair in enumerate(pairs)
+    ]
+    shown, held, whole = _moments(chosen, centred)
+    if not (np.isfinite(whole.gram).all() and np.isfinite(whole.cross).all()):
+        return False
+    losses = [held.loss(weights, shown.regression(weights, ridge)) for ridge in RIDGES]
+    target = whole.regression(weights, RIDGES[int(np.argmin(losses))])
+    scale, high = layer.scale, 2 ** (layer.bits - 1) - 1
+    codes = gptq(target, whole.gram, scale, 0, -high, high)
+    codes = descend(target, codes, whole.gram, scale, 0, -high, high, sweeps=SWEEPS)
+    layer.codes.values = layer.stored(codes).astype(np.int8)
+    if written is not None:
+        means = [
+            [mean_row(value, layer.window) for value in side] for side in zip(*pairs, strict=True)
+        ]
+        shift = output_shift(weights, codes * scale, *(np.stack(side) for side in means))
+        bias = shift.reshape(-1) + (0 if layer.bias is None else layer.bias)
+        _write_bias(*written, bias)
+    return True
+
+
+def _moments(rows: list[tuple[Array, ...]], centred: bool) -> tuple[Paired, Paired, Paired]:
+    """Of the samples a regression is made from, of those it is judged by, and of all."""
+    held = [row for k, row in enumerate(rows) if k % HELD_BACK == HELD_BACK - 1]
+    shown = [row for k, row in enumerate(rows) if k % HELD_BACK != HELD_BACK - 1]
+    parts = []
+    for part in (
+        shown,
+        held or shown,
+    ):  # too few samples: judged by what it was made from
+        parts.append(Paired.of(*(np.concatenate(side, axis=2) for side in zip(*part, strict=True))))
+    parts.append(parts[0] + parts[1] if held else parts[0])
+    first, second, whole = (part.centred() if centred else part for part in parts)
+    return first, second, whole
+
+
+def output_shift(weights: Array, rounded: Array, seen: Array, read: Array) -> Array:
+    """What the mean of a layer's outputs lost, W E[x] - W_q E[x_q]: float64 [groups, out].
+
+    The part that the weights lost, (W - W_q) E[x], is known well. The part that its input lost
+    is only as sure as the samples agree on it; what they may owe to chance is left out (the
+    positive-part estimator of James and Stein, "Estimation with quadratic loss", 1961).
+
+    Args:
+        seen, read: means of x and of x_q in each sample, [samples, groups, d].
+    """
+    own = np.einsum("god,gd->go", weights - rounded, seen.mean(axis=0))
+    lost = np.einsum("god,ngd->ngo", rounded, seen - read)
+    mean, chance = lost.mean(axis=0), lost.var(axis=0) / max(1, len(lost) - 1)
+    sure = np.maximum(0.0, 1.0 - chance / np.maximum(np.square(mean), TINY))
+    return np.asarray(own + mean * sure)
+
+
+def _write_bias(constant: gs.Constant, scale: Array | None, bias: Array) -> None:
+    values = bias.astype(np.float32) if scale is None else bias_codes(bias, scale)
+    constant.values = values.reshape(constant.values.shape)

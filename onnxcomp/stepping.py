@@ -1,0 +1,104 @@
+"""Runs a graph from one tensor to the next, so that what lies ahead may still change.
+
+Each node runs once for each feed; between steps only tensors that somebody still reads are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.graph import Graph, carried_of, consumers, is_constant, opsets, producer, subgraphs
+from onnxcomp.runtime import Feed, open_session
+
+Array = np.ndarray[Any, np.dtype[Any]]
+CHEAP = "DequantizeLinear"  # run again by whoever reads it: codes are kept, not what they stand for
+
+
+class Steps:
+    """The values of one tensor after another over a few feeds."""
+
+    def __init__(self, graph: gs.Graph, feeds: Iterable[Feed]) -> None:
+        """``graph`` must be sorted and have no bodies (see `can_step`)."""
+        self._graph = graph
+        self._tensors = graph.tensors()
+        self._position = {id(node): index for index, node in enumerate(graph.nodes)}
+        self._values: list[Feed] = [dict(feed) for feed in feeds]
+        self._done: set[int] = set()
+
+    def advance(self, name: str) -> list[Array]:
+        """The values of tensor ``name``, one for each feed; runs only what has not run yet.
+
+        Raises:
+            UnsupportedModel: onnxruntime cannot run a part of the graph.
+        """
+        if name not in self._values[0]:
+            self._run(name)
+        values = [feed[name] for feed in self._values]
+        self._forget()
+        return values
+
+    def kept(self) -> list[str]:
+        """Names of the tensors whose values are in memory."""
+        return list(self._values[0])
+
+    def _run(self, name: str) -> None:
+        nodes = self._needed(name)
+        self._done |= {id(node) for node in nodes if node.op != CHEAP}
+        made = [(node, t) for node in nodes for t in node.outputs if t.name]
+        kept = [
+            t.name for node, t in made if t.name == name or (node.op != CHEAP and self._is_read(t))
+        ]
+        read = sorted({t.name for node in nodes for t in node.inputs} & self._values[0].keys())
+        session = open_session(self._part(nodes, read), extra_outputs=kept)
+        for feed in self._values:
+            found = session.run({n: feed[n] for n in read}, kept)
+            feed.update(zip(kept, found, strict=True))
+
+    def _needed(self, name: str) -> list[gs.Node]:
+        """The nodes that lead from the values at hand to ``name``, in the order of the graph."""
+        found: dict[int, gs.Node] = {}
+        open_tensors = [self._tensors[name]]
+        while open_tensors:
+            tensor = open_tensors.pop()
+            node = producer(tensor)
+            if tensor.name in self._values[0] or is_constant(tensor) or node is None:
+                continue
+            if id(node) not in found:
+                found[id(node)] = node
+                open_tensors.extend(node.inputs)
+        return sorted(found.values(), key=lambda node: self._position[id(node)])
+
+    def _part(self, nodes: Sequence[gs.Node], read: Sequence[str]) -> gs.Graph:
+        inputs = []
+        for name in read:
+            shapes = {feed[name].shape for feed in self._values}
+            shape = shapes.pop() if len(shapes) == 1 else [None] * self._values[0][name].ndim
+            inputs.append(gs.Variable(name, self._values[0][name].dtype, shape))
+        graph = self._graph
+        domains = opsets(graph)
+        return Graph(nodes=list(nodes), inputs=inputs, opset=graph.opset, import_domains=domains)
+
+    def _is_read(self, tensor: gs.Tensor) -> bool:
+        """Whether a node that has not run yet reads ``tensor``, directly or dequantized."""
+        return any(
+            any(self._is_read(t) for t in node.outputs)
+            if node.op == CHEAP
+            else id(node) not in self._done
+            for node in consumers(tensor)
+        )
+
+    def _forget(self) -> None:
+        for name in list(self._values[0]):
+            if name in self._tensors and not self._is_read(self._tensors[name]):
+                for feed in self._values:
+                    del feed[name]
+
+
+def can_step(graph: gs.Graph) -> bool:
+    """Whether `Steps` can run ``graph``: no If, Loop or Scan, and no input may be left out."""
+    has_bodies = any(True for node in graph.nodes for _ in subgraphs(node))
+    return not has_bodies and not carried_of(graph).defaults

@@ -1,0 +1,77 @@
+"""Running a graph in parts gives what running it whole gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from onnxcomp.graph import Graph
+from onnxcomp.runtime import open_session
+from onnxcomp.stepping import Steps, can_step
+
+
+def diamond() -> gs.Graph:
+    """x -> a -> b -> d(a, c), with c = Relu(a) dequantized from codes on the way."""
+    names = ["x", "a", "b", "c", "codes", "d"]
+    x, a, b, c, codes, d = (gs.Variable(name, np.float32, [1, 4]) for name in names)
+    codes.dtype = np.uint8
+    scale, zero_point = (
+        gs.Constant("s", np.array(0.1, np.float32)),
+        gs.Constant("z", np.array(3, np.uint8)),
+    )
+    factor = gs.Constant("w", np.array([[1, -2, 3, 4]], np.float32))
+    nodes = [
+        gs.Node("Mul", "A", inputs=[x, factor], outputs=[a]),
+        gs.Node("QuantizeLinear", "Q", inputs=[a, scale, zero_point], outputs=[codes]),
+        gs.Node("DequantizeLinear", "DQ", inputs=[codes, scale, zero_point], outputs=[c]),
+        gs.Node("Relu", "B", inputs=[c], outputs=[b]),
+        gs.Node("Sum", "D", inputs=[a, b, c], outputs=[d]),
+    ]
+    return Graph(nodes=nodes, inputs=[x], outputs=[d], opset=17)
+
+
+def feeds() -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [{"x": rng.normal(size=(1, 4)).astype(np.float32)} for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    "order", [["a", "codes", "c", "b", "d"], ["codes", "b"], ["d"], ["x", "d"]]
+)
+def test_each_tensor_is_what_the_whole_graph_makes_of_it(order: list[str]) -> None:
+    graph, steps = diamond(), Steps(diamond(), feeds())
+    names = [name for name in order if name != "x"]
+    session = open_session(graph, extra_outputs=names)
+    for name in order:
+        values = steps.advance(name)
+        for feed, value in zip(feeds(), values, strict=True):
+            wanted = feed["x"] if name == "x" else session.run(feed, [name])[0]
+            np.testing.assert_array_equal(value, wanted)
+
+
+def test_what_lies_ahead_may_change_between_steps() -> None:
+    graph = diamond()
+    steps = Steps(graph, feeds())
+    before = steps.advance("a")
+    graph.nodes[1].inputs[1] = gs.Constant("coarse", np.array(10, np.float32))
+    graph.nodes[2].inputs[1] = graph.nodes[1].inputs[1]
+    for value, original in zip(steps.advance("c"), before, strict=True):
+        codes = np.clip(np.rint(original / np.float32(10)) + 3, 0, 255)
+        np.testing.assert_array_equal(value, (codes - 3) * np.float32(10))
+
+
+def test_only_what_is_still_read_is_kept() -> None:
+    steps = Steps(diamond(), feeds())
+    steps.advance("codes")
+    assert set(steps.kept()) == {"a", "codes"}
+    steps.advance("d")
+    assert set(steps.kept()) == set()
+
+
+def test_graphs_with_bodies_are_told_apart() -> None:
+    graph = diamond()
+    assert can_step(graph)
+    body = Graph(nodes=[], inputs=[], outputs=[], opset=17)
+    graph.nodes.append(gs.Node("If", "If", attrs={"then_branch": body}, inputs=[], outputs=[]))
+    assert not can_step(graph)
