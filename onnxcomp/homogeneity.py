@@ -106,6 +106,8 @@ def layer_labels(sweep: Sweep, node: gs.Node) -> list[Array] | None:
     bias = [t for t in rest if t.name]
     if data.name not in sweep.of or not is_weight(weight) or not all(is_weight(t) for t in bias):
         return None
+    if data.shape is None or node.outputs[0].shape is None:
+        return None
     if len(weight.outputs) != 1:
         sweep.pin_inputs(node, "another node reads its weights")
         return [sweep.pinned(node.outputs[0], "another node reads its weights")]
