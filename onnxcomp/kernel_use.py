@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import onnx_graphsurgeon as gs
 
+from onnxcomp.errors import UnsupportedModel
 from onnxcomp.graph import QUANTIZERS, all_nodes, label
 from onnxcomp.runtime import Feed, open_session
 
@@ -91,10 +92,16 @@ class _Kernel:
 
 
 def kernels_of(graph: gs.Graph, feed: Feed) -> KernelUse | None:
-    """`kernel_use` of a graph with operators that make or read codes; None without any."""
-    if any(n.op in QUANTIZERS or INTEGER_KERNELS.match(n.op) for n in all_nodes(graph)):
+    """`kernel_use` of a graph with operators that make or read codes.
+
+    None without any, and where a profile cannot be had: it only explains.
+    """
+    if not any(n.op in QUANTIZERS or INTEGER_KERNELS.match(n.op) for n in all_nodes(graph)):
+        return None
+    try:
         return kernel_use(graph, feed)
-    return None
+    except UnsupportedModel:
+        return None
 
 
 def kernel_use(graph: gs.Graph, feed: Feed) -> KernelUse:

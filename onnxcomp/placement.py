@@ -23,6 +23,7 @@ from onnxcomp.units import (
     clip_bounds,
     foldable,
     is_concerned,
+    is_foreign_layer,
     is_product,
     output_bounds,
     reason_against,
@@ -32,6 +33,7 @@ from onnxcomp.units import (
 UNBOUNDED = (-math.inf, math.inf)
 SMALLEST_TABLE = 1024  # elements of an embedding; below, its scales outweigh what codes save
 NO_GAIN = "its neighbours are float: nothing to gain"
+FOREIGN = "an operator of {}: quantize the model as it was before operators were fused"
 SLOW = "its {}: slower in integers here"
 PRODUCT = "both factors are activations: hardly faster in integers, and less faithful"
 CONSTANT_ON_THE_LEFT = "its weights are on the left: hardly faster in integers"
@@ -123,6 +125,8 @@ def _possible_units(
     for node in graph.nodes:
         if node.op in target.float_only:
             skipped[label(node)] = target.float_only[node.op]
+        elif is_foreign_layer(node):
+            skipped[label(node)] = FOREIGN.format(node.domain)
         operator = _operator(node, target)
         if operator is None or not is_concerned(node, operator) or id(node) in folded:
             continue

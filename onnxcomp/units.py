@@ -150,6 +150,12 @@ def is_concerned(node: gs.Node, operator: Operator) -> bool:
     return real and not all(is_constant(t) for t in data)
 
 
+def is_foreign_layer(node: gs.Node) -> bool:
+    """Whether ``node`` is no operator of ONNX and has a weight: fused attention and the like."""
+    weights = [t for t in node.inputs if is_constant(t) and t.dtype == np.float32]
+    return not is_standard(node) and any(len(t.shape) > 1 for t in weights)
+
+
 def is_product(node: gs.Node) -> bool:
     """Whether ``node`` multiplies two activations, or its constant is on the left."""
     return node.op == "MatMul" and (not is_constant(node.inputs[1]) or is_constant(node.inputs[0]))

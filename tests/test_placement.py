@@ -321,6 +321,17 @@ def test_batches_of_constant_matrices_run_in_integers() -> None:
     assert sqnr_db(want, run(graph, feeds)) > 38
 
 
+def test_fused_operators_are_left_alone_with_the_reason() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[2, 5, 16] x) => (float[2, 5, 16] y) {
+        [fused] a = com.microsoft.Attention <num_heads = 2> (x, w, b) [op] y = MatMul (a, v) }"""
+    constants = {"w": normal(16, 48), "b": normal(48), "v": normal(16, 16)}
+    graph = graph_of(text, **constants)
+    report = quantize(graph, [{"x": normal(2, 5, 16)}])
+    assert report.skipped["fused"].startswith("an operator of com.microsoft")
+    assert "unknown type" in report.skipped["op"]  # nobody says what a fused operator makes
+
+
 # --- embeddings -----------------------------------------------------------------------------------
 
 
