@@ -159,7 +159,7 @@ def _signal(unit: Unit, evidence: Evidence, table: Array, means: Array) -> float
     whole = float(share @ np.square(centres - share @ centres))
     channels = table.shape[0] * table.shape[1]
     if unit.activation is not None:
-        return whole * channels
+        return float(whole * channels)
     outputs = np.einsum("goik,gi->go", table, means).reshape(-1)
     outputs = outputs if unit.bias_values is None else outputs + unit.bias_values
-    return max(whole - float(outputs.var()), whole / 100) * channels
+    return float(max(whole - float(outputs.var()), whole / 100) * channels)

@@ -36,7 +36,7 @@ def least_error_range(
     Values outside are clipped to its ends, those inside rounded to one of ``codes`` levels
     (Sung, Shin and Hwang, "Resiliency of deep neural networks under quantization", 2015). Both
     ends are shrunk together first, then each alone. All values of a histogram cell are taken to
-    lie at its centre.
+    lie at its centre. Where channels have weights, errors count as much.
 
     Args:
         seen: the values.
@@ -49,7 +49,7 @@ def least_error_range(
     def cost(lows: Array, highs: Array) -> Array:
         return _squared_errors(centres, counts, lows, highs, codes, felt, clipping_weight)
 
-    centres, counts = _cells(seen)
+    centres, counts = _cells(seen, weighted=True)
     return _search(seen, cost)
 
 
@@ -108,13 +108,14 @@ def mean_squared_error(
     return float(np.square(error) @ counts / counts.sum())
 
 
-def _cells(seen: HistogramResult) -> tuple[Array, Array]:
-    """Centres and counts of the cells that are not empty, float64."""
+def _cells(seen: HistogramResult, weighted: bool = False) -> tuple[Array, Array]:
+    """Centres and counts of the cells that are not empty, float64; by weight where it is known."""
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     occupied = np.flatnonzero(seen.counts)
     edges = seen.edges
     centres = np.clip(((edges[:-1] + edges[1:]) / 2)[occupied], low, high)
-    return centres, seen.counts[occupied].astype(np.float64)
+    counts = seen.counts if seen.weighted is None or not weighted else seen.weighted
+    return centres, counts[occupied].astype(np.float64)
 
 
 def _search(seen: HistogramResult, cost: Callable[[Array, Array], Array]) -> Range:

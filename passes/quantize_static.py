@@ -13,6 +13,7 @@ from onnxcomp.drowned import Evidence, drowned_layers, gated
 from onnxcomp.equalizing import equalize
 from onnxcomp.errors import CalibrationError
 from onnxcomp.graph import QUANTIZERS, consumers, is_constant, label, producer, volume
+from onnxcomp.importance import Importance, importances
 from onnxcomp.integer_forms import write_integer_forms
 from onnxcomp.lookups import write_lookups
 from onnxcomp.macs import macs_by_node
@@ -32,6 +33,7 @@ from onnxcomp.statistics import Histogram, MinMax, Moments, MovingAverage, Range
 from onnxcomp.targets import Target, resolve_target
 
 Seen = MinMax | MovingAverage | Histogram
+MOST_VALUES = 1 << 14  # of a tensor that are counted in each sample, beside its extremes
 OLD_OPSET = "opset {} has no per-channel DequantizeLinear: convert the model to 13 first"
 
 
@@ -42,7 +44,8 @@ class QuantizeStatic(Pass):
     Attributes:
         calibrator: how ranges follow from the samples: "minmax" takes the extremes,
             "moving_average" the average of each sample's, "percentile" leaves out rare values,
-            "entropy" loses least information and "mse" least in mean squared error.
+            "entropy" loses least information and "mse" least in mean squared error; "auto"
+            measures that error where the layers that read a tensor feel it.
         power_of_two: widen ranges until every scale of an activation is a power of two.
         keep_drowned: leave a layer in float where one scale for its input would drown its output,
             if few of the model's multiplications are lost.
@@ -66,7 +69,7 @@ class QuantizeStatic(Pass):
     needs_calibration: ClassVar[bool] = True
     trades_precision: ClassVar[bool] = True
 
-    calibrator: Literal["minmax", "moving_average", "percentile", "entropy", "mse"] = "mse"
+    calibrator: Literal["auto", "minmax", "moving_average", "percentile", "entropy", "mse"] = "auto"
     percentile: float = 99.99
     power_of_two: bool = False
     keep_drowned: bool = True
@@ -212,8 +215,14 @@ class QuantizeStatic(Pass):
                 barred |= drowned
                 continue
             made_by = graph.tensors()
-            fresh = {n: self._options_at(made_by[n])._statistic() for n in sorted(wanted)}
-            means = {key: Moments(axis=key[1]) for key in self._biased(plan) - moments.keys()}
+            told = importances(plan)
+            fresh = {
+                n: self._options_at(made_by[n])._statistic(told.get(n)) for n in sorted(wanted)
+            }
+            means = {
+                key: Moments(axis=key[1], most=MOST_VALUES)
+                for key in self._biased(plan) - moments.keys()
+            }
             self._observe(graph, context, fresh, means)
             seen |= fresh
             moments |= means
@@ -239,15 +248,11 @@ class QuantizeStatic(Pass):
         if not self.keep_drowned or context.target.everywhere:
             return {}
         ranges = self._ranges(graph, plan, seen)
+        known = {n: seen[n] for names in plan.observed.values() for n in names}
         evidence = Evidence(
             plan=plan,
             scales={n: context.target.activation_parameters(r) for n, r in ranges.items()},
-            histograms={
-                n: seen[n].result()
-                for names in plan.observed.values()
-                for n in names
-                if isinstance(seen[n], Histogram)
-            },
+            histograms={n: s.result() for n, s in known.items() if isinstance(s, Histogram)},
             moments={key: found.result() for key, found in moments.items()},
         )
 
@@ -290,9 +295,14 @@ class QuantizeStatic(Pass):
         maker = producer(tensor)
         return (self.options_for(maker) if maker is not None else None) or self
 
-    def _statistic(self) -> Seen:
-        simple = {"minmax": MinMax, "moving_average": MovingAverage}
-        return simple.get(self.calibrator, Histogram)()
+    def _statistic(self, importance: Importance | None) -> Seen:
+        if self.calibrator == "minmax":
+            return MinMax()
+        if self.calibrator == "moving_average":
+            return MovingAverage()
+        if self.calibrator != "auto" or importance is None:
+            return Histogram(most=MOST_VALUES)
+        return Histogram(most=MOST_VALUES, weights=importance.weights, axis=importance.axis)
 
     def _ranges(self, graph: gs.Graph, plan: Plan, seen: Mapping[str, Seen]) -> dict[str, Range]:
         ranges, tensors, felt = {}, graph.tensors(), gated(plan)

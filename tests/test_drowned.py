@@ -20,7 +20,7 @@ from onnxcomp.targets import resolve_target
 from onnxcomp.testing import graph_of
 
 Array = np.ndarray[Any, Any]
-SPREAD = np.array([300, 30, 1, 0.3], np.float32)
+SPREAD = np.geomspace(300, 0.3, 16, dtype=np.float32)
 
 
 def normal(*shape: int, seed: int) -> Array:
@@ -30,20 +30,20 @@ def normal(*shape: int, seed: int) -> Array:
 def unequal(width: int = 64, spread: Array = SPREAD) -> gs.Graph:
     """A gated stem, a depthwise layer that undoes the spread of its channels, then large layers."""
     return graph_of(
-        """g (float[1, 3, 16, 16] x) => (float[1, c, 16, 16] y) {
+        """g (float[1, 16, 16, 16] x) => (float[1, c, 16, 16] y) {
             [stem] a = Conv (x, w) s = Sigmoid (a) [gate] b = Mul (a, s)
-            [depthwise] d = Conv <group = 4, pads = [1, 1, 1, 1]> (b, v)
+            [depthwise] d = Conv <group = 16, pads = [1, 1, 1, 1]> (b, v)
             [wide] e = Conv (d, u) r = Relu (e) [last] y = Conv (r, t) }""",
-        w=normal(4, 3, 1, 1, seed=0) * spread.reshape(4, 1, 1, 1),
-        v=normal(4, 1, 3, 3, seed=1) / spread.reshape(4, 1, 1, 1),
-        u=normal(width, 4, 1, 1, seed=2),
+        w=normal(16, 16, 1, 1, seed=0) * spread.reshape(16, 1, 1, 1),
+        v=normal(16, 1, 3, 3, seed=1) / spread.reshape(16, 1, 1, 1),
+        u=normal(width, 16, 1, 1, seed=2),
         t=normal(width, width, 1, 1, seed=3) / width,
     )
 
 
 def quantized(graph: gs.Graph, **options: Any) -> tuple[PassReport, float]:
     """The report, and the SQNR of the answers in dB."""
-    feeds = [{"x": normal(1, 3, 16, 16, seed=10 + i)} for i in range(6)]
+    feeds = [{"x": normal(1, 16, 16, 16, seed=10 + i)} for i in range(6)]
     want = np.stack([open_session(graph, threads=1).run(feed)[0] for feed in feeds])
     report, context = PassReport(), PassContext(target=resolve_target("x86-vnni"))
     context = PassContext(target=context.target, calibration=Calibration.from_source(feeds, graph))
@@ -65,18 +65,20 @@ def test_a_drowned_layer_and_what_makes_its_input_stay_float() -> None:
 
 
 def test_what_most_multiplications_are_spent_on_is_not_kept_in_float() -> None:
-    report, _ = quantized(unequal(width=4))
+    report, _ = quantized(unequal(width=8))
     assert {"stem", "depthwise"} <= set(report.changed)
 
 
-@pytest.mark.parametrize("spread", [np.ones(4, np.float32), np.float32([2, 1, 3, 1])])
+@pytest.mark.parametrize(
+    "spread", [np.ones(16, np.float32), np.geomspace(3, 1, 16, dtype=np.float32)]
+)
 def test_channels_of_like_ranges_keep_their_codes(spread: Array) -> None:
     report, _ = quantized(unequal(spread=spread))
     assert {"stem", "depthwise"} <= set(report.changed)
 
 
 def test_a_channel_that_never_changes_drowns_nobody() -> None:
-    graph = unequal(spread=np.float32([1, 1, 1, 1]))
+    graph = unequal(spread=np.ones(16, np.float32))
     weights, depthwise = graph.tensors()["w"], graph.tensors()["v"]
     silent, loud = weights.values.copy(), depthwise.values.copy()
     silent[3], loud[3] = 0, 1e6

@@ -173,3 +173,26 @@ def test_power_of_two_steps_hold_the_range_and_are_the_least(a: float, b: float)
 def test_power_of_two_range_of_no_width_is_left() -> None:
     zero = Range(np.asarray(0.0), np.asarray(0.0))
     assert power_of_two_range(zero) == zero
+
+
+def test_auto_clips_what_the_readers_do_not_feel_and_keeps_what_they_do() -> None:
+    """Channel 0 has rare large values, channel 1 small ones; squared error alone cannot tell."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((8, 2, 2000)).astype(np.float32)
+    values[:, 0] *= 10 * (rng.random((8, 2000)) < 0.02)
+
+    def output_error(found: Range, gains: Array) -> float:
+        parameters = affine(found, np.uint8)
+        error = parameters.dequantize(parameters.quantize(values)) - values
+        return float((np.square(error).mean((0, 2)) * gains).sum())
+
+    for gains in (np.array([1e-3, 2.0]), np.array([2.0, 1e-3])):
+        blind, feeling = Histogram(), Histogram(weights=gains, axis=1)
+        for sample in values:
+            blind.update(sample[None])
+            feeling.update(sample[None])
+        mse, auto = (least_error_range(s.result(), clipping_weight=1) for s in (blind, feeling))
+        if gains[0] < gains[1]:
+            assert output_error(auto, gains) < output_error(mse, gains) / 3
+        else:
+            assert output_error(auto, gains) <= 1.02 * output_error(mse, gains)

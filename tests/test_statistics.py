@@ -265,3 +265,45 @@ def test_moving_average_equals_numpy(momentum: float | None) -> None:
 def test_moving_average_refuses_other_momenta() -> None:
     with pytest.raises(ValueError, match=r"1\.5"):
         MovingAverage(1.5)
+
+
+@pytest.mark.parametrize("most", [None, 300])
+def test_weighted_histogram_equals_numpy(most: int | None) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((4, 3, 20, 10)).astype(np.float32)
+    values[1, 2, 3, 4] = np.inf
+    weights = np.array([1.0, 10.0, 0.25])
+    statistic = Histogram(bins=64, most=most, weights=weights, axis=1)
+    for sample in values:
+        statistic.update(sample[None])
+    found = statistic.result()
+    finite = np.isfinite(values)
+    spread = np.broadcast_to(weights.reshape(1, 3, 1, 1), values.shape)[finite]
+    want, _ = np.histogram(values[finite], found.edges, weights=spread)
+    plain, _ = np.histogram(values[finite], found.edges)
+    assert found.weighted is not None
+    if most is None:
+        assert np.allclose(found.weighted, want)
+        assert np.array_equal(found.counts, plain)
+    else:
+        assert found.weighted.sum() == pytest.approx(want.sum(), rel=0.05)
+        assert found.counts.sum() == pytest.approx(plain.sum(), rel=0.01)
+        centres = (found.edges[:-1] + found.edges[1:]) / 2
+        spreads = [np.sqrt(c @ centres**2 / c.sum()) for c in (found.weighted, want)]
+        assert spreads[0] == pytest.approx(spreads[1], rel=0.1)
+    assert (found.low, found.high) == (values[finite].min(), values[finite].max())
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 channels"):
+        Histogram(weights=np.ones(2)).update(np.zeros((1, 3, 4), np.float32))
+
+
+def test_moments_of_some_values_are_near_those_of_all() -> None:
+    values = np.random.default_rng(0).standard_normal((2, 5, 90, 100)).astype(np.float32)
+    values *= np.arange(1, 6, dtype=np.float32).reshape(1, 5, 1, 1)
+    some, every = Moments(axis=1, most=5000), Moments(axis=1)
+    for statistic in (some, every):
+        statistic.update(values)
+    assert some.result().count < every.result().count / 10
+    assert np.allclose(some.result().variance, every.result().variance, rtol=0.15)
