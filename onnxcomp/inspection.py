@@ -25,6 +25,7 @@ from onnxcomp.graph import (
 )
 from onnxcomp.kernel_use import KernelUse, kernels_of
 from onnxcomp.macs import count_macs, macs_by_node
+from onnxcomp.measuring import LARGE
 from onnxcomp.model import Model, load_model
 from onnxcomp.parameters import count_parameters, external_files, parameters, stored_constants
 from onnxcomp.passes import PASSES
@@ -118,7 +119,7 @@ class Inspection:
         layers: all nodes with weights or MACs, largest bytes first.
         passes: what each could touch.
         kernels: what onnxruntime runs in integers and in float, on made-up inputs; None where
-            nothing is quantized, or the model does not run.
+            nothing is quantized, the model is too large to be run for that, or does not run.
     """
 
     model: str
@@ -191,7 +192,7 @@ def inspect(
         operators=_operators(graph, layers),
         layers=tuple(layer for layer in layers if layer.bytes or layer.macs != 0),
         passes=tuple(_reaches(graph)),
-        kernels=_kernels(graph),
+        kernels=None if model.bytes > LARGE else _kernels(graph),
     )
 
 
