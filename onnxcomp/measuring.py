@@ -134,15 +134,33 @@ class Measurements:
         )
 
     def timed_again(
-        self, known: Measured, graph: gs.Graph, path: Path | None = None, *, patience: int
-    ) -> Measured:
-        """``known`` figures of a successor with its time measured anew, and nothing else.
+        self,
+        before: Measured,
+        after: Measured,
+        old: gs.Graph | None,
+        new: gs.Graph,
+        path: Path | None,
+    ) -> tuple[Measured, Measured]:
+        """``before`` and ``after`` with their times measured anew, for longer, and nothing else.
+
+        Args:
+            before: figures of ``old``; kept where that is None.
+            after: figures of ``new``.
+            old: what ``new`` was made from: both take turns, so that no luck of one run decides.
+            new: a successor, in the file at ``path`` where there is one.
+            path: a file or None.
 
         Raises:
             UnsupportedModel: it does not load or run.
         """
-        ratio, fastest = self._time(self._open(graph, path), patience)
-        return dataclasses.replace(known, latency_ratio=ratio, fastest_ratio=fastest)
+        session = self._open(new, path)
+        if old is None or self._session is None:
+            return before, _timed(after, *self._time(session, 8 if old is None else 4))
+        sessions = [self._session, self._open(old, None), session]
+        timing = interleaved(sessions, self.feed, ROUNDS * 4)
+        self.latencies_ms = (timing.milliseconds[0], timing.milliseconds[2])
+        pairs = list(zip(timing.ratios, timing.fastest_ratios, strict=True))
+        return _timed(before, *pairs[1]), _timed(after, *pairs[2])
 
     def unchanged(self) -> Measured:
         """The original as its own successor: what is reported when no pass was kept."""
@@ -217,6 +235,10 @@ class Measurements:
         timing = interleaved([self._session, session], self.feed, ROUNDS * patience)
         self.latencies_ms = (timing.milliseconds[0], timing.milliseconds[1])
         return timing.ratios[1], timing.fastest_ratios[1]
+
+
+def _timed(known: Measured, ratio: float, fastest: float) -> Measured:
+    return dataclasses.replace(known, latency_ratio=ratio, fastest_ratio=fastest)
 
 
 def carries_state(reference: Reference) -> bool:

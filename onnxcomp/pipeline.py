@@ -288,11 +288,11 @@ class Run:
         final: bool = False,
     ) -> tuple[Measured, str]:
         """Figures and the gate they break; before time undoes anything it is measured longer."""
-        original = self.measurements.original
-        reason = broken_gate(self.gates, original, before, after, final)
+        reason = broken_gate(self.gates, self.measurements.original, before, after, final)
         if TIME in reason:
-            after = self.measurements.timed_again(after, graph, path, patience=8 if final else 4)
-            reason = broken_gate(self.gates, original, before, after, final)
+            old = None if final else self.graph
+            before, after = self.measurements.timed_again(before, after, old, graph, path)
+            reason = broken_gate(self.gates, self.measurements.original, before, after, final)
         return after, reason
 
     def _report(self, final: Measured, output: Path | None = None) -> Report:
