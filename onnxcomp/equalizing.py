@@ -95,6 +95,11 @@ class Outcome:
     skipped: dict[str, str] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
 
+    @property
+    def equalized(self) -> int:
+        """How many groups got factors."""
+        return sum(choice.alpha > 0 for choice in self.choices.values())
+
 
 def equalize(
     graph: gs.Graph,

@@ -59,9 +59,8 @@ class EqualizeChannels(Pass):
 
 def record(outcome: Outcome, report: PassReport) -> None:
     """Notes what was chosen."""
-    chosen = [choice for choice in outcome.choices.values() if choice.alpha]
-    report.numbers["equalized_groups"] = len(chosen)
-    report.numbers["groups_left_alone"] = len(outcome.choices) - len(chosen)
+    report.numbers["equalized_groups"] = outcome.equalized
+    report.numbers["groups_left_alone"] = len(outcome.choices) - outcome.equalized
     for name, choice in outcome.choices.items():
         if choice.alpha:
             report.notes.append(
