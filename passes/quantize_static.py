@@ -12,8 +12,9 @@ import onnx_graphsurgeon as gs
 from onnxcomp.drowned import Evidence, drowned_layers, gated
 from onnxcomp.equalizing import equalize
 from onnxcomp.errors import CalibrationError
-from onnxcomp.graph import QUANTIZERS, consumers, is_constant, label, producer, volume
+from onnxcomp.graph import QUANTIZERS, Names, consumers, is_constant, label, producer, volume
 from onnxcomp.importance import Importance, importances
+from onnxcomp.input_codes import CodedInput, code_inputs, coded_scales
 from onnxcomp.integer_forms import write_integer_forms
 from onnxcomp.lookups import write_lookups
 from onnxcomp.macs import macs_by_node
@@ -51,6 +52,7 @@ class QuantizeStatic(Pass):
             if few of the model's multiplications are lost.
         percentile: central share of all values, in %, that "percentile" keeps.
         equalize: move the scales of channels between layers first; see `equalize_channels`.
+        exact_inputs: code images of 256 levels a channel without any error.
         weight_bits: of the weights' codes, 2 to 8; they are stored in bytes.
         exposed_bits: at least so many for the first layer, the last, and depthwise Convs.
         rounding: "nearest" takes the nearest code of each weight, "gptq" the codes that change the
@@ -74,6 +76,7 @@ class QuantizeStatic(Pass):
     power_of_two: bool = False
     keep_drowned: bool = True
     equalize: bool = True
+    exact_inputs: bool = True
     weight_bits: int = 8
     exposed_bits: int = 8
     rounding: Literal["nearest", "gptq"] = "gptq"
@@ -116,15 +119,18 @@ class QuantizeStatic(Pass):
                     report.skip(node, OLD_OPSET.format(graph.opset))
             return
         self._prepare(graph, context.target)
-        self._equalize(graph, context, report)
+        inputs = self._rescale(graph, context, report)
         plan, ranges, means = self._measured_plan(graph, context)
         scales = {name: context.target.activation_parameters(seen) for name, seen in ranges.items()}
+        scales |= coded_scales(inputs, plan.shared, context.target.activation_dtype)
         for name, reason in plan.skipped.items():
             report.skip(name, reason)
         for node in [*(unit.node for unit in plan.units), *plan.lookups]:
             report.change(node)
         write_lookups(graph, plan.lookups)
         self._write(graph, plan, scales, means, context, report)
+        for coded in inputs:
+            coded.fold(graph, Names(graph))
 
     def _write(
         self,
@@ -159,16 +165,20 @@ class QuantizeStatic(Pass):
         infer_shapes(graph)
         write_integer_forms(graph, target, lambda node: self.options_for(node) is not None)
 
-    def _equalize(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
-        def wanted(node: gs.Node) -> bool:
-            options = self.options_for(node)
-            return options is not None and options.equalize
-
+    def _rescale(
+        self, graph: gs.Graph, context: PassContext, report: PassReport
+    ) -> list[CodedInput]:
+        """Changes scales of channels where that loses less; exact in float."""
+        plan = plan_static(graph, context.target, self._refuse, products=self.attention)
         if self.equalize:
-            plan = plan_static(graph, context.target, self._refuse, products=self.attention)
-            outcome = equalize(graph, set(plan.shared), context.samples(), wanted=wanted)
-            chosen = [choice for choice in outcome.choices.values() if choice.alpha]
-            report.numbers["equalized_groups"] = len(chosen)
+            taken = {id(n) for n in graph.nodes if getattr(self.options_for(n), "equalize", False)}
+            outcome = equalize(
+                graph, set(plan.shared), context.samples(), wanted=lambda node: id(node) in taken
+            )
+            report.numbers["equalized_groups"] = outcome.equalized
+        if not self.exact_inputs or context.target.symmetric:
+            return []
+        return code_inputs(graph, {id(unit.node) for unit in plan.units}, context.samples())
 
     def _per_channel(self, node: gs.Node) -> bool:
         options = self.options_for(node)
