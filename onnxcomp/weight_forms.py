@@ -6,7 +6,7 @@
                  them when it loads the model: small in the file, float32 in memory, and at a run
                  exactly as fast as the float model.
 
-Codes are packed in the file whatever the form: `weight_only.pack`.
+Codes are packed in the file whatever the form.
 """
 
 from __future__ import annotations
@@ -185,17 +185,23 @@ class FormWriter:
         self._replace(weight, self._restored(name, real, weight.layout))
 
     def _unpacked(self, name: str, codes: Array, bits: int, dtype: type) -> gs.Tensor:
-        """uint8 ``codes`` of any shape, packed as one row, as ``dtype`` of that shape."""
+        """uint8 ``codes`` of any shape as ``dtype`` of that shape.
+
+        A byte holds codes that are far apart, number i of each of 8 / bits equal parts: so the
+        shifts that take them apart run along whole parts, which is fast.
+        """
         to = int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
         if bits == 8:
             return self._add("Cast", f"{name}.real", [self._constant(name, codes)], to=to)
-        packed = self._constant(name, pack(codes.reshape(1, -1), bits).reshape(-1, 1))
-        shifts = self._shared("shifts", np.arange(0, 8, bits, dtype=np.uint8))
-        base = self._shared("base", np.asarray(2**bits, np.uint8))
-        shifted = self._add("BitShift", f"{name}.shifted", [packed, shifts], direction="RIGHT")
-        low = self._add("Mod", f"{name}.unpacked", [shifted, base])
+        count = 8 // bits
+        parts = np.pad(codes.reshape(-1), (0, -codes.size % count)).reshape(count, -1)
+        packed = self._constant(name, pack(np.ascontiguousarray(parts.T), bits).reshape(1, -1))
+        up = self._shared("up", np.arange(8 - bits, -1, -bits).astype(np.uint8)[:, None])
+        down = self._shared("down", np.asarray(8 - bits, np.uint8))
+        high = self._add("BitShift", f"{name}.high", [packed, up], direction="LEFT")
+        low = self._add("BitShift", f"{name}.low", [high, down], direction="RIGHT")
         real = self._add("Cast", f"{name}.real", [low], to=to)
-        if codes.size * bits % 8:
+        if codes.size % count:
             flat = self._reshaped(name, real, (-1,))
             real = self._sliced(name, flat, codes.size, 0)
         return self._reshaped(name, real, codes.shape)

@@ -27,7 +27,7 @@ QUANTIZED = {
     *("QLinearConv", "QLinearMatMul", "ConvInteger", "QGemm", "MatMulIntegerToFloat"),
 }
 MOVERS = {"Concat", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
-UNPACKING = {"BitShift", "Cast", "DequantizeLinear", "Mod", "Mul", "Sub", *MOVERS}
+UNPACKING = {"BitShift", "Cast", "DequantizeLinear", "Mul", "Sub", *MOVERS}
 """What may lie between stored codes and a float weight."""
 
 
