@@ -255,7 +255,7 @@ class QuantizeStatic(Pass):
         moments: Mapping[tuple[str, int], Moments],
     ) -> dict[str, str]:
         """Label -> reason, of the layers that must not read codes and of who makes way for them."""
-        if not self.keep_drowned or context.target.everywhere:
+        if not self.keep_drowned:
             return {}
         ranges = self._ranges(graph, plan, seen)
         known = {n: seen[n] for names in plan.observed.values() for n in names}
