@@ -9,50 +9,41 @@ import numpy as np
 from onnxcomp.gram import Array, Window
 
 
-def chosen_rows(value: Array, window: Window | None, count: int, seed: Sequence[int]) -> Array:
-    """What a layer multiplies with its weights at ``count`` places of each sample in a batch.
+def rows_and_means(
+    values: Array, window: Window | None, count: int, seed: Sequence[int]
+) -> tuple[Array, Array]:
+    """What a layer multiplies with its weights: some of it, and the mean of all.
 
     Args:
-        value: what the layer reads: [batch, channels, *spatial] for a Conv, else [..., d].
+        values: what the layer reads, of a few samples: [samples, channels, *spatial] for a Conv,
+            else [samples, ..., d].
         window: how a Conv reads it; None for a product with a matrix.
-        count: at most so many places of each sample, or of the whole of a matrix.
-        seed: the same seed and shape give the same places.
+        count: at most so many places of each sample.
+        seed: the same seed and shape give the same places, which all samples share.
 
     Returns:
-        float32 [groups, d, rows].
+        rows [samples, groups, d, count] and means [samples, groups, d], float32.
     """
     rng = np.random.default_rng(seed)
     if window is None:
-        table = value.reshape(-1, value.shape[-1])
-        return np.asarray(table[_places(rng, len(table), count)].T[None], np.float32)
-    blocks = []
-    for sample in value:
-        padded, sizes = _padded(sample, window)
-        places = np.unravel_index(_places(rng, int(np.prod(sizes)), count), sizes)
-        at: list[Array] = []
-        for axis, (offsets, step) in enumerate(_offsets(window)):
-            shape = [1] * (len(sizes) + 1)
-            shape[axis] = -1
-            at.append(places[axis] * step + offsets.reshape(shape))
-        rows = padded[(slice(None), *at)]
-        blocks.append(rows.reshape(window.group, -1, rows.shape[-1]))
-    return np.asarray(np.concatenate(blocks, axis=2), np.float32)
-
-
-def mean_row(value: Array, window: Window | None) -> Array:
-    """The mean, over all places of a sample, of what a layer multiplies: [groups, d]."""
-    if window is None:
-        return np.asarray(value.reshape(-1, value.shape[-1]).mean(axis=0, dtype=np.float64)[None])
-    means = []
-    for sample in value:
-        values, sizes = _padded(sample, window)
-        axes = zip(sizes, _offsets(window), strict=True)
-        for axis, (size, (offsets, step)) in reversed(list(enumerate(axes, start=1))):
-            spans = [slice(o, o + (size - 1) * step + 1, step) for o in offsets.tolist()]
-            before = (slice(None),) * axis
-            values = np.stack([values[(*before, at)].mean(axis=axis) for at in spans], axis=axis)
-        means.append(values.reshape(window.group, -1))
-    return np.asarray(np.mean(means, axis=0, dtype=np.float64))
+        table = values.reshape(len(values), -1, values.shape[-1])
+        rows = table[:, _places(rng, table.shape[1], count)].swapaxes(1, 2)
+        return rows[:, None], table.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None]
+    padded, sizes = _padded(values, window)
+    places = np.unravel_index(_places(rng, int(np.prod(sizes)), count), sizes)
+    at: list[Array] = []
+    for axis, (offsets, step) in enumerate(_offsets(window)):
+        shape = [1] * (len(sizes) + 1)
+        shape[axis] = -1
+        at.append(places[axis] * step + offsets.reshape(shape))
+    rows = padded[(slice(None), slice(None), *at)]
+    axes = zip(sizes, _offsets(window), strict=True)
+    for axis, (size, (offsets, step)) in reversed(list(enumerate(axes, start=2))):
+        spans = [slice(o, o + (size - 1) * step + 1, step) for o in offsets.tolist()]
+        before = (slice(None),) * axis
+        padded = np.stack([padded[(*before, span)].mean(axis=axis) for span in spans], axis=axis)
+    table_shape = (len(values), window.group, -1)
+    return rows.reshape(*table_shape, rows.shape[-1]), padded.reshape(table_shape)
 
 
 def _places(rng: np.random.Generator, total: int, count: int) -> Array:
@@ -61,17 +52,17 @@ def _places(rng: np.random.Generator, total: int, count: int) -> Array:
     return np.sort(rng.choice(total, count, replace=False))
 
 
-def _padded(sample: Array, window: Window) -> tuple[Array, list[int]]:
-    """A sample [channels, *spatial] with its padding, and the sizes of the output's axes."""
-    padding = window.padding(sample.shape[1:])
+def _padded(values: Array, window: Window) -> tuple[Array, list[int]]:
+    """Samples [samples, channels, *spatial] with padding, and the sizes of the output's axes."""
+    padding = window.padding(values.shape[2:])
     if any(pad for pair in padding for pad in pair):
-        sample = np.pad(sample, [(0, 0), *padding])
+        values = np.pad(values, [(0, 0), (0, 0), *padding])
     strides = window.strides or (1,) * len(window.kernel)
     sizes = [
         (size - extent) // stride + 1
-        for size, extent, stride in zip(sample.shape[1:], window.extents, strides, strict=True)
+        for size, extent, stride in zip(values.shape[2:], window.extents, strides, strict=True)
     ]
-    return sample, sizes
+    return values, sizes
 
 
 def _offsets(window: Window) -> list[tuple[Array, int]]:

@@ -19,10 +19,10 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.gram import Window
 from onnxcomp.graph import is_constant, label, producer, volume
-from onnxcomp.layer_inputs import chosen_rows, mean_row
+from onnxcomp.layer_inputs import rows_and_means
 from onnxcomp.paired import Paired
 from onnxcomp.placement import Plan
-from onnxcomp.quantization import TINY, Array, bias_codes
+from onnxcomp.quantization import FEW_BITS, TINY, Array, bias_codes
 from onnxcomp.rounding import descend, gptq
 from onnxcomp.runtime import Feed
 from onnxcomp.stepping import Steps, can_step
@@ -31,8 +31,10 @@ from onnxcomp.units import Unit
 
 WIDEST = 2304  # inputs of an output channel: wider layers would take seconds each
 ROWS_PER_SAMPLE = 256
-LEAST_ROWS = 2048
-ROWS_PER_INPUT = 4  # rows for each unknown of the regression, if there are so many
+LEAST_ROWS = 1024
+ROWS_PER_INPUT = 2  # rows for each unknown of the regression, if there are so many
+CHUNK_VALUES = 1 << 17  # of an input, by samples that are read at the same places
+FEW_BITS_FACTOR = 8  # more rows where more depends on them
 HELD_BACK = 4  # every fourth sample decides how far the regression may go
 FEWEST, HELD_VALUES = 8, 1 << 24  # samples, and values of one tensor over all of them
 RIDGES = (
@@ -254,41 +256,58 @@ def _refine_layer(layer: Layer, pairs: list[tuple[Array, Array]], seed: list[int
     written = layer.written_bias if layer.corrects_bias else None
     centred = written is not None
     wanted = max(LEAST_ROWS, ROWS_PER_INPUT * weights.shape[2])
+    wanted *= FEW_BITS_FACTOR if layer.bits <= FEW_BITS else 1
     each = min(ROWS_PER_SAMPLE, -(-wanted // len(pairs)))
-    chosen = [
-        tuple(chosen_rows(value, layer.window, each, [*seed, k]) for value in pair)
-        for k, pair in enumerate(pairs)
-    ]
-    shown, held, whole = _moments(chosen, centred)
+    rows, means = _inputs(layer, pairs, each, seed)
+    shown, held, whole = _moments(rows, centred)
     if not (np.isfinite(whole.gram).all() and np.isfinite(whole.cross).all()):
         return False
     losses = [held.loss(weights, shown.regression(weights, ridge)) for ridge in RIDGES]
     target = whole.regression(weights, RIDGES[int(np.argmin(losses))])
     scale, high = layer.scale, 2 ** (layer.bits - 1) - 1
     codes = gptq(target, whole.gram, scale, 0, -high, high)
-    codes = descend(target, codes, whole.gram, scale, 0, -high, high, sweeps=SWEEPS)
+    if layer.bits <= FEW_BITS:  # with more, nothing is gained on samples never seen
+        codes = descend(target, codes, whole.gram, scale, 0, -high, high, sweeps=SWEEPS)
     layer.codes.values = layer.stored(codes).astype(np.int8)
     if written is not None:
-        means = [
-            [mean_row(value, layer.window) for value in side] for side in zip(*pairs, strict=True)
-        ]
-        shift = output_shift(weights, codes * scale, *(np.stack(side) for side in means))
+        shift = output_shift(weights, codes * scale, *means)
         bias = shift.reshape(-1) + (0 if layer.bias is None else layer.bias)
         _write_bias(*written, bias)
     return True
 
 
-def _moments(rows: list[tuple[Array, ...]], centred: bool) -> tuple[Paired, Paired, Paired]:
+def _inputs(
+    layer: Layer, pairs: list[tuple[Array, Array]], count: int, seed: list[int]
+) -> tuple[list[tuple[Array, Array]], tuple[Array, Array]]:
+    """Rows of x and of x_q of each sample, [groups, d, count], and means [samples, groups, d]."""
+    if layer.window is None:  # whatever its axes, a feed is one sample
+        pairs = [(x[None], read[None]) for x, read in pairs]
+    few = max(1, CHUNK_VALUES // max(1, pairs[0][0].size))
+    if len({x.shape for x, _ in pairs}) > 1:
+        few = 1
+    rows: list[tuple[Array, Array]] = []
+    means: list[Array] = []
+    for first in range(0, len(pairs), few):
+        sides = zip(*pairs[first : first + few], strict=True)
+        values = np.concatenate([np.concatenate(side) for side in sides])
+        found, mean = rows_and_means(values, layer.window, count, [*seed, first])
+        half = len(values) // 2
+        rows += zip(found[:half], found[half:], strict=True)
+        means.append(np.stack([mean[:half], mean[half:]]))
+    seen, read = np.concatenate(means, axis=1).astype(np.float64)
+    return rows, (seen, read)
+
+
+def _moments(rows: list[tuple[Array, Array]], centred: bool) -> tuple[Paired, Paired, Paired]:
     """Of the samples a regression is made from, of those it is judged by, and of all."""
     held = [row for k, row in enumerate(rows) if k % HELD_BACK == HELD_BACK - 1]
     shown = [row for k, row in enumerate(rows) if k % HELD_BACK != HELD_BACK - 1]
-    parts = []
-    for part in (
-        shown,
-        held or shown,
-    ):  # too few samples: judged by what it was made from
-        parts.append(Paired.of(*(np.concatenate(side, axis=2) for side in zip(*part, strict=True))))
-    parts.append(parts[0] + parts[1] if held else parts[0])
+    parts = [
+        Paired.of(*(np.concatenate(side, axis=2) for side in zip(*part, strict=True)))
+        for part in (shown, held)
+        if part
+    ]
+    parts = [parts[0], parts[-1], parts[0] + parts[1] if held else parts[0]]  # few: none held
     first, second, whole = (part.centred() if centred else part for part in parts)
     return first, second, whole
 

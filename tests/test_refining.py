@@ -10,7 +10,7 @@ import pytest
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.gram import Gram, Window
-from onnxcomp.layer_inputs import chosen_rows, mean_row
+from onnxcomp.layer_inputs import rows_and_means
 from onnxcomp.model import check_graph
 from onnxcomp.paired import Paired
 from onnxcomp.passes.base import PassContext, PassReport
@@ -38,32 +38,35 @@ def normal(*shape: int, seed: int = 0) -> Array:
 
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 def test_rows_and_their_mean_are_those_of_the_gram(window: Window) -> None:
-    value = normal(2, 6, *(7, 8, 5)[: len(window.kernel)])
-    statistic = Gram(window=window)
-    statistic.update(value)
-    wanted = statistic.result()
-    rows = chosen_rows(value, window, 10**6, [0])  # all places
-    assert rows.shape[2] == wanted.count
-    gram = rows @ rows.transpose(0, 2, 1) / rows.shape[2]
-    np.testing.assert_allclose(gram, wanted.matrix, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(mean_row(value, window), wanted.mean, rtol=1e-4, atol=1e-5)
+    values = normal(2, 6, *(7, 8, 5)[: len(window.kernel)])
+    rows, means = rows_and_means(values, window, 10**6, [0])  # all places
+    for sample, row, mean in zip(values, rows, means, strict=True):
+        statistic = Gram(window=window)
+        statistic.update(sample[None])
+        wanted = statistic.result()
+        assert row.shape[2] == wanted.count
+        gram = row @ row.transpose(0, 2, 1) / row.shape[2]
+        np.testing.assert_allclose(gram, wanted.matrix, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(mean, wanted.mean, rtol=1e-4, atol=1e-5)
 
 
-def test_few_rows_are_some_of_all_and_the_same_for_the_same_seed() -> None:
-    value, window = normal(1, 4, 9, 9), WINDOWS[1]
-    every = {tuple(row) for row in chosen_rows(value, window, 10**6, [0])[0].T}
-    few = chosen_rows(value, window, 20, [3, 1])
-    assert few.shape == (1, 36, 20)
-    assert {tuple(row) for row in few[0].T} <= every
-    assert len({tuple(row) for row in few[0].T}) == 20
-    twice = chosen_rows(2 * value, window, 20, [3, 1])
-    np.testing.assert_array_equal(twice, 2 * few)  # a pair of values is read at the same places
+def test_few_rows_are_some_of_all_and_the_same_for_every_sample() -> None:
+    values, window = normal(1, 4, 9, 9), WINDOWS[1]
+    every = {tuple(row) for row in rows_and_means(values, window, 10**6, [0])[0][0, 0].T}
+    both, _ = rows_and_means(np.concatenate([values, 2 * values]), window, 20, [3, 1])
+    assert both.shape == (2, 1, 36, 20)
+    assert {tuple(row) for row in both[0, 0].T} <= every
+    assert len({tuple(row) for row in both[0, 0].T}) == 20
+    np.testing.assert_array_equal(both[1], 2 * both[0])  # a pair is read at the same places
+    other, _ = rows_and_means(values, window, 20, [3, 2])
+    assert not np.array_equal(other[0], both[0])
 
 
 def test_rows_of_a_matrix_are_its_vectors() -> None:
-    value = normal(2, 5, 3)
-    np.testing.assert_array_equal(chosen_rows(value, None, 100, [0])[0], value.reshape(10, 3).T)
-    np.testing.assert_allclose(mean_row(value, None)[0], value.mean(axis=(0, 1)), rtol=1e-5)
+    values = normal(2, 5, 4, 3)
+    rows, means = rows_and_means(values, None, 100, [0])
+    np.testing.assert_array_equal(rows[1, 0], values[1].reshape(20, 3).T)
+    np.testing.assert_allclose(means[:, 0], values.mean(axis=(1, 2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("centred", [False, True])
