@@ -227,14 +227,15 @@ class _Work:
             sort_nodes(body)
             remove_unused(body)
         for name in self.changed:
+            self.report.skipped.pop(name, None)  # of two weights one was too small
             self.report.change(name)
         self.report.numbers["bits_per_weight"] = round(8 * self.writer.bytes / self.elements, 2)
         forms = ", ".join(f"{count} as {form}" for form, count in sorted(self.forms.items()))
         self.report.notes.append(f"weights: {forms}")
         if self.without_gram:
             self.report.notes.append(
-                f"{self.without_gram} weights were rounded without samples: their inputs are "
-                "inside a body, too wide, or were not seen"
+                f"{self.without_gram} weights were rounded without samples: none were given, or "
+                "their inputs are inside a body, too wide, or were not seen"
             )
 
     def _write(self, weight: Weight, values: Array, gram: Array | None) -> None:
@@ -246,7 +247,8 @@ class _Work:
             book, indices = cluster(values, 2**mine.bits, grams)
             self.writer.codebook(weight, book, indices, mine.bits)
         else:
-            if gram is None and mine.method in ("auto", "gptq", "awq"):
+            multiplies = weight.sites[0].layer.op != "Gather"
+            if gram is None and multiplies and mine.method in ("auto", "gptq", "awq"):
                 self.without_gram += 1
             rounded = _rounded(values, grid, mine.method, gram)
             getattr(self.writer, form)(weight, rounded)

@@ -584,6 +584,20 @@ def test_every_layer_left_alone_has_a_reason() -> None:
     }
 
 
+def test_a_note_tells_how_many_weights_no_sample_showed() -> None:
+    text = """g (int64[N, 4] x) => (float[N, 4, 64] y) {
+        [lookup] e = Gather (table, x)
+        [fc] y = MatMul (e, w)
+    }"""
+    weights = {"table": normal(50, 64), "w": normal(64, 64)}
+
+    seen = quantize(graph_of(text, **weights), [{"x": np.zeros((1, 4), np.int64)}])
+    blind = quantize(graph_of(text, **weights))
+
+    assert not any("without samples" in note for note in seen.notes)
+    assert any(note.startswith("1 weights were rounded without") for note in blind.notes)
+
+
 def test_overrides_set_bits_of_single_layers() -> None:
     graph = graph_of(
         """g (float[N, 64] x) => (float[N, 64] y) {
