@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -80,6 +81,10 @@ class QuantizeDynamic(Pass):
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.samples < 1:
             raise ValueError(f"samples must be at least 1, not {self.samples}")
+
+    def draft(self) -> Self:
+        """Weights rounded to the nearest code: better codes take most of the time."""
+        return dataclasses.replace(self, rounding="nearest")
 
     def candidates(self, graph: gs.Graph) -> list[str]:
         """Labels of the nodes whose weights would become codes on this machine's target."""
@@ -239,8 +244,8 @@ def _summarize(plans: Iterable[WeightPlan], report: PassReport) -> None:
         count = sum(plan.form is form for plan in plans)
         if count:
             report.numbers[f"weights_{form.name.lower()}"] = count
-    why = Counter(
-        (node.op, plan.reason) for plan in plans if plan.form is Form.STORED for node in plan.nodes
-    )
+    stored = [plan for plan in plans if plan.form is Form.STORED]
+    reasons = {id(node): (node.op, plan.reason) for plan in stored for node in plan.nodes}
+    why = Counter(reasons.values())
     for (op, reason), count in why.most_common():
         report.notes.append(f"stored as codes, computed in float: {count} {op}: {reason}")

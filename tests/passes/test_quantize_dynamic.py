@@ -360,6 +360,7 @@ def test_recurrent_weights_are_stored_and_folded(op: str, gates: int, tmp_path: 
     model, report = quantized(graph, smallest_weight=0, recurrent="weights")
 
     assert report.changed == ["rnn"]
+    assert [note.split(":")[1] for note in report.notes] == [f" 1 {op}"]
     assert fused(model, tmp_path) == {op: 1}  # at run time nothing but the float layer
     assert 30 < sqnr_db(exact, run(model, x)) < 60
     codes = [t.name for t in model.graph.initializer if t.data_type == TensorProto.INT8]
