@@ -169,7 +169,8 @@ def _weight_bounds(layers: list[Port], count: int) -> tuple[Array, Array]:
     for port in layers:
         largest = np.abs(weight_rows(port.node)).max(axis=3, initial=0.0)
         np.maximum.at(rows, port.makes, largest.max(axis=2).ravel())
-        np.maximum.at(columns, port.reads, largest.max(axis=1).ravel())
+        if port.reads is not None:
+            np.maximum.at(columns, port.reads, largest.max(axis=1).ravel())
     return rows, columns
 
 

@@ -80,7 +80,7 @@ class Sweep:
 
 def is_float(tensor: gs.Tensor) -> bool:
     """Whether a tensor is float32."""
-    return tensor.dtype == np.float32
+    return bool(tensor.dtype == np.float32)
 
 
 def sizes(tensor: gs.Tensor) -> list[Any] | None:
@@ -230,7 +230,7 @@ def product_labels(sweep: Sweep, node: gs.Node) -> list[Array] | None:
         if data.name not in sweep.of or len(data.shape) != rank or not is_weight(constant):
             return None
         axis = _vector_axis(constant, rank)
-        if axis is None or node.op == "Div" or sizes(node.outputs[0])[axis] != constant.values.size:
+        if axis is None or node.op == "Div" or node.outputs[0].shape[axis] != constant.values.size:
             return [sweep.of[data.name]]
         reads = sweep.vector(data, axis, constant.values.size)
         makes = sweep.labels.fresh(constant.values.size)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -111,7 +112,7 @@ class CodedInput:
     tensor: gs.Tensor
     grid: Grid
 
-    def parameters(self, dtype: np.dtype[np.generic]) -> Affine:
+    def parameters(self, dtype: np.dtype[Any]) -> Affine:
         """Scale 1, and a zero point in the dtype of the codes."""
         lowest = int(np.iinfo(dtype).min)
         return Affine(np.asarray(np.float32(1)), np.asarray(self.grid.zero_point + lowest, dtype))
@@ -153,7 +154,7 @@ def code_inputs(
 
 
 def coded_scales(
-    inputs: Iterable[CodedInput], shared: Mapping[str, str], dtype: np.dtype[np.generic]
+    inputs: Iterable[CodedInput], shared: Mapping[str, str], dtype: np.dtype[Any]
 ) -> dict[str, Affine]:
     """The parameters of what first layers read, by name of the scale in a plan."""
     return {

@@ -56,9 +56,9 @@ def concat_labels(sweep: Sweep, node: gs.Node) -> list[Array] | None:
     axis = node.attrs["axis"] % len(output.shape)
     parts = []
     for tensor in node.inputs:
-        size = sizes(tensor)[axis] if sizes(tensor) is not None else None
         if tensor.name not in sweep.of:
             return None
+        size = None if tensor.shape is None else tensor.shape[axis]
         found = sweep.of[tensor.name]
         if not isinstance(size, int):
             if found.shape[axis] != 1:
@@ -89,7 +89,7 @@ def split_labels(sweep: Sweep, node: gs.Node) -> list[Array] | None:
     axis = node.attrs.get("axis", 0) % found.ndim
     if found.shape[axis] == 1:
         return [found] * len(node.outputs)
-    lengths = [sizes(t)[axis] for t in node.outputs]
+    lengths = [t.shape[axis] for t in node.outputs]
     if not all(isinstance(n, int) for n in lengths) or sum(lengths) != found.shape[axis]:
         return None
     return np.split(found, np.cumsum(lengths)[:-1], axis)
@@ -100,19 +100,19 @@ def slice_labels(sweep: Sweep, node: gs.Node) -> list[Array] | None:
     found = sweep.of.get(node.inputs[0].name)
     if found is None or len(node.inputs) < 3:
         return None
-    given = [t.values.tolist() if is_constant(t) else None for t in node.inputs[1:] if t.name]
-    axes = given[2] if len(given) > 2 else None
-    for axis in range(found.ndim) if axes is None else axes:
+    rank, bounds = found.ndim, [t for t in node.inputs[1:] if t.name]
+    if not all(is_constant(t) for t in bounds):
+        return [found] if found.size == 1 else None
+    given = [np.asarray(t.values).tolist() for t in bounds]
+    starts, ends = given[:2]
+    axes = given[2] if len(given) > 2 else list(range(len(starts)))
+    steps = given[3] if len(given) > 3 else [1] * len(axes)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         if found.shape[axis] == 1:
             continue
-        if any(g is None for g in given):
-            return None
-        at = (list(range(found.ndim)) if axes is None else axes).index(axis)
-        step = given[3][at] if len(given) > 3 else 1
-        start, end = given[0][at], given[1][at]
         if step < 0:
             return None
-        found = found[(slice(None),) * (axis % found.ndim) + (slice(start, end, step),)]
+        found = found[(slice(None),) * (axis % rank) + (slice(start, end, step),)]
     return [found]
 
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import all_graphs, all_nodes, is_standard, subgraphs
 from onnxcomp.homogeneity import (
+    LARGEST,
     Port,
     Sweep,
     batch_norm_labels,
@@ -25,7 +27,6 @@ from onnxcomp.homogeneity import (
     sum_labels,
 )
 from onnxcomp.label_views import (
-    LARGEST,
     concat_labels,
     expand_labels,
     gather_labels,
@@ -90,11 +91,11 @@ class ScaleGroups:
     ports: list[Port]
     members: dict[str, list[str]] = field(default_factory=dict)
 
-    def is_free(self, classes: Array) -> Array:
+    def is_free(self, classes: Array) -> npt.NDArray[np.bool_]:
         """Which of ``classes`` have no reason to keep the factor 1."""
         if not self.reasons:
             return np.ones(classes.shape, bool)
-        return ~np.isin(classes, np.fromiter(self.reasons, np.int64))
+        return np.isin(classes, np.fromiter(self.reasons, np.int64), invert=True)
 
 
 def find_groups(graph: gs.Graph) -> ScaleGroups:
