@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxcomp.codebook import EXACT, cluster
+from onnxcomp.codebook import EXACT, MOST_SORTED, cluster
 
 Array = np.ndarray[Any, Any]
 
@@ -61,6 +61,16 @@ def test_many_values_are_cut_nearly_as_well_as_by_the_exact_way() -> None:
     # Lloyd-Max of the normal distribution with four levels loses 0.11748 of its variance.
     assert error(values, book, indices) / values.size == pytest.approx(0.11748, rel=0.02)
     assert len(np.unique(values)) > EXACT
+
+
+def test_a_histogram_serves_as_well_as_all_values() -> None:
+    values = np.random.default_rng(4).standard_t(4, MOST_SORTED + 1).astype(np.float32)
+
+    few = cluster(values[:-1], 16)  # sorted
+    many = cluster(values, 16)
+
+    part = values[:-1]
+    assert error(part, many[0], many[1][:-1]) < 1.001 * error(part, *few)
 
 
 def test_importance_counts() -> None:
