@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def rows_and_means(
         return rows[:, None], table.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None]
     padded, sizes = _padded(values, window)
     places = np.unravel_index(_places(rng, int(np.prod(sizes)), count), sizes)
-    at: list[Array] = []
+    at: list[Any] = []
     for axis, (offsets, step) in enumerate(_offsets(window)):
         shape = [1] * (len(sizes) + 1)
         shape[axis] = -1

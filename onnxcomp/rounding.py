@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxcomp.quantization import Array
 
@@ -29,7 +28,7 @@ MOST_DAMPING = 1e6  # times the mean diagonal: by then G no longer matters
 
 
 def nearest(
-    weights: Array, scale: npt.ArrayLike, zero_point: npt.ArrayLike, low: int, high: int
+    weights: Array, scale: Array | float, zero_point: Array | float, low: int, high: int
 ) -> Array:
     """The code nearest to each weight, half to even: int32, in the shape of ``weights``.
 
@@ -43,7 +42,7 @@ def nearest(
 
 
 def loss(
-    weights: Array, codes: Array, gram: Array, scale: npt.ArrayLike, zero_point: npt.ArrayLike
+    weights: Array, codes: Array, gram: Array, scale: Array | float, zero_point: Array | float
 ) -> Array:
     """E[((W - W_q) x)^2] of each output channel: float64 [*groups, out]."""
     error = weights - _values(codes, scale, zero_point)
@@ -53,8 +52,8 @@ def loss(
 def gptq(
     weights: Array,
     gram: Array,
-    scale: npt.ArrayLike,
-    zero_point: npt.ArrayLike,
+    scale: Array | float,
+    zero_point: Array | float,
     low: int,
     high: int,
     *,
@@ -145,8 +144,8 @@ def descend(
     weights: Array,
     codes: Array,
     gram: Array,
-    scale: npt.ArrayLike,
-    zero_point: npt.ArrayLike,
+    scale: Array | float,
+    zero_point: Array | float,
     low: int,
     high: int,
     *,
@@ -251,7 +250,7 @@ def _quotient(dividend: Array, divisor: Array) -> Array:
 
 
 def _transposed(
-    weights: Array, scale: npt.ArrayLike, zero_point: npt.ArrayLike
+    weights: Array, scale: Array | float, zero_point: Array | float
 ) -> Iterator[tuple[slice, Array, Array, Array]]:
     """Slices of at most ROWS rows, and weights, scale and zero point of each as float64 views
     or copies [*groups, d, rows]: a column of the layer is contiguous then."""
@@ -284,5 +283,5 @@ def _upper_factor(gram: Array, damping: float) -> Array:
                 raise
 
 
-def _values(codes: Array, scale: npt.ArrayLike, zero_point: npt.ArrayLike) -> Array:
+def _values(codes: Array, scale: Array | float, zero_point: Array | float) -> Array:
     return np.asarray((np.asarray(codes, np.float64) - zero_point) * np.asarray(scale, np.float64))
