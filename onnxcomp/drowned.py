@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import consumers, label, producer
 from onnxcomp.placement import Plan
@@ -30,12 +31,28 @@ def silu(values: Array) -> Array:
     return np.asarray(values / (1 + np.exp(-np.clip(values, -700, 700))))
 
 
+def root_of_probability(values: Array) -> Array:
+    """Square root of 1 / (1 + exp(-x)), elementwise.
+
+    Its squared differences are Hellinger's distance of probabilities: neither the many that are
+    next to nothing nor the few near one outweigh the rest.
+    """
+    return np.asarray(1 / np.sqrt(1 + np.exp(-np.clip(values, -700, 700))))
+
+
 def gated(plan: Plan) -> dict[str, Felt]:
     """What all readers together make of a tensor, by name, where that is x times its own gate.
 
     Below some -5 a closed gate makes nothing of any value: no codes need to be spent on those.
+    Where a Sigmoid in float makes probabilities of a tensor, their square roots count.
     """
     found: dict[str, Felt] = {}
+    for unit in plan.units:
+        for tensor in unit.outputs:
+            readers = consumers(tensor)
+            ends = len(readers) == 1 and readers[0].op == "Sigmoid"
+            if ends and tensor.name in plan.shared and not _has_codes(plan, readers[0]):
+                found[tensor.name] = root_of_probability
     for unit in plan.units:
         if unit.node.op not in ("Sigmoid", "HardSigmoid"):
             continue
@@ -47,6 +64,10 @@ def gated(plan: Plan) -> dict[str, Felt]:
             continue
         found[tensor.name] = silu if unit.node.op == "Sigmoid" else _hard_gate(unit)
     return found
+
+
+def _has_codes(plan: Plan, node: gs.Node) -> bool:
+    return any(tensor.name in plan.shared for tensor in node.outputs)
 
 
 def _hard_gate(unit: Unit) -> Felt:

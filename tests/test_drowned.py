@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxcomp.calibration import Calibration
-from onnxcomp.drowned import gated, silu
+from onnxcomp.drowned import gated, root_of_probability, silu
 from onnxcomp.model import check_graph
 from onnxcomp.passes.base import PassContext, PassReport
 from onnxcomp.passes.quantize_static import QuantizeStatic
@@ -108,3 +108,17 @@ def test_gates_are_found_only_where_nobody_else_reads() -> None:
 def test_silu_overflows_nowhere() -> None:
     with np.errstate(all="raise"):
         assert np.allclose(silu(np.array([-1e30, 0.0, 1e30])), [0, 0, 1e30], atol=1e5)
+
+
+def test_probabilities_in_float_are_felt_by_their_roots_and_gates_of_others_not() -> None:
+    graph = graph_of(
+        """g (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y, float[1, 4, 6, 6] z) {
+            a = Conv (x, w) b = Conv (a, w) y = Sigmoid (b)
+            c = Conv (a, w) s = Sigmoid (c) d = Mul (a, s) z = Conv (d, w) }""",
+        w=normal(4, 4, 1, 1, seed=0),
+    )
+    infer_shapes(graph)
+    found = gated(plan_static(graph, resolve_target("x86-vnni"), lambda node: None))
+    assert found == {"b": root_of_probability}
+    x = np.array([-30.0, -2.0, 0.0, 3.0])
+    assert np.allclose(root_of_probability(x) ** 2, 1 / (1 + np.exp(-x)))
