@@ -69,7 +69,7 @@ class Unit:
     def is_depthwise(self) -> bool:
         """Whether it is a Conv of one input channel a group: few weights, each felt."""
         is_grouped = self.node.attrs.get("group", 1) > 1
-        return self.node.op == "Conv" and is_grouped and self.node.inputs[1].shape[1] == 1
+        return bool(self.node.op == "Conv" and is_grouped and self.node.inputs[1].shape[1] == 1)
 
     @property
     def output_channels(self) -> int:
