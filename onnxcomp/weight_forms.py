@@ -80,12 +80,12 @@ class FormWriter:
             inputs[2] = self._constant(shared[1].name, scale)
         if bias is not None and beta != 1:
             factor = self._constant(f"{bias.name}.beta", np.float32(beta))
-            bias = self._add("Mul", f"{label(node)}.beta", [bias, factor], body=site.body)
+            bias = self.add("Mul", f"{label(node)}.beta", [bias, factor], body=site.body)
         node.op, node.domain, node.attrs = "MatMulNBits", CONTRIB, dict(attributes)
         if bias is not None and (bias.shape is None or list(bias.shape) != [attributes["N"]]):
             result = node.outputs[0]
             node.outputs = [gs.Variable(self.names.fresh(f"{result.name}.product"), np.float32)]
-            self._add("Add", f"{label(node)}.bias", [node.outputs[0], bias], result, site.body)
+            self.add("Add", f"{label(node)}.bias", [node.outputs[0], bias], result, site.body)
         elif bias is not None:
             inputs += [gs.Variable.empty()] * (4 - len(inputs)) + [gs.Variable.empty(), bias]
         while not inputs[-1].name:
@@ -124,9 +124,9 @@ class FormWriter:
             rows, result, what = node.inputs[1], node.outputs[0], label(site.node)
             node.inputs = [codes, rows]
             node.outputs = [gs.Variable(self.names.fresh(f"{what}.codes"), np.int8)]
-            real = self._add("Cast", f"{what}.real", node.outputs, body=body, to=1)
-            scales = self._add("Gather", f"{what}.scale", [scale, rows], body=body, axis=0)
-            self._add("Mul", f"{what}.scaled", [real, scales], result, body)
+            real = self.add("Cast", f"{what}.real", node.outputs, body=body, to=1)
+            scales = self.add("Gather", f"{what}.scale", [scale, rows], body=body, axis=0)
+            self.add("Mul", f"{what}.scaled", [real, scales], result, body)
 
     def dequantize(self, weight: Weight, rounded: BlockCodes) -> None:
         """A DequantizeLinear: per axis where rows are one axis and one block, else in blocks."""
@@ -149,7 +149,7 @@ class FormWriter:
         if not grid.symmetric:
             parts.append((blocks[1].astype(kind), "zero_point"))
         inputs: list[gs.Tensor] = [self._constant(f"{name}.{what}", x) for x, what in parts]
-        made = self._add("DequantizeLinear", name, inputs, **attributes)
+        made = self.add("DequantizeLinear", name, inputs, **attributes)
         self._replace(weight, made, layout.shape)
 
     def expand(self, weight: Weight, rounded: BlockCodes) -> None:
@@ -157,19 +157,17 @@ class FormWriter:
         name, grid, width = weight.constant.name, rounded.grid, rounded.width
         rows, d = rounded.codes.shape
         blocks = rounded.scale.shape[1]
-        steps = self._unpacked(
-            f"{name}.codes", blocked(rounded.codes, width), grid.bits, np.float32
-        )
+        steps = self.unpacked(f"{name}.codes", blocked(rounded.codes, width), grid.bits, np.float32)
         if grid.symmetric:
-            zero: gs.Tensor = self._shared("middle", np.asarray(grid.middle, np.float32))
+            zero: gs.Tensor = self.shared("middle", np.asarray(grid.middle, np.float32))
         else:
             points = rounded.zero_point[..., None]
             saved = points.size - points.size * grid.bits // 8
             bits = grid.bits if saved > UNPACKING_BYTES else 8
-            zero = self._unpacked(f"{name}.zero_point", points, bits, np.float32)
+            zero = self.unpacked(f"{name}.zero_point", points, bits, np.float32)
         scale = self._constant(f"{name}.scale", rounded.scale[..., None])
-        steps = self._add("Sub", f"{name}.steps", [steps, zero])
-        real = self._add("Mul", f"{name}.scaled", [steps, scale])
+        steps = self.add("Sub", f"{name}.steps", [steps, zero])
+        real = self.add("Mul", f"{name}.scaled", [steps, scale])
         if blocks * width != d:
             real = self._reshaped(name, real, (rows, blocks * width))
             real = self._sliced(name, real, d, 1)
@@ -180,11 +178,11 @@ class FormWriter:
         name = weight.constant.name
         table = self._constant(f"{name}.codebook", values)
         container = next(size for size in CONTAINERS if size >= bits)
-        picked = self._unpacked(f"{name}.codes", indices, container, np.int32)
-        real = self._add("Gather", f"{name}.looked_up", [table, picked], axis=0)
+        picked = self.unpacked(f"{name}.codes", indices, container, np.int32)
+        real = self.add("Gather", f"{name}.looked_up", [table, picked], axis=0)
         self._replace(weight, self._restored(name, real, weight.layout))
 
-    def _unpacked(self, name: str, codes: Array, bits: int, dtype: type) -> gs.Tensor:
+    def unpacked(self, name: str, codes: Array, bits: int, dtype: type) -> gs.Tensor:
         """uint8 ``codes`` of any shape as ``dtype`` of that shape.
 
         A byte holds codes that are far apart, number i of each of 8 / bits equal parts: so the
@@ -192,15 +190,15 @@ class FormWriter:
         """
         to = int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
         if bits == 8:
-            return self._add("Cast", f"{name}.real", [self._constant(name, codes)], to=to)
+            return self.add("Cast", f"{name}.real", [self._constant(name, codes)], to=to)
         count = 8 // bits
         parts = np.pad(codes.reshape(-1), (0, -codes.size % count)).reshape(count, -1)
         packed = self._constant(name, pack(np.ascontiguousarray(parts.T), bits).reshape(1, -1))
-        up = self._shared("up", np.arange(8 - bits, -1, -bits).astype(np.uint8)[:, None])
-        down = self._shared("down", np.asarray(8 - bits, np.uint8))
-        high = self._add("BitShift", f"{name}.high", [packed, up], direction="LEFT")
-        low = self._add("BitShift", f"{name}.low", [high, down], direction="RIGHT")
-        real = self._add("Cast", f"{name}.real", [low], to=to)
+        up = self.shared("up", np.arange(8 - bits, -1, -bits).astype(np.uint8)[:, None])
+        down = self.shared("down", np.asarray(8 - bits, np.uint8))
+        high = self.add("BitShift", f"{name}.high", [packed, up], direction="LEFT")
+        low = self.add("BitShift", f"{name}.low", [high, down], direction="RIGHT")
+        real = self.add("Cast", f"{name}.real", [low], to=to)
         if codes.size % count:
             flat = self._reshaped(name, real, (-1,))
             real = self._sliced(name, flat, codes.size, 0)
@@ -210,17 +208,17 @@ class FormWriter:
         """[rows, d], or as many in any shape, as the array it stands for."""
         real = self._reshaped(name, real, layout.ordered)
         if layout.order != tuple(range(len(layout.order))):
-            real = self._add("Transpose", f"{name}.turned", [real], perm=list(layout.inverse))
+            real = self.add("Transpose", f"{name}.turned", [real], perm=list(layout.inverse))
         return real
 
     def _reshaped(self, name: str, tensor: gs.Tensor, shape: Sequence[int]) -> gs.Tensor:
-        sizes = self._shared("shape", np.asarray(shape, np.int64))
-        return self._add("Reshape", f"{name}.shaped", [tensor, sizes])
+        sizes = self.shared("shape", np.asarray(shape, np.int64))
+        return self.add("Reshape", f"{name}.shaped", [tensor, sizes])
 
     def _sliced(self, name: str, tensor: gs.Tensor, end: int, axis: int) -> gs.Tensor:
         ends = {"start": 0, "end": end, "axis": axis}
-        inputs = [self._shared(what, np.asarray([x])) for what, x in ends.items()]
-        return self._add("Slice", f"{name}.cut", [tensor, *inputs])
+        inputs = [self.shared(what, np.asarray([x])) for what, x in ends.items()]
+        return self.add("Slice", f"{name}.cut", [tensor, *inputs])
 
     def _replace(self, weight: Weight, real: gs.Tensor, shape: Sequence[int] | None = None) -> None:
         """Lets all that read the weight read ``real``, under the name <weight>.dequantized."""
@@ -233,14 +231,14 @@ class FormWriter:
         self.bytes += stored_bytes(int(helper.np_dtype_to_tensor_dtype(array.dtype)), array.size)
         return gs.Constant(self.names.fresh(name), array)
 
-    def _shared(self, what: str, values: Array) -> gs.Constant:
+    def shared(self, what: str, values: Array) -> gs.Constant:
         """A small constant that many weights are unpacked with."""
         key = (values.dtype.str, values.shape, values.tobytes())
         if key not in self.small:
             self.small[key] = self._constant(f"unpacking.{what}", values)
         return self.small[key]
 
-    def _add(
+    def add(
         self,
         op: str,
         name: str,

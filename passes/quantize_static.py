@@ -18,6 +18,7 @@ from onnxcomp.input_codes import CodedInput, code_inputs, coded_scales
 from onnxcomp.integer_forms import write_integer_forms
 from onnxcomp.lookups import write_lookups
 from onnxcomp.macs import macs_by_node
+from onnxcomp.packing import pack_codes
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.placement import Plan, plan_static
 from onnxcomp.qdq import Writer
@@ -53,7 +54,7 @@ class QuantizeStatic(Pass):
         percentile: central share of all values, in %, that "percentile" keeps.
         equalize: move the scales of channels between layers first; see `equalize_channels`.
         exact_inputs: code images of 256 levels a channel without any error.
-        weight_bits: of the weights' codes, 2 to 8; they are stored in bytes.
+        weight_bits: of the weights' codes, 2 to 8; up to 4 are packed in the file.
         exposed_bits: at least so many for the first layer, the last, and depthwise Convs.
         rounding: "nearest" takes the nearest code of each weight, "gptq" the codes that change the
             layers' outputs least on the samples.
@@ -157,6 +158,7 @@ class QuantizeStatic(Pass):
             left = refine(before, graph, layers, feeds, context.seed)
             report.numbers["refined_layers"] = len(layers) - len(left)
             report.notes += [f"{name}: {reason}" for name, reason in left.items()]
+        pack_codes(graph, plan, bits, context.target)
 
     def _layer_options(self, node: gs.Node) -> Self:
         return self.options_for(node) or self

@@ -9,7 +9,9 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from onnxcomp.calibration import Calibration
+from onnxcomp.fusion import optimized_operators
 from onnxcomp.gram import Gram, Window
+from onnxcomp.graph import is_constant
 from onnxcomp.layer_inputs import rows_and_means
 from onnxcomp.model import check_graph
 from onnxcomp.paired import Paired
@@ -234,3 +236,21 @@ def test_layers_that_are_left_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_out_of_range_are_refused(option: str, value: int) -> None:
     with pytest.raises(ValueError, match=option):
         QuantizeStatic(**{option: value})
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_few_bits_are_packed_in_the_file_and_run_as_the_same_kernels(
+    bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxcomp.packing.UNPACKING_BYTES", 0)
+    packed, _ = quantized(weight_bits=bits, exposed_bits=bits)
+    monkeypatch.setattr("onnxcomp.packing.UNPACKING_BYTES", 10**9)
+    plain, _ = quantized(weight_bits=bits, exposed_bits=bits)
+    assert "w3.codes" not in {t.name for t in packed.tensors().values() if is_constant(t)}
+    assert optimized_operators(packed) == optimized_operators(plain)
+    for feed in pictures(5, seed=3):
+        answers = [open_session(graph, threads=1).run(feed)[0] for graph in (packed, plain)]
+        np.testing.assert_array_equal(*answers)
+    sizes = {t.name: t.values.nbytes for t in packed.tensors().values() if is_constant(t)}
+    count = 4 if bits == 2 else 2
+    assert sum(v for k, v in sizes.items() if k.startswith("w1.codes")) == 16 * 27 // count
