@@ -84,6 +84,7 @@ def feeds_of(*shape: int, count: int = 3) -> list[Feed]:
             lambda c: np.clip(c, 0, 1),
             "QLinearAdd",
         ),
+        ("[op] m = HardSwish (c)", lambda c: c * np.clip(c / 6 + 0.5, 0, 1), "QLinearMul"),
         ("[op] m = Sub (c, k)", lambda c: c - 0.7, "QLinearAdd"),
         ("[op] m = Relu (c)", lambda c: np.maximum(c, 0), "QLinearLeakyRelu"),
         ("[op] m = Clip (c, zero, k)", lambda c: np.clip(c, 0, 0.7), "QLinearLeakyRelu"),
