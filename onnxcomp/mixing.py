@@ -9,18 +9,26 @@ from dataclasses import dataclass
 
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.evaluation import Reference
-from onnxcomp.gates import answers_in_words, unfaithful
+from onnxcomp.gates import Measured, answers_in_words, unfaithful
 from onnxcomp.graph import Graph
 from onnxcomp.local_error import local_sqnr_db
 from onnxcomp.measuring import Measurements
 from onnxcomp.passes.base import Pass, PassContext, PassReport
-from onnxcomp.planning import Choice, Verdict, by_worth, enough_to_keep, fewest_kept
+from onnxcomp.planning import (
+    Choice,
+    Verdict,
+    by_worth,
+    confirmed,
+    enough_to_keep,
+    fewest_kept,
+)
 from onnxcomp.probing import Probe, affordable, decibel, energy_ratio, keeping, measure_nodes
 from onnxcomp.progress import Progress
 from onnxcomp.recipe import Gates
 from onnxcomp.report import PassResult
 from onnxcomp.sensitivity import NodeCost, node_costs
 
+LARGEST_LEAD = 6.0  # dB that the pass is trusted to gain on its draft with nodes in float too
 LARGEST_EXCESS = 4.0  # of the error of all over the sum of each: beyond it errors do not add up
 
 
@@ -45,11 +53,12 @@ class Mixture:
     def explain(self, outcome: PassResult) -> None:
         """Says in the report which nodes were kept, and why each."""
         now = self.choice.verdict.figure
-        single = len(self.choice.kept) == 1
+        tried = (self.choice.draft or self.choice.verdict).figure
         for name in self.choice.kept:
-            if single or name in self.choice.without:
-                without = self.before if single else self.choice.without[name].figure
-                said = f"without it {without} instead of {now}"
+            if len(self.choice.kept) == 1:
+                said = f"without it {self.before} instead of {now}"
+            elif name in self.choice.without:
+                said = f"without it {self.choice.without[name].figure} instead of {tried}"
             else:
                 said = f"without these {len(self.choice.kept)} {self.before} instead of {now}"
             alone = decibel(self.noise[name])
@@ -59,7 +68,8 @@ class Mixture:
         outcome.numbers["kept_in_float"] = float(len(self.choice.kept))
         outcome.notes.append(
             f"{len(self.choice.kept)} of {self.nodes} nodes stay in float: {now} instead of "
-            f"{self.before} with all quantized, found in {self.choice.tries} tries; "
+            f"{self.before} with all quantized, found in {self.choice.tries} tries"
+            f"{' of a quicker form of the pass' if self.choice.draft else ''}; "
             "the overrides of the report, or --save-recipe FILE, repeat it"
         )
 
@@ -70,7 +80,7 @@ def mix(
     context: PassContext,
     measurements: Measurements,
     gates: Gates,
-    before: str,
+    before: Measured,
     progress: Progress,
 ) -> Mixture | None:
     """Finds the nodes to leave alone so that the gates on answers hold; None if no choice does.
@@ -81,7 +91,7 @@ def mix(
         context: of the pass.
         measurements: the original and the samples to judge by.
         gates: of the recipe.
-        before: what was measured of it then, in words.
+        before: what was measured of it then.
         progress: told how far the work is.
 
     Raises:
@@ -89,7 +99,7 @@ def mix(
     """
     samples, budget = affordable(measurements.macs)
     progress.stage(f"{step.name()}: measuring each node")
-    probe = Probe(graph, step, context, _first(measurements.reference, samples))
+    probe = Probe(graph, step.draft(), context, _first(measurements.reference, samples))
     estimates = local_sqnr_db(
         graph, set(probe.labels), probe.context.samples(), context.target.weight_bits
     )
@@ -99,17 +109,19 @@ def mix(
     costs = node_costs(graph, measurements.reference)
     order = by_worth(noise, {name: _cost(costs[name]) for name in noise})
     first = 1
+    aimed = gates
     if gates.min_sqnr_db is not None:
-        allowed = energy_ratio(gates.min_sqnr_db)
+        aimed = dataclasses.replace(gates, min_sqnr_db=gates.min_sqnr_db - _lead(before, probe))
+        allowed = energy_ratio(aimed.min_sqnr_db or 0.0)
         if len(measured) == len(noise) and min(noise.values()) > allowed:
             return None  # one node alone is too much, whichever it is
         together = energy_ratio(probe.full_db) / (sum(noise.values()) or 1.0)
         excess = min(max(together, 1.0), LARGEST_EXCESS) if math.isfinite(together) else 1.0
         first = enough_to_keep(order, noise, allowed, excess)
 
-    def judge(kept: Collection[str]) -> Verdict:
+    def judge(kept: Collection[str], tried: Pass = probe.step, gates: Gates = aimed) -> Verdict:
         try:
-            after = measurements.answers_of(probe.run(keeping(step, kept), PassReport()))
+            after = measurements.answers_of(probe.run(keeping(tried, kept), PassReport()))
         except OnnxcompError as error:
             return Verdict(False, str(error))
         broken = unfaithful(gates, measurements.original, after)
@@ -117,9 +129,21 @@ def mix(
 
     progress.stage(f"{step.name()}: the fewest nodes in float")
     choice = fewest_kept(order, judge, first, progress.advance)
+    if choice is not None and probe.step != step:
+        progress.stage(f"{step.name()}: with {len(choice.kept)} nodes in float")
+        choice = confirmed(choice, order, lambda kept: judge(kept, step, gates))
     if choice is None or len(choice.kept) == len(probe.labels):
         return None
-    return Mixture(keeping(step, sorted(choice.kept)), choice, len(probe.labels), noise, before)
+    words = answers_in_words(gates, measurements.original, before)
+    return Mixture(keeping(step, sorted(choice.kept)), choice, len(probe.labels), noise, words)
+
+
+def _lead(before: Measured, probe: Probe) -> float:
+    """By how many dB the pass is better than its draft, which the search has to make up for."""
+    if before.fidelity is None:
+        return 0.0
+    lead = before.fidelity.sqnr_db - probe.full_db
+    return min(max(lead, 0.0), LARGEST_LEAD) if math.isfinite(lead) else 0.0
 
 
 def _first(reference: Reference, count: int) -> Reference:

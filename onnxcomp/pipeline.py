@@ -12,13 +12,13 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import GateFailed, OnnxcompError, PassFailed, UnsupportedModel
 from onnxcomp.exporting import value_info
-from onnxcomp.gates import TIME, Measured, answers_in_words, broken_gate, unfaithful
+from onnxcomp.gates import TIME, Measured, broken_gate, unfaithful
 from onnxcomp.graph import Graph, sort_nodes
 from onnxcomp.inspection import count_macs, count_parameters
 from onnxcomp.kernel_use import kernels_of
@@ -148,7 +148,7 @@ class Run:
 
     def _apply(self, step: Pass) -> Pass:
         """Runs one pass on a copy, which becomes the graph if it holds; the pass as it was run."""
-        outcome = PassResult(name=step.name(), options=_options(step))
+        outcome = PassResult(name=step.name(), options=step.settings())
         self.passes.append(outcome)
         if self.graph.opset < step.minimum_opset:
             outcome.status = "unchanged"
@@ -212,11 +212,16 @@ class Run:
         """``step`` with the fewest nodes left in float; why it has to be undone nevertheless."""
         start = time.perf_counter()
         measured = Measured(bytes=0, fidelity=outcome.fidelity, score=outcome.score)
-        before = answers_in_words(self.gates, self.measurements.original, measured)
         mixture = None
         try:
             mixture = mix(
-                self.graph, step, self.context, self.measurements, self.gates, before, self.progress
+                self.graph,
+                step,
+                self.context,
+                self.measurements,
+                self.gates,
+                measured,
+                self.progress,
             )
         except OnnxcompError as error:
             outcome.notes.append(f"looking for nodes to keep in float failed: {error}")
@@ -232,7 +237,7 @@ class Run:
         if reason:
             kept = len(mixture.choice.kept)
             return step, f"{broken}; with {kept} of {mixture.nodes} nodes in float: {reason}"
-        outcome.options = _options(mixture.step)
+        outcome.options = mixture.step.settings()
         return mixture.step, ""
 
     def _write(self, output: Path | None) -> Measured:
@@ -326,12 +331,6 @@ class Run:
             macs=count_macs(graph, self.measurements.shapes),
             latency_ms=latency_ms,
         )
-
-
-def _options(step: Pass) -> dict[str, Any]:
-    """For the report: overrides only where there are any."""
-    values = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
-    return {name: value for name, value in values.items() if name != "overrides" or value}
 
 
 def _check_promises(original: gs.Graph, candidate: gs.Graph) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from onnxcomp.passes.base import Advance, no_progress
 
 MOST_GROWTHS = 9
-MOST_PRUNINGS = 10
+MOST_PRUNINGS = 16
 GROUPS = 8  # that the nodes kept are given up by at first
 GROWTH = 1.5
+CONFIRMATIONS = 4
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ class Choice:
         verdict: with these in float.
         without: of the nodes whose need was tried: what is measured when one is quantized too.
         tries: how often a choice was judged.
+        draft: what was measured of the draft of the pass, which ``without`` compares with; None
+            where the pass itself was tried.
     """
 
     kept: list[str]
     verdict: Verdict
     without: dict[str, Verdict] = field(default_factory=dict)
     tries: int = 0
+    draft: Verdict | None = None
 
 
 def by_worth(noise: Mapping[str, float], cost: Mapping[str, float]) -> list[str]:
@@ -125,6 +129,26 @@ def fewest_kept(
     _prune(choice, judged)
     choice.tries = tries
     return choice
+
+
+def confirmed(choice: Choice, order: Sequence[str], judge: Judge) -> Choice | None:
+    """A choice that a draft of the pass suggested, with as many more as the pass itself needs.
+
+    Returns:
+        None where half as many more, CONFIRMATIONS times, are still too few.
+    """
+    kept = list(choice.kept)
+    for _ in range(CONFIRMATIONS):
+        verdict = judge(kept)
+        choice.tries += 1
+        if verdict.holds:
+            without = {} if len(kept) > len(choice.kept) else choice.without
+            return Choice(kept, verdict, without, choice.tries, choice.verdict)
+        rest = [name for name in order if name not in kept]
+        if not rest:
+            return None
+        kept += rest[: _grown(len(kept)) - len(kept)]
+    return None
 
 
 def _grown(count: int) -> int:

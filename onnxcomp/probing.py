@@ -210,7 +210,7 @@ def measure_nodes(
             else:
                 shared |= _shared_out(groups[index], sums[index], estimates)
     alone = {name: noise for name, noise in found.items() if noise is not None}
-    among = _among_neighbours(probe, [n for n in worst if n in found], alone, tried, budget // 3)
+    among = _among_neighbours(probe, [n for n in worst if n in found], alone, tried, budget // 6)
     measured = alone | among
     return _completed(probe.labels, measured, shared, estimates), set(measured)
 

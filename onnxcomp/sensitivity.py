@@ -73,7 +73,7 @@ class Sensitivity:
         model: path.
         target: name of the target.
         step: the pass, as its name.
-        options: of the pass.
+        options: of the pass, in its draft form.
         samples: in words.
         measured_on: how many samples the outputs were compared on.
         all_db: SQNR of the worst output with all layers quantized.
@@ -113,7 +113,7 @@ def sensitivity(
 ) -> Sensitivity:
     """Ranks the nodes that a quantizing pass changes by what that does to the model's outputs.
 
-    The model is simplified first, as the built-in recipes do.
+    The model is simplified first, as the built-in recipes do, and the pass runs in its draft form.
 
     Args:
         model: path.
@@ -149,6 +149,7 @@ def sensitivity(
     context = PassContext(calibration=used, target=aim, seed=seed, advance=progress.advance)
     graph, notes = _simplified(loaded.graph, context, reference)
     progress.stage(step.name())
+    step = step.draft()
     probe = Probe(graph, step, context, reference)
     if not probe.labels:
         raise RecipeError(f"{step.name()} changes no node of {Path(model).name}")
@@ -164,7 +165,7 @@ def sensitivity(
         model=str(model),
         target=aim.name,
         step=step.name(),
-        options={key: value for key, value in plain(step).items() if key != "overrides" or value},
+        options=plain(step.settings()),
         samples=whole.description,
         measured_on=len(reference.feeds),
         all_db=probe.full_db,

@@ -104,6 +104,7 @@ class Pass(ABC):
     needs_calibration: ClassVar[bool] = False
     minimum_opset: ClassVar[int] = 13
     trades_precision: ClassVar[bool] = False  # nodes left alone buy fidelity for bytes and time
+    draft_options: ClassVar[Mapping[str, Any]] = {}  # in which `draft` differs
 
     overrides: Overrides = field(default_factory=dict, hash=False)
 
@@ -123,6 +124,15 @@ class Pass(ABC):
     @abstractmethod
     def candidates(self, graph: gs.Graph) -> list[str]:
         """Labels of the nodes this pass could touch, without samples and without changing any."""
+
+    def draft(self) -> Self:
+        """A quicker form of this pass, for a search that tries it many times on other nodes."""
+        return dataclasses.replace(self, **self.draft_options)
+
+    def settings(self) -> dict[str, Any]:
+        """The options for a report: overrides only where there are any."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if name != "overrides" or value}
 
     def options_for(self, node: gs.Node | str) -> Self | None:
         """This pass with the overrides of one node applied; None where it is to be skipped."""

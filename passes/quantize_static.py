@@ -71,6 +71,7 @@ class QuantizeStatic(Pass):
 
     needs_calibration: ClassVar[bool] = True
     trades_precision: ClassVar[bool] = True
+    draft_options: ClassVar[Mapping[str, Any]] = {"rounding": "nearest"}
 
     calibrator: Literal["auto", "minmax", "moving_average", "percentile", "entropy", "mse"] = "auto"
     percentile: float = 99.99

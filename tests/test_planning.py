@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxcomp.planning import (
+    CONFIRMATIONS,
     GROUPS,
     MOST_GROWTHS,
     MOST_PRUNINGS,
+    Choice,
     Verdict,
     by_worth,
+    confirmed,
     enough_to_keep,
     fewest_kept,
 )
@@ -145,3 +148,20 @@ def test_being_one_node_more_costs_as_much_as_the_mean_share() -> None:
         "other",
     ]
     assert by_worth(noise, {"light": 0.0, "heavy": 1.0})[1] == "heavy"
+
+
+def test_what_a_draft_suggests_is_confirmed_by_the_pass_or_extended() -> None:
+    noise = noises(10, {2: 1.0, 7: 0.9, 4: 0.8})
+    order = by_worth(noise, {})
+    draft = Choice(["n2"], Verdict(True, "draft"), {"n2": Verdict(False, "worse")}, tries=3)
+    same = confirmed(draft, order, Adding(noise, 2.0))
+    assert same is not None
+    assert (same.kept, same.tries, same.without) == (["n2"], 4, draft.without)
+    assert same.draft == Verdict(True, "draft")
+    more = confirmed(draft, order, Adding(noise, 0.5))
+    assert more is not None
+    assert (more.kept, more.without) == (["n2", "n7", "n4"], {})
+    assert more.verdict.holds
+    never = Adding(noise, -1.0)
+    assert confirmed(draft, order, never) is None
+    assert len(never.asked) == CONFIRMATIONS

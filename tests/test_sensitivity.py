@@ -52,7 +52,7 @@ def probe_of(resnet: Path, source: Path) -> Probe:
     context = PassContext(calibration=used, target=resolve_target())
     SimplifyGraph().rewrite(graph, context, PassReport())
     reference = Reference.of(session, held.feeds(SAMPLES), synthetic=False)
-    return Probe(graph, QuantizeStatic(), context, reference)
+    return Probe(graph, QuantizeStatic().draft(), context, reference)
 
 
 def ranks(values: list[float]) -> np.ndarray:
@@ -75,7 +75,7 @@ def test_what_is_measured_is_what_quantizing_one_node_does(
             continue
         twin = graph.copy()
         overrides = {"*": {"skip": True}, layer.name: {"skip": False}}
-        QuantizeStatic(overrides=overrides).rewrite(twin, context, PassReport())
+        QuantizeStatic(overrides=overrides).draft().rewrite(twin, context, PassReport())
         session = open_session(twin, threads=1)
         got = np.concatenate([session.run(feed)[0] for feed in held])
         sqnr = 10 * np.log10(np.square(wanted).sum() / np.square(wanted - got).sum())
@@ -110,12 +110,14 @@ def test_the_order_is_that_of_more_samples_and_anew_measured_ranges(
 def test_a_damaged_layer_ranks_first(
     found: Sensitivity, resnet: Path, source: Path, tmp_path: Path
 ) -> None:
-    """One huge weight in each output channel leaves few codes to all others."""
+    """One huge weight in each output channel leaves few codes to all others; they sit in several
+    input channels, so that equalization cannot share them out."""
     model = load_model(resnet)
     damaged = "/residual2/first/conv/Conv"
     node = next(node for node in model.graph.nodes if node.name == damaged)
     weights = node.inputs[1].values.copy()
-    weights[:, 0, 0, 0] = 60 * np.abs(weights).max()
+    rows = np.arange(len(weights))
+    weights[rows, rows % weights.shape[1], 0, 0] = 60 * np.abs(weights).max()
     node.inputs[1] = gs.Constant("damaged", weights)
     save_model(model.graph, tmp_path / "damaged.onnx")
     whole, found = found, sensitivity(tmp_path / "damaged.onnx", calibration=source)
@@ -243,10 +245,10 @@ def test_many_nodes_are_measured_by_groups_within_the_budget(resnet: Path, sourc
     exact, _ = measure_nodes(probe, estimates)
     before = probe.tried
     noise, measured = measure_nodes(probe, estimates, budget=12)
-    assert probe.tried - before <= 12 + 2 * (12 // 3)
+    assert probe.tried - before <= 12 + 2 * (12 // 6)
     assert noise.keys() == exact.keys()
     assert 0 < len(measured) < len(probe.labels)
-    for name in measured:
+    for name in [n for n in measured if probe.noise([n]) is not None]:
         assert noise[name] == pytest.approx(exact[name], rel=0.2, abs=1e-7)
 
 
@@ -317,6 +319,6 @@ def test_every_key_is_described() -> None:
 
 def test_the_function_is_public() -> None:
     assert onnxcomp.sensitivity is sensitivity
-    assert {"quantize_static"} <= {
+    assert {"quantize_static", "quantize_dynamic"} <= {
         kind.name() for kind in PASSES if kind.trades_precision
     }
