@@ -228,4 +228,6 @@ def _refusal(node: gs.Node, index: int) -> str:
         weight = maker.inputs[0]
     if is_constant(weight) and np.dtype(weight.dtype).kind != "f":
         return "quantized already"
+    if producer(node.inputs[index]) is None and node.op != "MatMul":
+        return "its weight is an input of the model, which a caller may replace"
     return "both factors are computed" if node.op == "MatMul" else "its weight is computed"

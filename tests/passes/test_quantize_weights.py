@@ -584,6 +584,12 @@ def test_every_layer_left_alone_has_a_reason() -> None:
     }
 
 
+def test_weights_that_a_caller_may_replace_are_named_so() -> None:
+    graph = graph_of("g (float[N, 64] x, float[64, 64] w) => (float[N, 64] y) { y = Gemm (x, w) }")
+
+    assert "a caller may replace" in next(iter(quantize(graph).skipped.values()))
+
+
 def test_a_note_tells_how_many_weights_no_sample_showed() -> None:
     text = """g (int64[N, 4] x) => (float[N, 4, 64] y) {
         [lookup] e = Gather (table, x)
