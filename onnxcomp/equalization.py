@@ -19,8 +19,8 @@ from onnxcomp.quantization import Array, affine
 from onnxcomp.ranges import least_error_range
 from onnxcomp.statistics import HistogramResult
 
-ALPHAS = tuple(step / 8 for step in range(1, 9))
-LEAST_RANGE = 2.0**-5  # of a channel, relative to the largest: errors of smaller ones are nothing
+ALPHAS = (0.25, 0.5, 0.75, 1.0)
+LEAST_RANGE = 2.0**-3  # of a channel, relative to the largest: errors of smaller ones are nothing
 CELLS = 512  # of the histogram that stands for a tensor
 LEVELS = 127  # positive codes of a weight
 LEAST_GAIN = 0.9  # of the predicted error has to be left at most: it knows no correlations
@@ -34,26 +34,27 @@ class Activation:
         classes: of its channels, int [channels].
         values: some of its values, [channels, count].
         weights: how many each of them stands for, [count].
+        held: values of other samples, [channels, held_count], which show whether factors and
+            ranges fit more than the samples they were made from.
+        held_weights: [held_count].
         importance: what an error of variance 1 in one channel costs, [channels].
     """
 
     classes: Array
     values: Array
     weights: Array
+    held: Array
+    held_weights: Array
     importance: Array
 
-    @property
-    def bounds(self) -> Array:
-        """The largest magnitude of each channel, [channels]."""
-        return np.asarray(np.abs(self.values).max(axis=1, initial=0.0))
-
     def loss(self, factors: Array) -> float:
-        """The cost of rounding x / s, with ``factors`` s by class."""
+        """The cost of rounding x / s on the held samples, with ``factors`` s by class."""
         own = factors[self.classes][:, None]
-        scaled = self.values / own
-        parameters = affine(least_error_range(_histogram(scaled, self.weights)), np.uint8)
+        seen = _histogram(self.values / own, self.weights)
+        parameters = affine(least_error_range(seen), np.uint8)
+        scaled = self.held / own
         error = parameters.dequantize(parameters.quantize(scaled)) - scaled
-        power = (np.square(error * own) @ self.weights) / self.weights.sum()
+        power = (np.square(error * own) @ self.held_weights) / self.held_weights.sum()
         return float(power @ self.importance)
 
 
@@ -119,7 +120,7 @@ def choose_factors(
     """The exponent alpha and the factors bound^alpha with the least predicted error.
 
     Args:
-        activations: the tensors of the group that get codes; their ``bounds`` decide.
+        activations: the tensors of the group that get codes; the ranges of their channels decide.
         readers: the layers that read one of the group's tensors.
         free: whether the factor of a class may differ from 1, bool [classes].
         power_of_two: only factors that change no bit of the float results.
@@ -131,6 +132,8 @@ def choose_factors(
         loss = _loss(activations, readers, factors)
         if loss < min(after, before * LEAST_GAIN):
             best, exponent, after = factors, alpha, loss
+    if exponent:  # once the exponent is known, all samples tell the ranges
+        best = _power(relative_bounds(activations, free, held=True), exponent, power_of_two)
     return Choice(best, exponent, before, after)
 
 
@@ -143,21 +146,26 @@ def _candidates(
 ) -> Iterator[tuple[float, Array]]:
     bounds = relative_bounds(activations, free)
     for alpha in ALPHAS:
-        factors = bounds**alpha
-        if power_of_two:
-            factors = 2.0 ** np.ceil(np.log2(factors))
-        yield alpha, factors
+        yield alpha, _power(bounds, alpha, power_of_two)
 
 
-def relative_bounds(activations: Sequence[Activation], free: Array) -> Array:
+def _power(bounds: Array, alpha: float, power_of_two: bool) -> Array:
+    factors = bounds**alpha
+    return np.asarray(2.0 ** np.ceil(np.log2(factors)) if power_of_two else factors)
+
+
+def relative_bounds(activations: Sequence[Activation], free: Array, *, held: bool = False) -> Array:
     """The range of each class against that of the whole tensor, LEAST_RANGE..1, by class.
 
-    Of several tensors the largest counts. Classes that are always zero on the samples, and those
-    that are not free, get 1: nothing is known of them.
+    Of several tensors the largest counts, and with ``held`` the held samples count too. Classes
+    that are always zero on the samples, and those that are not free, get 1: nothing is known of
+    them.
     """
     found = np.zeros(free.shape)
     for activation in activations:
-        bounds = activation.bounds
+        bounds = np.abs(activation.values).max(axis=1, initial=0.0)
+        if held:
+            bounds = np.maximum(bounds, np.abs(activation.held).max(axis=1, initial=0.0))
         if bounds.size and bounds.max() > 0:
             np.maximum.at(found, activation.classes, bounds / bounds.max())
     return np.where(free & (found > 0), np.clip(found, LEAST_RANGE, 1.0), 1.0)

@@ -16,33 +16,31 @@ from onnxcomp.equalization import (
     balanced_factors,
     choose_factors,
 )
-from onnxcomp.errors import CalibrationError
 from onnxcomp.graph import Names, label
 from onnxcomp.homogeneity import Port
 from onnxcomp.quantization import Array
 from onnxcomp.rescaling import LAYERS, rescale, weight_rows
 from onnxcomp.scale_groups import ScaleGroups, find_groups
 
-KEPT_VALUES = 1 << 15  # of one tensor
-KEPT_PER_SAMPLE = 64  # of one channel
+KEPT_VALUES = 1 << 15  # of one tensor, if its channels are not too many
+FEWEST, MOST = 4, 64  # kept of one channel in one sample, beside its extremes
 POOLS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
 
 
 class ChannelValues:
-    """Some values of each channel, its extremes of each sample, and its mean square.
+    """Some values of each channel, its extremes of each sample, and its mean square."""
 
-    Memory is bounded: KEPT_VALUES of a tensor, from as many samples as that allows.
-    """
-
-    def __init__(self, classes: Array) -> None:
-        """For a tensor with ``classes`` of channels, as in `ScaleGroups`."""
+    def __init__(self, classes: Array, samples: int) -> None:
+        """For a tensor with ``classes`` of channels, as in `ScaleGroups`, and so many samples."""
+        share = KEPT_VALUES // max(1, classes.size * samples)
+        self._picks = min(max(share, FEWEST), MOST)
         self._shape = classes.shape
         self._kept = [axis for axis, size in enumerate(classes.shape) if size > 1]
         self._channels = classes.size
         self._picked: list[Array] = []
         self._weights: list[Array] = []
         self._squares: Array = np.zeros(classes.size)
-        self._count = self._size = 0
+        self._count = 0
         self._as_expected = True
 
     def update(self, values: Array) -> None:
@@ -59,26 +57,26 @@ class ChannelValues:
         self._as_expected = self._as_expected and bool(np.isfinite(table).all())
         self._squares += np.einsum("ij,ij->i", table, table, dtype=np.float64)
         self._count += table.shape[1]
-        if self._size >= KEPT_VALUES:
-            return
-        step = -(-table.shape[1] // KEPT_PER_SAMPLE)
+        step = -(-table.shape[1] // self._picks)
         picked = table[:, step // 2 :: step]
         extremes = np.stack([table.min(axis=1), table.max(axis=1)], axis=1)
         self._picked.append(np.concatenate([picked, extremes], axis=1))
         self._weights.append(np.repeat([float(step), 1.0], [picked.shape[1], 2]))
-        self._size += self._picked[-1].size
 
     @property
     def usable(self) -> bool:
-        """Whether there were values, all finite and of the shape that was inferred."""
-        return self._as_expected and self._count > 0
+        """Whether two samples had values, all finite and of the shape that was inferred."""
+        return self._as_expected and len(self._picked) > 1
 
-    def result(self) -> tuple[Array, Array, Array]:
-        """Values [channels, count], how many each stands for [count], mean squares [channels]."""
-        if not self._count:
-            raise CalibrationError("a tensor is empty on all samples")
-        mean = self._squares / self._count
-        return np.concatenate(self._picked, axis=1), np.concatenate(self._weights), mean
+    @property
+    def mean_squares(self) -> Array:
+        """Of each channel."""
+        return self._squares / max(1, self._count)
+
+    def half(self, which: int) -> tuple[Array, Array]:
+        """Of every other sample: values [channels, count], how many each stands for [count]."""
+        picked, weights = self._picked[which::2], self._weights[which::2]
+        return np.concatenate(picked, axis=1, dtype=np.float64), np.concatenate(weights)
 
 
 @dataclass
@@ -184,7 +182,7 @@ def _observe(
 ) -> dict[str, ChannelValues]:
     members = {name for names in groups.members.values() for name in names}
     names = {port.node.inputs[0].name for port in layers} & members | (coded & members)
-    seen = {name: ChannelValues(groups.classes[name]) for name in sorted(names)}
+    seen = {name: ChannelValues(groups.classes[name], samples) for name in sorted(names)}
     calibration.observe(graph, seen, limit=samples)
     return seen
 
@@ -204,7 +202,7 @@ class Measured:
     seen: Mapping[str, ChannelValues]
 
     def __post_init__(self) -> None:
-        self._results = {name: v.result() for name, v in self.seen.items() if v.usable}
+        self._squares = {name: v.mean_squares for name, v in self.seen.items() if v.usable}
         self._readers = self._read_layers()
         self._importance = self._felt()
 
@@ -216,14 +214,7 @@ class Measured:
         if not all(self.seen[name].usable for name in found):
             return None
         activations = [
-            Activation(
-                classes=self.groups.classes[name].ravel(),
-                values=self._results[name][0].astype(np.float64),
-                weights=self._results[name][1],
-                importance=self._importance[name].ravel(),
-            )
-            for name in found
-            if name in coded and name in self._importance
+            self._activation(name) for name in found if name in coded and name in self._importance
         ]
         readers = [r for name in found for r in self._readers.get(name, ())]
         if not activations or not readers:
@@ -232,12 +223,23 @@ class Measured:
         inside[np.concatenate([self.groups.classes[name].ravel() for name in members])] = True
         return choose_factors(activations, readers, free & inside, power_of_two=power_of_two)
 
+    def _activation(self, name: str) -> Activation:
+        (values, weights), (held, held_weights) = self.seen[name].half(0), self.seen[name].half(1)
+        return Activation(
+            classes=self.groups.classes[name].ravel(),
+            values=values,
+            weights=weights,
+            held=held,
+            held_weights=held_weights,
+            importance=self._importance[name].ravel(),
+        )
+
     def _read_layers(self) -> dict[str, list[Reader]]:
         """By name of the input. An output's error counts against the power of all outputs."""
         readers: dict[str, list[Reader]] = {}
         for port in self.layers:
             name = port.node.inputs[0].name
-            if name not in self._results or port.reads is None:
+            if name not in self._squares or port.reads is None:
                 continue
             rows = weight_rows(port.node).astype(np.float64)
             classes = port.reads.reshape(rows.shape[0], -1)
@@ -254,7 +256,7 @@ class Measured:
 
     def _mean_squares(self, name: str, reads: Array) -> Array:
         """E[x^2] of each input channel of a layer."""
-        classes, squares = self.groups.classes[name].ravel(), self._results[name][2]
+        classes, squares = self.groups.classes[name].ravel(), self._squares[name]
         total = np.bincount(classes, squares, minlength=self.groups.count)
         count = np.maximum(np.bincount(classes, minlength=self.groups.count), 1)
         return np.asarray((total / count)[reads])
@@ -281,7 +283,7 @@ class Measured:
 
     def _add_layer(self, felt: dict[str, Array], port: Port) -> None:
         name, rows = port.node.inputs[0].name, weight_rows(port.node).astype(np.float64)
-        if name not in self._results or port.reads is None:
+        if name not in self._squares or port.reads is None:
             return
         columns = np.einsum("goik,goik->gi", rows, rows).ravel()
         output = float(columns @ self._mean_squares(name, port.reads))

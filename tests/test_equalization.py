@@ -25,7 +25,12 @@ def activation(spread: Array, importance: Array | float = 1.0, count: int = 4000
     values = rng.uniform(0, 1, (spread.size, count)) * spread[:, None]
     felt = np.broadcast_to(np.asarray(importance, float), spread.shape)
     return Activation(
-        classes=np.arange(spread.size), values=values, weights=np.ones(count), importance=felt
+        classes=np.arange(spread.size),
+        values=values,
+        weights=np.ones(count),
+        held=values,
+        held_weights=np.ones(count),
+        importance=felt,
     )
 
 
@@ -52,16 +57,38 @@ def test_loss_of_an_activation_is_that_of_rounding_it(alpha: float) -> None:
 
 def test_weights_of_values_count_as_repetitions() -> None:
     values = np.array([[0.1, 0.37, 0.9], [0.05, 0.6, 1.0]])
-    once = Activation(
-        classes=np.arange(2), values=values, weights=np.array([1.0, 3, 2]), importance=np.ones(2)
+    counts = np.array([1, 3, 2])
+    repeated = np.repeat(values, counts, axis=1)
+    once, often = (
+        Activation(
+            classes=np.arange(2),
+            values=table,
+            weights=weights,
+            held=table * 0.9,
+            held_weights=weights,
+            importance=np.ones(2),
+        )
+        for table, weights in ((values, counts.astype(float)), (repeated, np.ones(6)))
     )
-    repeated = Activation(
-        classes=np.arange(2),
-        values=np.repeat(values, [1, 3, 2], axis=1),
-        weights=np.ones(6),
-        importance=np.ones(2),
-    )
-    assert once.loss(np.ones(2)) == pytest.approx(repeated.loss(np.ones(2)))
+    assert once.loss(np.ones(2)) == pytest.approx(often.loss(np.ones(2)))
+
+
+def test_factors_that_fit_only_the_samples_they_were_made_from_are_not_taken() -> None:
+    rng = np.random.default_rng(6)
+    silent = rng.uniform(0, 1, (16, 4000)) * np.where(np.arange(16) < 8, 1, 0.01)[:, None]
+    weights = rng.standard_normal((64, 16)) * np.where(np.arange(16) < 8, 1, 20)
+    for loud in (False, True):  # whether the small channels are as small in other samples
+        given = Activation(
+            classes=np.arange(16),
+            values=silent,
+            weights=np.ones(4000),
+            held=np.roll(silent, 8, axis=0) if loud else silent,
+            held_weights=np.ones(4000),
+            importance=np.square(weights).sum(axis=0),
+        )
+        power = np.square(given.held).mean(axis=1)
+        choice = choose_factors([given], [reader(weights, power)], np.ones(16, bool))
+        assert (choice.alpha == 0) == loud
 
 
 def test_loss_of_a_reader_is_that_of_rounding_its_weights() -> None:
