@@ -88,7 +88,7 @@ class QuantizeWeights(Pass):
 
     def candidates(self, graph: gs.Graph) -> list[str]:
         """Labels of the nodes whose weights would be stored as codes."""
-        chosen = self._chosen(graph, PassReport())
+        chosen = self._chosen(graph, PassReport(), read=False)
         nodes = [site.layer for weight, _ in chosen for site in weight.sites]
         return list(dict.fromkeys(label(node) for node in nodes))
 
@@ -131,8 +131,13 @@ class QuantizeWeights(Pass):
         else:
             report.notes.append(f"opset {came} was converted to {BLOCK_OPSET}")
 
-    def _chosen(self, graph: gs.Graph, report: PassReport) -> list[tuple[Weight, Self]]:
-        """The weights to store as codes with their options; reasons for others go to ``report``."""
+    def _chosen(
+        self, graph: gs.Graph, report: PassReport, read: bool = True
+    ) -> list[tuple[Weight, Self]]:
+        """The weights to store as codes with their options; reasons for others go to ``report``.
+
+        Without ``read`` no weight is looked into, which may lie in a file of many GB.
+        """
         chosen: list[tuple[Weight, Self]] = []
         for node, reason in refused_nodes(graph):
             report.skip(node, reason)
@@ -143,7 +148,7 @@ class QuantizeWeights(Pass):
                 label(site.layer): "the recipe says so" if o is None else o._refusal(site.layer)
                 for site, o in zip(weight.sites, options, strict=True)
             }
-            found = next(filter(None, reasons.values()), "") or _unfit(weight, mine or self)
+            found = next(filter(None, reasons.values()), "") or _unfit(weight, mine or self, read)
             if found or mine is None:
                 for name, reason in reasons.items():
                     report.skip(name, reason or found)
@@ -278,13 +283,14 @@ class _Work:
             self._write(weight, values * scale if pays else values, gram)
 
 
-def _unfit(weight: Weight, options: QuantizeWeights) -> str:
+def _unfit(weight: Weight, options: QuantizeWeights, read: bool) -> str:
     """Why a weight is better left as it is; empty if it is not."""
     count = int(np.prod(weight.layout.shape))
     if count < options.smallest_weight:
         return f"only {count:,} weights"
-    values = np.asarray(weight.constant.values)
-    return "" if np.isfinite(values).all() else "its weights are not finite"
+    if read and not np.isfinite(weight.constant.values).all():
+        return "its weights are not finite"
+    return ""
 
 
 def _shares_input(weight: Weight) -> bool:
