@@ -84,7 +84,8 @@ def test_default_recipe_is_faithful_small_and_honest(
     if report.fidelity is None:  # nothing was kept
         assert output.read_bytes() == source.read_bytes()
         return
-    measured = worst_sqnr_db(*sessions, feeds[: report.fidelity.samples])
+    held_back = feeds[3::4] if len(feeds) >= 16 else feeds
+    measured = worst_sqnr_db(*sessions, held_back[: report.fidelity.samples])
     assert (
         report.fidelity.sqnr_db == pytest.approx(measured, abs=1.0)
         or min(report.fidelity.sqnr_db, measured) > 60
