@@ -1,4 +1,4 @@
-"""Factors that even out the channels of inputs which get one scale a row.
+"""Factors that even out the channels of inputs, and whether one scale is enough for all rows.
 
 y = x W = (x / s) (diag(s) W). A channel that is large in every row takes the codes from all
 others; dividing it by s and multiplying its weights leaves the product as it is (Xiao et al.,
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,13 +19,19 @@ import onnx_graphsurgeon as gs
 from onnxcomp.calibration import Calibration
 from onnxcomp.graph import Names, is_constant, producer
 from onnxcomp.input_scaling import divide_input
-from onnxcomp.quantization import TINY, Array
+from onnxcomp.quantization import TINY, Array, affine
+from onnxcomp.statistics import Range
 
 ROWS = 64  # of an input, to judge factors by
 COLUMNS = 512  # of its weights
 STRENGTHS = (0.5, 1.0)  # exponents tried
-LEAST_GAIN = 0.8  # of the error has to be left at most, 1 dB less: dividing costs time
+LEAST_GAIN = 0.63  # of the error has to be left at most, 2 dB less: dividing costs time
+ROWS_GAIN = 1.5  # in error: scales of rows have to be worth the operators they take
+SILENT = 1e-6  # of the mean energy of rows: what smaller ones lose does not count
 LARGEST = 64.0  # factor; beyond it the weights of one channel would take all codes
+
+
+Scales = Literal["auto", "row", "tensor"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,13 @@ class Products:
         body: the graph that they are in.
         input: x, [..., d].
         nodes: MatMul or Gemm, y = x W, whose weights nothing else reads.
+        scales: one for each "row" of x, one for the "tensor", or what "auto" finds to be enough.
     """
 
     body: gs.Graph
     input: gs.Tensor
     nodes: list[gs.Node]
+    scales: Scales = "auto"
 
     def weights(self) -> Array:
         """All weights side by side, [d, outputs]."""
@@ -54,8 +63,8 @@ def smooth_inputs(
     limit: int,
     advance: Callable[[int, int], None],
     seed: int = 0,
-) -> int:
-    """Evens out inputs where that lowers the error of their products; the number of these.
+) -> tuple[int, set[int]]:
+    """Evens out inputs where that lowers the error of their products.
 
     Weights that change become new constants <weight>.smoothed; in float nothing changes.
 
@@ -67,15 +76,25 @@ def smooth_inputs(
         limit: at most so many are run.
         advance: told how far that is.
         seed: of the rows that stand for samples.
+
+    Returns:
+        How many inputs were changed, and the ids of the nodes that need no scale for each row:
+            with "auto" never without real samples, which alone show how rows differ.
     """
     seen = _observed(groups, graph, samples, limit, advance)
     random, changed = np.random.default_rng(seed), 0
+    by_tensor = {id(node) for g in groups if g.scales == "tensor" for node in g.nodes}
     for group in groups:
-        rows = seen.get(group.input.name)
-        rows = _normalized_rows(group.input, random) if rows is None else rows
+        rows, scales = seen.get(group.input.name), group.scales
+        if scales == "auto" and (samples is None or samples.synthetic):
+            scales = "row"
+        if rows is None:
+            rows = _normalized_rows(group.input, random)
         if rows is None:
             continue
-        factors = choose_factors(rows, group.weights())
+        factors, scales = choose_factors(rows, group.weights(), scales)
+        if scales == "tensor":
+            by_tensor |= {id(node) for node in group.nodes}
         if (factors == 1).all():
             continue
         for node in group.nodes:
@@ -84,25 +103,33 @@ def smooth_inputs(
             node.inputs[1] = gs.Constant(names.fresh(f"{weight.name}.smoothed"), scaled)
         divide_input(group.body, group.input, group.nodes, factors, names)
         changed += 1
-    return changed
+    return changed, by_tensor
 
 
-def choose_factors(rows: Array, weights: Array) -> Array:
+def choose_factors(rows: Array, weights: Array, scales: Scales = "auto") -> tuple[Array, Scales]:
     """The factors, float32 [d], under which the integer product of rows and weights is best.
 
     Args:
         rows: of the input, [n, d].
         weights: [d, outputs].
+        scales: of the input; "auto" takes one for the tensor unless rows gain by ROWS_GAIN.
+
+    Returns:
+        The factors, and "row" or "tensor".
     """
     weights = weights[:, :: -(-weights.shape[1] // COLUMNS)]
     exact = rows @ weights
     ones = np.ones(rows.shape[1], np.float32)
-    least, best = LEAST_GAIN * _error(rows, weights, ones, exact), ones
-    for factors in _candidates(rows, weights):
-        error = _error(rows, weights, factors, exact)
-        if error < least:
-            least, best = error, factors
-    return best
+    best = {}
+    for how in ("row", "tensor") if scales == "auto" else (scales,):
+        plain = _error(rows, weights, ones, exact, how)
+        found = [(plain * LEAST_GAIN, ones)]
+        found += [(_error(rows, weights, f, exact, how), f) for f in _candidates(rows, weights)]
+        error, factors = min(found, key=lambda pair: pair[0])
+        best[how] = (plain if factors is ones else error, factors)
+    if scales == "auto":
+        scales = "tensor" if best["tensor"][0] <= ROWS_GAIN * best["row"][0] else "row"
+    return best[scales][1], scales
 
 
 def _candidates(rows: Array, weights: Array) -> Iterator[Array]:
@@ -117,10 +144,21 @@ def _candidates(rows: Array, weights: Array) -> Iterator[Array]:
                 yield np.minimum(above**strength, LARGEST).astype(np.float32)
 
 
-def _error(rows: Array, weights: Array, factors: Array, exact: Array) -> float:
-    """Mean squared error of the product of codes, with a scale for each row and each column."""
-    product = _rounded(rows / factors, axis=1) @ _rounded(weights * factors[:, None], axis=0)
-    return float(np.square(product - exact).mean())
+def _error(rows: Array, weights: Array, factors: Array, exact: Array, scales: str) -> float:
+    """Noise over signal of the product of codes, the mean over rows: a large one is one of many.
+
+    Each column of the weights has a scale.
+    """
+    values = rows / factors
+    if scales == "tensor":
+        parameters = affine(Range(values.min(), values.max()), np.uint8)
+        values = parameters.dequantize(parameters.quantize(values))
+    else:
+        values = _rounded(values, axis=1)
+    product = values @ _rounded(weights * factors[:, None], axis=0)
+    signal = np.square(exact).mean(axis=1)
+    floor = SILENT * float(signal.mean()) + TINY
+    return float((np.square(product - exact).mean(axis=1) / np.maximum(signal, floor)).mean())
 
 
 def _rounded(values: Array, axis: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +25,7 @@ from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.quantization import Array, symmetric
 from onnxcomp.rounding import gptq, nearest
 from onnxcomp.shapes import infer_shapes
-from onnxcomp.smoothing import Products, smooth_inputs
+from onnxcomp.smoothing import Products, Scales, smooth_inputs
 from onnxcomp.stored_codes import LARGEST_CODE, StoredWriter, balanced_scales
 from onnxcomp.targets import Target, resolve_target
 from onnxcomp.weight_grams import observed_grams
@@ -44,7 +44,8 @@ class QuantizeDynamic(Pass):
     memory stay.
 
     Attributes:
-        activations: one scale for each "row" of an input, such as a token, or for the "tensor".
+        activations: one scale for each "row" of an input, such as a token, or for the "tensor";
+            "auto" is one for the tensor where samples show that it is nearly as good.
         recurrent: what becomes of LSTM: "integers" runs it so, "weights" stores its weights as
             codes, as for GRU and RNN, which have no integer kernel; "float" leaves all three.
         weight_only: store weights of layers that keep float arithmetic as codes too.
@@ -63,7 +64,7 @@ class QuantizeDynamic(Pass):
     trades_precision: ClassVar[bool] = True
     draft_options: ClassVar[Mapping[str, Any]] = {"rounding": "nearest"}
 
-    activations: Literal["row", "tensor"] = "row"
+    activations: Scales = "auto"
     recurrent: Literal["integers", "weights", "float"] = "integers"
     weight_only: bool = True
     smooth: bool = True
@@ -92,8 +93,9 @@ class QuantizeDynamic(Pass):
         plans, refused = self._plan(graph, context.target)
         samples, names = context.calibration, Names(graph)
         limit, advance = self.samples, context.advance
-        smoothed = smooth_inputs(
-            self._groups(plans), graph, names, samples, limit, advance, context.seed
+        groups = self._groups(plans)
+        smoothed, by_tensor = smooth_inputs(
+            groups, graph, names, samples, limit, advance, context.seed
         )
         if smoothed:
             report.numbers["smoothed_inputs"] = smoothed
@@ -106,7 +108,7 @@ class QuantizeDynamic(Pass):
             report.change(name)
         if self.rounding == "nearest" or (samples is not None and samples.synthetic):
             samples = None
-        layers = _Layers(graph, names, context.target)
+        layers = _Layers(graph, names, context.target, by_tensor)
         by_weight = {id(plan.weight): plan for plan in plans}
         weights = [plan.weight for plan in plans]
         for weight, gram in observed_grams(graph, weights, samples, limit, advance):
@@ -132,9 +134,11 @@ class QuantizeDynamic(Pass):
             if plan.form is not Form.PRODUCT or len(plan.weight.sites) > 1:
                 continue
             (site,) = plan.weight.sites
-            if (self.options_for(site.node) or self).smooth:
+            mine = self.options_for(site.node) or self
+            if mine.smooth:
                 key, x = (id(site.body), site.node.inputs[0].name), site.node.inputs[0]
-                groups.setdefault(key, Products(site.body, x, [])).nodes.append(site.node)
+                groups.setdefault(key, Products(site.body, x, [], mine.activations))
+                groups[key].nodes.append(site.node)
         return list(groups.values())
 
     def _choice(self, node: gs.Node, target: Target) -> Choice:
@@ -159,8 +163,10 @@ class QuantizeDynamic(Pass):
 class _Layers:
     """Rounds the weights of one graph and hands them to the writers of their forms."""
 
-    def __init__(self, graph: gs.Graph, names: Names, target: Target) -> None:
-        self.graph, self.bits = graph, target.weight_bits
+    def __init__(
+        self, graph: gs.Graph, names: Names, target: Target, by_tensor: Collection[int]
+    ) -> None:
+        self.graph, self.bits, self.by_tensor = graph, target.weight_bits, by_tensor
         self.stored, self.dynamic = StoredWriter(graph, names), DynamicWriter(graph, names)
         self.halves: dict[tuple[int, int], tuple[gs.Constant, gs.Constant]] = {}
 
@@ -184,7 +190,8 @@ class _Layers:
         elif plan.form is Form.PRODUCT:
             pair = self._pair(weight, codes.T, scale[:, 0] if by_row else scale[0, 0])
             for site in weight.sites:
-                rows = options.activations == "row" and rows_of(site.node.inputs[0]) != 1
+                one = options.activations == "tensor" or id(site.node) in self.by_tensor
+                rows = not one and rows_of(site.node.inputs[0]) != 1
                 self.dynamic.product(site.body, site.node, *pair, by_row=rows)
         else:
             directions, hidden, _ = layout.shape

@@ -37,7 +37,7 @@ def test_a_large_channel_is_divided() -> None:
     rows, weights = normal(50, 40), normal(40, 30)
     rows[:, 7] = 60 + rows[:, 7]
 
-    factors = choose_factors(rows, weights)
+    factors, _ = choose_factors(rows, weights, "row")
 
     assert factors.argmax() == 7
     assert factors.min() == 1
@@ -46,7 +46,7 @@ def test_a_large_channel_is_divided() -> None:
 
 
 def test_even_channels_stay_as_they_are() -> None:
-    assert (choose_factors(normal(50, 40), normal(40, 30)) == 1).all()
+    assert (choose_factors(normal(50, 40), normal(40, 30))[0] == 1).all()
 
 
 def test_channels_without_weights_or_values_do_no_harm() -> None:
@@ -54,10 +54,20 @@ def test_channels_without_weights_or_values_do_no_harm() -> None:
     rows[:, :21] = 0
     weights[30:] = 0
 
-    factors = choose_factors(rows, weights)
+    factors, _ = choose_factors(rows, weights)
 
     assert np.isfinite(factors).all()
     assert (factors >= 1).all()
+
+
+def test_rows_get_scales_of_their_own_where_one_would_drown_the_others() -> None:
+    rows = np.asarray(RANDOM.uniform(-1, 1, (50, 40)), np.float32)  # of about one size
+    weights = normal(40, 30)
+
+    assert choose_factors(rows, weights)[1] == "tensor"
+    rows[3] *= 50
+    assert choose_factors(rows, weights)[1] == "row"
+    assert choose_factors(rows, weights, "tensor")[1] == "tensor"
 
 
 TEXT = """g (float[n, 40] x) => (float[n, 30] y, float[n, 30] z, float[n, 40] r) {
@@ -79,7 +89,7 @@ def uneven(other: str) -> gs.Graph:
 def smoothed(graph: gs.Graph, samples: Calibration | None = None) -> int:
     nodes = [node for node in graph.nodes if node.op in ("MatMul", "Gemm")]
     groups = [Products(graph, nodes[0].inputs[0], nodes)]
-    count = smooth_inputs(groups, graph, Names(graph), samples, 100, lambda done, total: None)
+    count, _ = smooth_inputs(groups, graph, Names(graph), samples, 100, lambda done, total: None)
     sort_nodes(graph)
     return count
 
