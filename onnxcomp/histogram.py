@@ -94,7 +94,7 @@ class Histogram:
             raise ValueError(f"a histogram needs at least 2 bins, got {bins}")
         self.bins, self.most, self.weights, self.axis = bins, most, weights, axis
         self._counts = np.zeros(bins, np.int64)
-        self._weighted = None if weights is None else np.zeros(bins)
+        self._weighted: Array | None = None if weights is None else np.zeros(bins)
         self._exponent, self._start, self._nonfinite = 0, 0, 0
         self._low, self._high = math.inf, -math.inf
 

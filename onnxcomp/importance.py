@@ -57,7 +57,7 @@ class _Search:
     known: dict[str, Importance | None] = field(default_factory=dict)
 
     def found(self, tensors: Mapping[str, gs.Tensor]) -> dict[str, Importance]:
-        found = {name: self.of(tensor) for name, tensor in reversed(tensors.items())}
+        found = {name: self.of(tensor) for name, tensor in reversed([*tensors.items()])}
         return {name: importance for name, importance in found.items() if importance is not None}
 
     def of(self, tensor: gs.Tensor) -> Importance | None:

@@ -73,7 +73,7 @@ def _blocks(tensor: gs.Tensor) -> Blocks | None:
         return None
     if node.op == "SpaceToDepth":
         size = int(node.attrs["blocksize"])
-        return Blocks(node.inputs[0], size, tuple(product(range(size), repeat=2)))
+        return Blocks(node.inputs[0], size, tuple(product(range(size), range(size))))
     if node.op != "Concat" or node.attrs.get("axis") not in (1, -3):
         return None
     parts = [_sliced(part) for part in node.inputs]
