@@ -9,6 +9,7 @@ W E[x x_qT] E[x_q x_qT]^-1, rounded by `rounding.gptq` in the metric of E[x_q x_
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.gram import Window
-from onnxcomp.graph import is_constant, label, producer, volume
+from onnxcomp.graph import is_constant, label, producer
 from onnxcomp.layer_inputs import rows_and_means
 from onnxcomp.paired import Paired
 from onnxcomp.placement import Plan
@@ -34,7 +35,8 @@ ROWS_PER_SAMPLE = 256
 LEAST_ROWS = 1024
 ROWS_PER_INPUT = 2  # rows for each unknown of the regression, if there are so many
 CHUNK_VALUES = 1 << 17  # of an input, by samples that are read at the same places
-FEW_BITS_FACTOR = 8  # more rows where more depends on them
+FEW_BITS_SAMPLES = 4  # as many samples where more depends on them
+FEW_BITS_ROWS = 8  # as many rows
 HELD_BACK = 4  # every fourth sample decides how far the regression may go
 FEWEST, HELD_VALUES = 8, 1 << 24  # samples, and values of one tensor over all of them
 RIDGES = (
@@ -188,6 +190,7 @@ def refine(
     after: gs.Graph,
     layers: Sequence[Layer],
     feeds: Iterable[Feed],
+    count: int,
     seed: int,
 ) -> dict[str, str]:
     """Replaces codes and biases of ``layers`` in ``after`` by better ones.
@@ -196,7 +199,9 @@ def refine(
         before: the float graph, whose tensors have the names that `Layer.source` gives.
         after: the quantized graph; constants that ``layers`` names get new values.
         layers: any order.
-        feeds: a few dozen samples; fewer are used where tensors are large.
+        feeds: samples.
+        count: how many to use: four times as many if weights have few bits, and fewer where
+            tensors are large.
         seed: of the choice of rows.
 
     Returns:
@@ -207,7 +212,8 @@ def refine(
     """
     if not (can_step(before) and can_step(after)):
         return {label(layer.node): "the graph has bodies" for layer in layers}
-    feeds = list(itertools.islice(feeds, _affordable(before)))
+    factor = FEW_BITS_SAMPLES if any(layer.bits <= FEW_BITS for layer in layers) else 1
+    feeds = list(itertools.islice(feeds, factor * min(count, _affordable(before))))
     floats, codes = Steps(before, feeds), Steps(after, feeds)
     position = {id(node): index for index, node in enumerate(after.nodes)}
     alive = [layer for layer in layers if id(layer.node) in position]  # others nobody read
@@ -220,6 +226,9 @@ def refine(
             continue
         reader = _dequantizer(layer.node.inputs[0])
         scale, zero_point = (t.values for t in reader.inputs[1:3])
+        if scale.ndim:  # one for each channel
+            rank = len(layer.weights.shape)
+            scale, zero_point = (x.reshape(-1, *[1] * (rank - 2)) for x in (scale, zero_point))
         seen = floats.advance(layer.source)
         read = codes.advance(reader.inputs[0].name)
         shown = ((c.astype(np.float32) - np.float32(zero_point)) * scale for c in read)
@@ -230,8 +239,9 @@ def refine(
 
 def _affordable(graph: gs.Graph) -> int:
     """How many samples may be held at once: few tensors are, the largest among them."""
-    sizes = [volume(t.shape) for node in graph.nodes for t in node.outputs]
-    return max(FEWEST, HELD_VALUES // max([1, *(size for size in sizes if size is not None)]))
+    shapes = [t.shape for node in graph.nodes for t in node.outputs if t.shape is not None]
+    known = [[size for size in shape if isinstance(size, int)] for shape in shapes]
+    return max(FEWEST, HELD_VALUES // max([1, *(math.prod(sizes) for sizes in known)]))
 
 
 def _dequantizer(tensor: gs.Tensor) -> gs.Node:
@@ -256,7 +266,7 @@ def _refine_layer(layer: Layer, pairs: list[tuple[Array, Array]], seed: list[int
     written = layer.written_bias if layer.corrects_bias else None
     centred = written is not None
     wanted = max(LEAST_ROWS, ROWS_PER_INPUT * weights.shape[2])
-    wanted *= FEW_BITS_FACTOR if layer.bits <= FEW_BITS else 1
+    wanted *= FEW_BITS_ROWS if layer.bits <= FEW_BITS else 1
     each = min(ROWS_PER_SAMPLE, -(-wanted // len(pairs)))
     rows, means = _inputs(layer, pairs, each, seed)
     shown, held, whole = _moments(rows, centred)

@@ -58,7 +58,7 @@ class QuantizeStatic(Pass):
         exposed_bits: at least so many for the first layer, the last, and depthwise Convs.
         rounding: "nearest" takes the nearest code of each weight, "gptq" the codes that change the
             layers' outputs least on the samples.
-        refining_samples: so many samples, held in memory at once, decide that.
+        refining_samples: so many samples decide that, four times as many at up to 6 bits.
         correct_bias: let biases make up for what rounding the weights adds to the mean of each
             output channel.
         per_channel: one scale for each output channel of a weight, not one for all.
@@ -155,8 +155,8 @@ class QuantizeStatic(Pass):
             weight_bits=lambda unit: bits[id(unit)],
         ).write()
         if layers:
-            feeds = context.samples().feeds(self.refining_samples)
-            left = refine(before, graph, layers, feeds, context.seed)
+            feeds, count = context.samples().feeds(), self.refining_samples
+            left = refine(before, graph, layers, feeds, count, context.seed)
             report.numbers["refined_layers"] = len(layers) - len(left)
             report.notes += [f"{name}: {reason}" for name, reason in left.items()]
         pack_codes(graph, plan, bits, context.target)

@@ -204,16 +204,31 @@ def test_the_runtime_computes_what_the_codes_say() -> None:
     assert np.abs(np.clip(codes, 0, 255) - got).max() <= 1
 
 
-def test_biases_follow_what_inputs_lost() -> None:
-    """On samples never seen, the means of the answers lose less than half as much."""
-    with_bias, _ = quantized(weight_bits=3, exposed_bits=3, correct_bias=True)
-    without, _ = quantized(weight_bits=3, exposed_bits=3, correct_bias=False)
-    feeds = pictures(200, seed=1)
-    means = []
-    for graph in (network(), with_bias, without):
-        session = open_session(graph, threads=1)
-        means.append(np.concatenate([session.run(feed)[0] for feed in feeds]).mean(axis=0))
-    assert np.square(means[1] - means[0]).sum() < 0.5 * np.square(means[2] - means[0]).sum()
+def test_the_last_bias_is_the_shift_between_both_models_on_the_samples() -> None:
+    feeds = pictures(48, seed=0)[:32]
+    graph, _ = quantized()
+    values = {name: t.values for name, t in graph.tensors().items() if is_constant(t)}
+    (gemm,) = (node for node in graph.nodes if node.op == "Gemm")
+    dequantizer = gemm.inputs[0].inputs[0]
+    codes, scale, zero_point = dequantizer.inputs
+    twin = open_session(graph, extra_outputs=[codes.name], threads=1)
+    original = open_session(network(), extra_outputs=["f"], threads=1)
+    seen = np.stack([original.run(feed, ["f"])[0] for feed in feeds]).astype(np.float64)
+    read = np.stack([twin.run(feed, [codes.name])[0] for feed in feeds]).astype(np.float64)
+    read = (read - float(zero_point.values)) * float(scale.values)
+    weights = normal(10, 24, seed=7)[None].astype(np.float64) / 5
+    rounded = (values["w4.codes"] * values["w4.scale"].astype(np.float64)[:, None])[None]
+    wanted = normal(10, seed=8) / 4 + output_shift(weights, rounded, seen, read)[0]
+    written = values["b4.codes"] * values["b4.scale"].astype(np.float64)
+    np.testing.assert_allclose(written, wanted, atol=values["b4.scale"].max())
+    assert np.abs(wanted - normal(10, seed=8) / 4).max() > 20 * values["b4.scale"].max()
+
+
+def test_biases_stay_where_that_is_asked() -> None:
+    graph, _ = quantized(correct_bias=False)
+    values = {name: t.values for name, t in graph.tensors().items() if is_constant(t)}
+    written = values["b4.codes"] * values["b4.scale"].astype(np.float64)
+    np.testing.assert_allclose(written, normal(10, seed=8) / 4, atol=values["b4.scale"].max())
 
 
 def test_the_same_seed_gives_the_same_codes() -> None:
