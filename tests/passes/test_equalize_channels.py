@@ -363,12 +363,12 @@ def sqnr_db(graph: gs.Graph, other: gs.Graph) -> float:
     return 10 * np.log10(signal / noise)
 
 
-def quantized(graph: gs.Graph) -> gs.Graph:
+def quantized(graph: gs.Graph, *, equalize: bool = False) -> gs.Graph:
     twin = graph.copy()
     context = PassContext(
         target=resolve_target("x86-vnni"), calibration=Calibration.from_source(feeds(), graph)
     )
-    QuantizeStatic(equalize=False, keep_drowned=False).rewrite(twin, context, PassReport())
+    QuantizeStatic(equalize=equalize, keep_drowned=False).rewrite(twin, context, PassReport())
     return twin
 
 
@@ -380,6 +380,12 @@ def test_uneven_channels_lose_less_when_equalized(with_samples: bool) -> None:
     assert report.changed == ["one", "two"]
     assert sqnr_db(graph, equal) > 120
     assert sqnr_db(graph, quantized(equal)) > sqnr_db(graph, quantized(graph)) + 5
+
+
+def test_quantize_static_equalizes_by_itself() -> None:
+    graph = uneven(np.repeat([1.0, 0.3, 0.1, 0.05], 4).astype(np.float32))
+    plain, equalized = quantized(graph), quantized(graph, equalize=True)
+    assert sqnr_db(graph, equalized) > sqnr_db(graph, plain) + 5
 
 
 def test_powers_of_two_change_no_bit() -> None:
