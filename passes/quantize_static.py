@@ -222,13 +222,13 @@ class QuantizeStatic(Pass):
             plan = plan_static(graph, context.target, refuse, products=self.attention)
             wanted = {n for names in plan.observed.values() for n in names} - seen.keys()
             if not wanted:
-                drowned = self._drowned(graph, context, plan, seen, moments)
+                ranges = self._ranges(graph, plan, seen)
+                drowned = self._drowned(graph, context, plan, ranges, seen, moments)
                 if not drowned.keys() - barred.keys():
                     break
                 barred |= drowned
                 continue
-            made_by = graph.tensors()
-            told = importances(plan)
+            made_by, told = graph.tensors(), importances(plan)
             fresh = {
                 n: self._options_at(made_by[n])._statistic(told.get(n)) for n in sorted(wanted)
             }
@@ -245,7 +245,7 @@ class QuantizeStatic(Pass):
                     barred[label(unit.node)] = "its values are not finite on the samples"
         return (
             plan,
-            self._ranges(graph, plan, seen),
+            ranges,
             {key: found.result().mean for key, found in moments.items()},
         )
 
@@ -254,13 +254,13 @@ class QuantizeStatic(Pass):
         graph: gs.Graph,
         context: PassContext,
         plan: Plan,
+        ranges: Mapping[str, Range],
         seen: Mapping[str, Seen],
         moments: Mapping[tuple[str, int], Moments],
     ) -> dict[str, str]:
         """Label -> reason, of the layers that must not read codes and of who makes way for them."""
         if not self.keep_drowned:
             return {}
-        ranges = self._ranges(graph, plan, seen)
         known = {n: seen[n] for names in plan.observed.values() for n in names}
         evidence = Evidence(
             plan=plan,
