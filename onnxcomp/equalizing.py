@@ -73,8 +73,12 @@ class ChannelValues:
         """Of each channel."""
         return self._squares / max(1, self._count)
 
-    def half(self, which: int) -> tuple[Array, Array]:
-        """Of every other sample: values [channels, count], how many each stands for [count]."""
+    def result(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """Of every other sample, and of those between: values [channels, count], and how many
+        each stands for [count]."""
+        return self._half(0), self._half(1)
+
+    def _half(self, which: int) -> tuple[Array, Array]:
         picked, weights = self._picked[which::2], self._weights[which::2]
         return np.concatenate(picked, axis=1, dtype=np.float64), np.concatenate(weights)
 
@@ -224,7 +228,7 @@ class Measured:
         return choose_factors(activations, readers, free & inside, power_of_two=power_of_two)
 
     def _activation(self, name: str) -> Activation:
-        (values, weights), (held, held_weights) = self.seen[name].half(0), self.seen[name].half(1)
+        (values, weights), (held, held_weights) = self.seen[name].result()
         return Activation(
             classes=self.groups.classes[name].ravel(),
             values=values,
