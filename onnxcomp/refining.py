@@ -35,10 +35,10 @@ ROWS_PER_SAMPLE = 256
 LEAST_ROWS = 1024
 ROWS_PER_INPUT = 2  # rows for each unknown of the regression, if there are so many
 CHUNK_VALUES = 1 << 17  # of an input, by samples that are read at the same places
-FEW_BITS_SAMPLES = 4  # as many samples where more depends on them
+FEW_BITS_SAMPLES = 8  # as many samples where more depends on them
 FEW_BITS_ROWS = 8  # as many rows
 HELD_BACK = 4  # every fourth sample decides how far the regression may go
-FEWEST, HELD_VALUES = 8, 1 << 24  # samples, and values of one tensor over all of them
+FEWEST, HELD_VALUES = 8, 1 << 23  # samples, and values of one tensor over all of them
 RIDGES = (
     0.03,
     0.3,
@@ -200,7 +200,7 @@ def refine(
         after: the quantized graph; constants that ``layers`` names get new values.
         layers: any order.
         feeds: samples.
-        count: how many to use: four times as many if weights have few bits, and fewer where
+        count: how many to use: eight times as many if weights have few bits, and fewer where
             tensors are large.
         seed: of the choice of rows.
 

@@ -58,7 +58,7 @@ class QuantizeStatic(Pass):
         exposed_bits: at least so many for the first layer, the last, and depthwise Convs.
         rounding: "nearest" takes the nearest code of each weight, "gptq" the codes that change the
             layers' outputs least on the samples.
-        refining_samples: so many samples decide that, four times as many at up to 6 bits.
+        refining_samples: so many samples decide that, eight times as many at up to 6 bits.
         correct_bias: let biases make up for what rounding the weights adds to the mean of each
             output channel.
         per_channel: one scale for each output channel of a weight, not one for all.
@@ -82,7 +82,7 @@ class QuantizeStatic(Pass):
     weight_bits: int = 8
     exposed_bits: int = 8
     rounding: Literal["nearest", "gptq"] = "gptq"
-    refining_samples: int = 32
+    refining_samples: int = 16
     correct_bias: bool = True
     per_channel: bool = True
     operators: tuple[str, ...] = ()
