@@ -119,19 +119,27 @@ def mix(
         excess = min(max(together, 1.0), LARGEST_EXCESS) if math.isfinite(together) else 1.0
         first = enough_to_keep(order, noise, allowed, excess)
 
-    def judge(kept: Collection[str], tried: Pass = probe.step, gates: Gates = aimed) -> Verdict:
+    def judge(kept: Collection[str], tried: Pass, goal: Gates) -> Verdict:
         try:
             after = measurements.answers_of(probe.run(keeping(tried, kept), PassReport()))
         except OnnxcompError as error:
             return Verdict(False, str(error))
-        broken = unfaithful(gates, measurements.original, after)
+        broken = unfaithful(goal, measurements.original, after)
         return Verdict(not broken, answers_in_words(gates, measurements.original, after))
 
-    progress.stage(f"{step.name()}: the fewest nodes in float")
-    choice = fewest_kept(order, judge, first, progress.advance)
-    if choice is not None and probe.step != step:
-        progress.stage(f"{step.name()}: with {len(choice.kept)} nodes in float")
-        choice = confirmed(choice, order, lambda kept: judge(kept, step, gates))
+    def searched(goal: Gates) -> Choice | None:
+        progress.stage(f"{step.name()}: the fewest nodes in float")
+        found = fewest_kept(
+            order, lambda kept: judge(kept, probe.step, goal), first, progress.advance
+        )
+        if found is None or probe.step == step:
+            return found
+        progress.stage(f"{step.name()}: with {len(found.kept)} nodes in float")
+        return confirmed(found, order, lambda kept: judge(kept, step, gates))
+
+    choice = searched(aimed)
+    if choice is None and aimed != gates:  # the draft does not lag as far behind with nodes kept
+        choice = searched(gates)
     if choice is None or len(choice.kept) == len(probe.labels):
         return None
     words = answers_in_words(gates, measurements.original, before)
