@@ -37,14 +37,10 @@ ROWS_PER_INPUT = 2  # rows for each unknown of the regression, if there are so m
 CHUNK_VALUES = 1 << 17  # of an input, by samples that are read at the same places
 FEW_BITS_SAMPLES = 8  # as many samples where more depends on them
 FEW_BITS_ROWS = 8  # as many rows
+LEAST_DAMPING = 0.01  # more where rows are few: what they span by chance must not steer rounding
 HELD_BACK = 4  # every fourth sample decides how far the regression may go
 FEWEST, HELD_VALUES = 8, 1 << 23  # samples, and values of one tensor over all of them
-RIDGES = (
-    0.03,
-    0.3,
-    3.0,
-    np.inf,
-)  # as shares of the mean diagonal; inf leaves W as it was
+RIDGES = (0.03, 0.3, 3.0, np.inf)  # as shares of the mean diagonal; inf leaves W as it was
 SWEEPS = 2
 
 
@@ -275,7 +271,8 @@ def _refine_layer(layer: Layer, pairs: list[tuple[Array, Array]], seed: list[int
     losses = [held.loss(weights, shown.regression(weights, ridge)) for ridge in RIDGES]
     target = whole.regression(weights, RIDGES[int(np.argmin(losses))])
     scale, high = layer.scale, 2 ** (layer.bits - 1) - 1
-    codes = gptq(target, whole.gram, scale, 0, -high, high)
+    damping = max(LEAST_DAMPING, whole.gram.shape[-1] / whole.count)
+    codes = gptq(target, whole.gram, scale, 0, -high, high, damping=damping)
     if layer.bits <= FEW_BITS:  # with more, nothing is gained on samples never seen
         codes = descend(target, codes, whole.gram, scale, 0, -high, high, sweeps=SWEEPS)
     layer.codes.values = layer.stored(codes).astype(np.int8)

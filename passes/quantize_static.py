@@ -82,7 +82,7 @@ class QuantizeStatic(Pass):
     weight_bits: int = 8
     exposed_bits: int = 8
     rounding: Literal["nearest", "gptq"] = "gptq"
-    refining_samples: int = 16
+    refining_samples: int = 32
     correct_bias: bool = True
     per_channel: bool = True
     operators: tuple[str, ...] = ()

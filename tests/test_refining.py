@@ -205,7 +205,7 @@ def test_the_runtime_computes_what_the_codes_say() -> None:
 
 
 def test_the_last_bias_is_the_shift_between_both_models_on_the_samples() -> None:
-    feeds = pictures(48, seed=0)[:16]
+    feeds = pictures(48, seed=0)[:32]
     graph, _ = quantized()
     values = {name: t.values for name, t in graph.tensors().items() if is_constant(t)}
     (gemm,) = (node for node in graph.nodes if node.op == "Gemm")
