@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxcomp.gram import Array
 
-WIDE = 512  # from here on regressions are solved in float32, in half the time
+WIDE = 512  # from here on regressions are solved in float32
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,30 @@ class Paired:
             self.count,
         )
 
-    def regression(self, weights: Array, ridge: float) -> Array:
-        """The weights for x_q that come nearest to ``weights`` for x; [groups, out, d]."""
-        if not np.isfinite(ridge):
-            return weights
+    def regressions(self, weights: Array, ridges: Sequence[float]) -> Iterator[Array]:
+        """The weights for x_q that come nearest to ``weights`` for x, for each ridge.
+
+        A ridge is a share of the mean of the diagonal; an infinite one leaves the weights alone.
+        Weights are [groups, out, d].
+        """
         width = self.gram.shape[-1]
         mean = np.trace(self.gram, axis1=1, axis2=2)[:, None, None] / width
-        damped = self.gram + np.where(mean > 0, ridge * mean, 1.0) * np.eye(width)
-        change = (weights @ (self.cross - self.gram)).swapaxes(1, 2)
-        if width > WIDE:  # the ridge bounds what rounding to float32 can do
-            damped, change = damped.astype(np.float32), change.astype(np.float32)
-        return np.asarray(weights + np.linalg.solve(damped, change).swapaxes(1, 2))
+        change = self._product(weights, self.cross - self.gram).swapaxes(1, 2)
+        for ridge in ridges:
+            if not np.isfinite(ridge):
+                yield weights
+                continue
+            damped = self.gram + np.where(mean > 0, ridge * mean, 1.0) * np.eye(width)
+            if width > WIDE:  # the ridge bounds what rounding to float32 can do
+                damped = damped.astype(np.float32)
+            yield weights + np.linalg.solve(damped, change).swapaxes(1, 2)
 
-    def loss(self, weights: Array, changed: Array) -> float:
-        """The sum of |W x - W' x_q|^2 but for a constant."""
-        return float(np.sum((changed @ self.gram - 2 * (weights @ self.cross)) * changed))
+    def losses(self, weights: Array, changed: Iterable[Array]) -> list[float]:
+        """The sum of |W x - W' x_q|^2 but for a constant, for each W' of ``changed``."""
+        goal = 2 * self._product(weights, self.cross)
+        return [float(np.sum((self._product(x, self.gram) - goal) * x)) for x in changed]
+
+    def _product(self, weights: Array, moments: Array) -> Array:
+        """Of wide layers in float32, which takes half the time."""
+        dtype = np.float32 if moments.shape[-1] > WIDE else np.float64
+        return np.asarray(weights.astype(dtype) @ moments.astype(dtype))

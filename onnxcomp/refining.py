@@ -268,8 +268,8 @@ def _refine_layer(layer: Layer, pairs: list[tuple[Array, Array]], seed: list[int
     shown, held, whole = _moments(rows, centred)
     if not (np.isfinite(whole.gram).all() and np.isfinite(whole.cross).all()):
         return False
-    losses = [held.loss(weights, shown.regression(weights, ridge)) for ridge in RIDGES]
-    target = whole.regression(weights, RIDGES[int(np.argmin(losses))])
+    losses = held.losses(weights, shown.regressions(weights, RIDGES))
+    (target,) = whole.regressions(weights, [RIDGES[int(np.argmin(losses))]])
     scale, high = layer.scale, 2 ** (layer.bits - 1) - 1
     damping = max(LEAST_DAMPING, whole.gram.shape[-1] / whole.count)
     codes = gptq(target, whole.gram, scale, 0, -high, high, damping=damping)

@@ -83,10 +83,10 @@ def test_regression_is_least_squares_and_loss_is_its_error(centred: bool) -> Non
         paired = paired.centred()
         x, read = (v - v.mean(axis=2, keepdims=True) for v in (x, read))
     wanted = np.linalg.lstsq(read[0].T, (weights[0] @ x[0]).T, rcond=None)[0].T
-    np.testing.assert_allclose(paired.regression(weights, 1e-12)[0], wanted, rtol=1e-6)
-    np.testing.assert_array_equal(paired.regression(weights, np.inf), weights)
+    np.testing.assert_allclose(next(paired.regressions(weights, [1e-12]))[0], wanted, rtol=1e-6)
+    np.testing.assert_array_equal(next(paired.regressions(weights, [np.inf])), weights)
     left = [np.square(weights[0] @ x[0] - w @ read[0]).sum() for w in (wanted, weights[0])]
-    losses = [paired.loss(weights, w[None]) for w in (wanted, weights[0])]
+    losses = paired.losses(weights, [w[None] for w in (wanted, weights[0])])
     assert losses[1] - losses[0] == pytest.approx(left[1] - left[0])
 
 
