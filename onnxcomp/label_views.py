@@ -56,10 +56,10 @@ def concat_labels(sweep: Sweep, node: gs.Node) -> list[Array] | None:
     axis = node.attrs["axis"] % len(output.shape)
     parts = []
     for tensor in node.inputs:
-        if tensor.name not in sweep.of:
+        found = sweep.of.get(tensor.name)
+        if found is None or found.ndim != len(output.shape):  # of unknown shape
             return None
         size = None if tensor.shape is None else tensor.shape[axis]
-        found = sweep.of[tensor.name]
         if not isinstance(size, int):
             if found.shape[axis] != 1:
                 return None
