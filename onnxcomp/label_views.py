@@ -57,7 +57,7 @@ def concat_labels(sweep: Sweep, node: gs.Node) -> list[Array] | None:
     parts = []
     for tensor in node.inputs:
         found = sweep.of.get(tensor.name)
-        if found is None or found.ndim != len(output.shape):  # a wrong shape in the file
+        if found is None or found.ndim != len(output.shape):  # its rank is unknown
             return None
         size = None if tensor.shape is None else tensor.shape[axis]
         if not isinstance(size, int):
