@@ -86,8 +86,8 @@ class ConvertFloat16(Pass):
             report.notes.append(f"{small} constants are too small to gain and stay float32")
 
     def _is_small(self, constant: gs.Constant) -> bool:
-        mine = self._options(constant)
-        return math.prod(constant.shape) < (mine or self).smallest_weight
+        smallest = (self._options(constant) or self).smallest_weight
+        return math.prod(map(int, constant.shape)) < smallest
 
     def _options(self, constant: gs.Constant) -> Self | None:
         """The options for a constant; None where those for any of its readers leave it alone."""
