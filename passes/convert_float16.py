@@ -45,17 +45,18 @@ class ConvertFloat16(Pass):
 
     def candidates(self, graph: gs.Graph) -> list[str]:
         """Labels of the nodes whose constants would be stored as float16."""
+        outputs = _outputs(graph)
         fit = (
             constant
             for constant in _constants(graph)
-            if not self._is_small(constant) and not self._refusal(graph, constant)
+            if not self._is_small(constant) and not self._refusal(constant, outputs)
         )
         return list(dict.fromkeys(label(node) for c in fit for node in consumers(c)))
 
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
         """Rounds constant after constant, each once however many read it; see `Pass.rewrite`."""
         writer = FormWriter(graph, Names(graph))
-        found = list(_constants(graph))
+        found, outputs = list(_constants(graph)), _outputs(graph)
         changed: dict[str, None] = {}
         reasons: dict[str, list[str]] = {}
         small = 0
@@ -66,7 +67,7 @@ class ConvertFloat16(Pass):
             if self._is_small(constant):
                 small += 1
                 continue
-            reason = self._refusal(graph, constant)
+            reason = self._refusal(constant, outputs)
             if not reason:
                 values = constant.values
                 reason = loss(values)
@@ -94,11 +95,11 @@ class ConvertFloat16(Pass):
         options = [self.options_for(node) for node in consumers(constant)]
         return None if None in options else options[0]
 
-    def _refusal(self, graph: gs.Graph, constant: gs.Constant) -> str:
+    def _refusal(self, constant: gs.Constant, outputs: set[int]) -> str:
         """Why a constant stays float32 whatever its values are; empty if it need not."""
         if self._options(constant) is None:
             return "the recipe says so"
-        if any(t is constant for body in all_graphs(graph) for t in body.outputs):
+        if id(constant) in outputs:
             return "it is an output"
         if constant_bytes(constant) <= 2 * math.prod(constant.shape):
             return "it is sparse, and smaller so"
@@ -156,3 +157,8 @@ def _constants(graph: gs.Graph) -> Iterator[gs.Constant]:
                 seen.add(id(tensor))
                 if tensor.dtype == np.float32:
                     yield tensor
+
+
+def _outputs(graph: gs.Graph) -> set[int]:
+    """The ids of what a graph and its bodies return."""
+    return {id(tensor) for body in all_graphs(graph) for tensor in body.outputs}

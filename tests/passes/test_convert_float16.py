@@ -13,13 +13,17 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import numpy_helper
 
+from onnxcomp.calibration import Calibration
 from onnxcomp.exporting import to_proto
 from onnxcomp.fusion import optimized_operators
 from onnxcomp.graph import all_nodes, constants
 from onnxcomp.importing import from_proto
 from onnxcomp.model import check_graph, load_model
-from onnxcomp.passes.base import PassContext, PassReport
+from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.passes.convert_float16 import ConvertFloat16, loss
+from onnxcomp.passes.quantize_dynamic import QuantizeDynamic
+from onnxcomp.passes.quantize_static import QuantizeStatic
+from onnxcomp.passes.quantize_weights import QuantizeWeights
 from onnxcomp.targets import resolve_target
 from onnxcomp.testing import assert_same_answers, graph_of, model_of, round_trip, small_convnet
 
@@ -64,6 +68,11 @@ def rounded(model: onnx.ModelProto, smallest: int = 1024) -> onnx.ModelProto:
 
 def kinds(graph: gs.Graph) -> dict[str, str]:
     return {name: str(c.dtype) for name, c in constants(graph).items() if c.dtype != np.int64}
+
+
+def rounded_floats(graph: gs.Graph) -> set[bytes]:
+    floats = [c.values for c in constants(graph).values() if c.dtype == np.float32]
+    return {v.astype(np.float16).tobytes() for v in floats if v.size >= 256}
 
 
 TWO_LAYERS = """m (float[N, 64] x) => (float[N, 64] y) {
@@ -231,6 +240,25 @@ def test_external_weights(tmp_path: Path) -> None:
 
     assert report.changed == ["a", "b"]
     assert_same_answers(want, graph)
+
+
+@pytest.mark.parametrize("before", [QuantizeStatic(), QuantizeDynamic(), QuantizeWeights()])
+def test_after_quantizing_the_same_kernels_run(before: Pass, models: Path) -> None:
+    graph = load_model(models / "digits_vit.onnx").graph
+    samples = Calibration.from_source(models / "digits_calibration.npz", graph, limit=4)
+    context = PassContext(target=resolve_target("x86-vnni"), calibration=samples)
+    before.rewrite(graph, context, PassReport())
+    kernels, size = optimized_operators(graph), to_proto(graph).ByteSize()
+    weights = rounded_floats(graph)
+
+    report = convert(graph, smallest_weight=256)
+
+    assert report.changed
+    assert optimized_operators(graph) == kernels
+    assert to_proto(graph).ByteSize() < size
+    assert weights
+    stored = [c.values for c in constants(graph).values() if c.dtype == np.float16]
+    assert {v.tobytes() for v in stored} <= weights
 
 
 @pytest.mark.parametrize("name", ["dscnn_kws", "gru_speech", "lstm_text", "mobilenet_v3_small"])
