@@ -182,6 +182,13 @@ class FormWriter:
         real = self.add("Gather", f"{name}.looked_up", [table, picked], axis=0)
         self._replace(weight, self._restored(name, real, weight.layout))
 
+    def float16(self, weight: gs.Constant, rounded: Array) -> None:
+        """Cast to float32 of float16 values; ``weight`` is no output of any graph."""
+        stored = self._constant(f"{weight.name}.float16", rounded)
+        real = self.add("Cast", f"{weight.name}.float32", [stored], to=int(TensorProto.FLOAT))
+        real.dtype, real.shape = np.dtype(np.float32), list(rounded.shape)
+        replace_uses(self.graph, weight, real)
+
     def unpacked(self, name: str, codes: Array, bits: int, dtype: type) -> gs.Tensor:
         """uint8 ``codes`` of any shape as ``dtype`` of that shape.
 

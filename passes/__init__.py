@@ -6,6 +6,7 @@ if __name__ == "passes":
     raise ImportError("this folder is installed as onnxcomp.passes; import it by that name")
 
 from onnxcomp.passes.base import Pass, PassContext, PassReport
+from onnxcomp.passes.convert_float16 import ConvertFloat16
 from onnxcomp.passes.equalize_channels import EqualizeChannels
 from onnxcomp.passes.quantize_dynamic import QuantizeDynamic
 from onnxcomp.passes.quantize_static import QuantizeStatic
@@ -18,6 +19,7 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeStatic,
     QuantizeDynamic,
     QuantizeWeights,
+    ConvertFloat16,
 )
 
 __all__ = ["PASSES", "Pass", "PassContext", "PassReport"]
