@@ -58,6 +58,7 @@ class Calibration:
         seed: int = 0,
         limit: int | None = None,
         runs: Callable[[Feed], bool] | None = None,
+        refined: bool = False,
     ) -> Calibration:
         """Opens a source of samples and checks that the first fits the model.
 
@@ -68,6 +69,7 @@ class Calibration:
             seed: for synthetic inputs only.
             limit: use the first ``limit`` samples, or make so many synthetic ones.
             runs: whether the model runs with a feed; settles what synthetic inputs look like.
+            refined: make up images in the range that the weights tell, for models that take one.
 
         Raises:
             CalibrationError: no such source, or one that does not fit the model.
@@ -76,7 +78,9 @@ class Calibration:
         if limit is not None and limit < 1:
             raise CalibrationError(f"limit must be at least 1, not {limit}")
         if source is None:
-            samples = synthetic_samples(graph, signature, seed=seed, count=limit, runs=runs)
+            samples = synthetic_samples(
+                graph, signature, seed=seed, count=limit, runs=runs, refined=refined
+            )
             return cls(samples, signature, synthetic=True)
         calibration = cls(open_samples(source, signature), signature, limit=limit)
         if next(calibration.feeds(1), None) is None:

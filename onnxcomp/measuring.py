@@ -285,7 +285,7 @@ def _calibration(samples: Any, graph: gs.Graph, session: Session, seed: int) -> 
         return True
 
     try:
-        return Calibration.from_source(samples, graph, seed=seed, runs=runs)
+        return Calibration.from_source(samples, graph, seed=seed, runs=runs, refined=True)
     except CalibrationError as error:
         if not failures:
             raise

@@ -241,7 +241,7 @@ def _samples(graph: Graph, session: Session, source: Any, seed: int) -> Calibrat
             return False
         return True
 
-    return Calibration.from_source(source, graph, seed=seed, runs=runs)
+    return Calibration.from_source(source, graph, seed=seed, runs=runs, refined=True)
 
 
 def _simplified(

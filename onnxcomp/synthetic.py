@@ -1,7 +1,7 @@
 """Made-up inputs for models without samples: right in type and range, without any meaning.
 
-Good enough to check that a model still computes the same, not to judge accuracy or to choose the
-ranges of activations well.
+Good enough to check that a model still computes the same, not to judge accuracy. Only images, see
+`refined_inputs`, show the ranges of activations well.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import CalibrationError
 from onnxcomp.indices import index_bounds
+from onnxcomp.refined_inputs import SAMPLES as REFINED_SAMPLES
+from onnxcomp.refined_inputs import Images, refined_images
 from onnxcomp.runtime import Feed
 from onnxcomp.samples import Samples
 from onnxcomp.signature import Array, InputSpec, Signature, is_free
@@ -69,8 +71,9 @@ def synthetic_samples(
     seed: int = 0,
     count: int | None = None,
     runs: Callable[[Feed], bool] | None = None,
+    refined: bool = False,
 ) -> Samples:
-    """``count`` (default 8) feeds made from a seed; the same seed makes the same feeds.
+    """``count`` feeds made from a seed, by default 8 or 32 refined images; a seed makes the same.
 
     Args:
         graph: searched for the tables that integer inputs index.
@@ -79,21 +82,35 @@ def synthetic_samples(
         count: number of feeds.
         runs: whether the model runs with a feed; other sizes of free axes and other ranges of
             integers are tried until it does. Without it the likeliest guess is taken.
+        refined: make images for a model that takes one, in the range its weights tell.
 
     Raises:
         CalibrationError: the model runs with no guess.
     """
-    count = SAMPLES if count is None else count
     bounds = index_bounds(graph)
     for inputs in itertools.islice(_distinct(signature, bounds, seed), MOST_GUESSES):
         if runs is None or runs(inputs.feed(0)):
-            read = _reader(inputs, count)
-            return Samples(f"seed {seed}", read, count)
+            shape = next(iter(inputs.shapes.values()), ())
+            images = refined_images(graph, signature, shape, seed) if refined else None
+            if images is not None:
+                count = REFINED_SAMPLES if count is None else count
+                label = f"seed {seed}, images in the range that suits the weights, "
+                label += images.range.label
+                return Samples(label, _image_reader(signature, images, count), count)
+            count = SAMPLES if count is None else count
+            return Samples(f"seed {seed}", _reader(inputs, count), count)
     raise CalibrationError("found no synthetic inputs with which the model runs; give it samples")
 
 
 def _reader(inputs: SyntheticInputs, count: int) -> Callable[[], Iterator[tuple[str, Any]]]:
     return lambda: ((f"synthetic sample {index}", inputs.feed(index)) for index in range(count))
+
+
+def _image_reader(
+    signature: Signature, images: Images, count: int
+) -> Callable[[], Iterator[tuple[str, Any]]]:
+    name = signature.required[0].name
+    return lambda: ((f"synthetic sample {i}", {name: images(i)}) for i in range(count))
 
 
 def _distinct(

@@ -16,6 +16,7 @@ from onnxcomp.graph import QUANTIZERS, Names, consumers, is_constant, label, pro
 from onnxcomp.importance import Importance, importances
 from onnxcomp.input_codes import CodedInput, code_inputs, coded_scales
 from onnxcomp.integer_forms import write_integer_forms
+from onnxcomp.logits import widened_logits
 from onnxcomp.lookups import write_lookups
 from onnxcomp.macs import macs_by_node
 from onnxcomp.packing import pack_codes
@@ -23,12 +24,7 @@ from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.placement import Plan, plan_static
 from onnxcomp.qdq import Writer
 from onnxcomp.quantization import Affine, Array
-from onnxcomp.ranges import (
-    Felt,
-    least_divergence_range,
-    least_error_range,
-    power_of_two_range,
-)
+from onnxcomp.ranges import Felt, least_divergence_range, least_error_range, power_of_two_range
 from onnxcomp.refining import layer_bits, refinable, refine
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.statistics import Histogram, MinMax, Moments, MovingAverage, Range, Statistic
@@ -145,6 +141,8 @@ class QuantizeStatic(Pass):
     ) -> None:
         bits = layer_bits(plan, context.target, self._layer_options)
         before, layers = graph.copy(), refinable(plan, bits, self._layer_options)
+        if context.calibration is not None and context.calibration.synthetic:
+            layers = [layer for layer in layers if layer.bits < 8]  # nearest codes do as well
         Writer(
             graph=graph,
             plan=plan,
@@ -223,6 +221,8 @@ class QuantizeStatic(Pass):
             wanted = {n for names in plan.observed.values() for n in names} - seen.keys()
             if not wanted:
                 ranges = self._ranges(graph, plan, seen)
+                if context.samples().synthetic:
+                    ranges = widened_logits(graph, plan.observed, ranges)
                 drowned = self._drowned(graph, context, plan, ranges, seen, moments)
                 if not drowned.keys() - barred.keys():
                     break
