@@ -139,9 +139,12 @@ def least_weight_scale(bias: Array, input_scale: Array | float) -> Array:
 
     A bias has the scale of its layer's sums: input_scale * weight_scale. Where the weights of a
     channel are nearly zero that is too fine for the bias; a coarser scale for such weights changes
-    the sum by less than 2**-20 of the bias.
+    the sum by less than 2**-20 of the bias. The scale of the sums stays a normal number: a
+    subnormal one has too few digits to divide by.
     """
-    return np.abs(np.asarray(bias, np.float64)) / (LARGEST_BIAS_CODE * np.float64(input_scale))
+    size = np.abs(np.asarray(bias, np.float64))
+    sums = np.where(size > 0, np.maximum(size / LARGEST_BIAS_CODE, TINY), 0.0)
+    return np.asarray(sums / np.float64(input_scale))
 
 
 def bias_codes(bias: Array, scale: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -97,6 +97,7 @@ def test_one_scale_per_tensor() -> None:
     hnp.arrays(np.float32, (5, 3), elements=st.floats(-(2.0**-66), 2.0**-66, width=32)),
     st.floats(2**-20, 16, width=32),
 )
+@example(np.full(5, 3.6771263e-35, np.float32), np.zeros((5, 3), np.float32), 2.0**-20)
 def test_a_bias_never_overflows(bias: Array, weights: Array, input_scale: float) -> None:
     """Channels of nearly zero weights and a large bias are what pruning and BatchNorm leave."""
     found = symmetric(weights, 0, least_weight_scale(bias, input_scale))
