@@ -61,7 +61,7 @@ class Measurements:
         self.notes: list[str] = []
         self.latencies_ms: tuple[float | None, float | None] = (None, None)
         session = open_file(model.path, threads=THREADS, lean=self.large)
-        whole = _calibration(samples, model.graph, session, seed)
+        whole = open_calibration(samples, model.graph, session, seed)
         self.calibration, self.held_back = whole.split()
         self.samples = whole.description
         if self.held_back is not self.calibration:
@@ -272,7 +272,7 @@ def _has_shape(value: np.ndarray[Any, Any], shape: Sequence[Any]) -> bool:
     return len(shape) == value.ndim and fits
 
 
-def _calibration(samples: Any, graph: gs.Graph, session: Session, seed: int) -> Calibration:
+def open_calibration(samples: Any, graph: gs.Graph, session: Session, seed: int) -> Calibration:
     """The samples; made-up ones are settled by whether the original runs with them."""
     failures: list[UnsupportedModel] = []
 

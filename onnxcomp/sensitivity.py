@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.calibration import Calibration
-from onnxcomp.errors import OnnxcompError, RecipeError, UnsupportedModel
+from onnxcomp.errors import OnnxcompError, RecipeError
 from onnxcomp.evaluation import Evaluator, Reference, load_evaluator, score
 from onnxcomp.graph import Graph, all_nodes, is_constant, label, sort_nodes
 from onnxcomp.local_error import local_sqnr_db
 from onnxcomp.macs import macs_by_node
+from onnxcomp.measuring import open_calibration
 from onnxcomp.model import load_model
 from onnxcomp.opset import convert_opset
 from onnxcomp.passes import PASSES
@@ -143,7 +143,7 @@ def sensitivity(
     progress.stage(f"reading {Path(model).name}")
     loaded = load_model(model)
     session = open_file(loaded.path, threads=1)
-    whole = _samples(loaded.graph, session, calibration, seed)
+    whole = open_calibration(calibration, loaded.graph, session, seed)
     used, held = whole.split()
     reference = Reference.of(session, held.feeds(samples), whole.synthetic)
     context = PassContext(calibration=used, target=aim, seed=seed, advance=progress.advance)
@@ -231,17 +231,6 @@ def node_costs(graph: gs.Graph, reference: Reference) -> dict[str, NodeCost]:
 
 def _share(count: int | None, total: int) -> float | None:
     return None if count is None else count / total if total else 0.0
-
-
-def _samples(graph: Graph, session: Session, source: Any, seed: int) -> Calibration:
-    def runs(feed: Mapping[str, Any]) -> bool:
-        try:
-            session.run(dict(feed))
-        except UnsupportedModel:
-            return False
-        return True
-
-    return Calibration.from_source(source, graph, seed=seed, runs=runs, refined=True)
 
 
 def _simplified(
