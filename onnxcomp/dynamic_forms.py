@@ -99,16 +99,6 @@ class DynamicWriter:
             output.dtype = np.dtype(np.float32) if output.name else output.dtype
         node.attrs.pop("layout", None)
 
-    def lookup(self, body: gs.Graph, node: gs.Node, codes: gs.Constant, scale: gs.Constant) -> None:
-        """Gather of float rows -> Gather of codes [rows, width] times that of scales [rows, 1]."""
-        rows, name, result = node.inputs[1], label(node), node.outputs[0]
-        node.inputs.clear()
-        node.outputs.clear()
-        picked = self._add(body, "Gather", name, [codes, rows], dtype=np.int8, axis=0)
-        real = self._add(body, "Cast", f"{name}.real", [picked], to=TensorProto.FLOAT)
-        scales = self._add(body, "Gather", f"{name}.scale", [scale, rows], axis=0)
-        self._add(body, "Mul", f"{name}.scaled", [real, scales], result)
-
     def _quantized_input(
         self, body: gs.Graph, tensor: gs.Tensor, by_row: bool
     ) -> tuple[list[gs.Variable], gs.Tensor | None]:

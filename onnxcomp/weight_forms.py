@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 
 from onnxcomp.block_codes import BlockCodes, blocked, pack
 from onnxcomp.graph import Names, label, replace_uses
+from onnxcomp.lookups import look_up
 from onnxcomp.quantization import Array
 from onnxcomp.stored import stored_bytes
 from onnxcomp.weight_sites import Layout, Site, Weight
@@ -120,13 +121,7 @@ class FormWriter:
         codes = self._constant(f"{name}.codes", _signed(rounded.codes, middle))
         scale = self._constant(f"{name}.scale", rounded.scale)
         for site in weight.sites:
-            node, body = site.node, site.body
-            rows, result, what = node.inputs[1], node.outputs[0], label(site.node)
-            node.inputs = [codes, rows]
-            node.outputs = [gs.Variable(self.names.fresh(f"{what}.codes"), np.int8)]
-            real = self.add("Cast", f"{what}.real", node.outputs, body=body, to=1)
-            scales = self.add("Gather", f"{what}.scale", [scale, rows], body=body, axis=0)
-            self.add("Mul", f"{what}.scaled", [real, scales], result, body)
+            look_up(site.body, site.node, codes, scale, self.names)
 
     def dequantize(self, weight: Weight, rounded: BlockCodes) -> None:
         """A DequantizeLinear: per axis where rows are one axis and one block, else in blocks."""

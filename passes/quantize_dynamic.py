@@ -21,6 +21,7 @@ from onnxcomp.dynamic_planning import (
     rows_of,
 )
 from onnxcomp.graph import Names, all_graphs, all_nodes, label, own, remove_unused, sort_nodes
+from onnxcomp.lookups import look_up
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.quantization import Array, symmetric
 from onnxcomp.rounding import gptq, nearest
@@ -186,7 +187,7 @@ class _Layers:
         if plan.form is Form.LOOKUP:
             pair = self._pair(weight, codes, scale)
             for site in weight.sites:
-                self.dynamic.lookup(site.body, site.node, *pair)
+                look_up(site.body, site.node, *pair, self.dynamic.names)
         elif plan.form is Form.PRODUCT:
             pair = self._pair(weight, codes.T, scale[:, 0] if by_row else scale[0, 0])
             for site in weight.sites:
