@@ -6,32 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.drowned import Evidence, drowned_layers, gated
 from onnxcomp.equalizing import equalize
-from onnxcomp.errors import CalibrationError
 from onnxcomp.graph import QUANTIZERS, Names, consumers, is_constant, label, producer, volume
-from onnxcomp.importance import Importance, importances
 from onnxcomp.input_codes import CodedInput, code_inputs, coded_scales
 from onnxcomp.integer_forms import write_integer_forms
-from onnxcomp.logits import widened_logits
 from onnxcomp.lookups import write_lookups
-from onnxcomp.macs import macs_by_node
+from onnxcomp.measured_plan import Calibrator, MeasuredPlan, Measuring
 from onnxcomp.packing import pack_codes
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.placement import Plan, plan_static
 from onnxcomp.qdq import Writer
 from onnxcomp.quantization import Affine, Array
-from onnxcomp.ranges import Felt, least_divergence_range, least_error_range, power_of_two_range
 from onnxcomp.refining import layer_bits, refinable, refine
 from onnxcomp.shapes import infer_shapes
-from onnxcomp.statistics import Histogram, MinMax, Moments, MovingAverage, Range, Statistic
 from onnxcomp.targets import Target, resolve_target
 
-Seen = MinMax | MovingAverage | Histogram
-MOST_VALUES = 1 << 14  # of a tensor that are counted in each sample, beside its extremes
 OLD_OPSET = "opset {} has no per-channel DequantizeLinear: convert the model to 13 first"
 
 
@@ -69,7 +60,7 @@ class QuantizeStatic(Pass):
     trades_precision: ClassVar[bool] = True
     draft_options: ClassVar[Mapping[str, Any]] = {"rounding": "nearest"}
 
-    calibrator: Literal["auto", "minmax", "moving_average", "percentile", "entropy", "mse"] = "auto"
+    calibrator: Calibrator = "auto"
     percentile: float = 99.99
     power_of_two: bool = False
     keep_drowned: bool = True
@@ -118,15 +109,16 @@ class QuantizeStatic(Pass):
             return
         self._prepare(graph, context.target)
         inputs = self._rescale(graph, context, report)
-        plan, ranges, means = self._measured_plan(graph, context)
-        scales = {name: context.target.activation_parameters(seen) for name, seen in ranges.items()}
+        found = self._measured(graph, context)
+        plan = found.plan
+        scales = {n: context.target.activation_parameters(seen) for n, seen in found.ranges.items()}
         scales |= coded_scales(inputs, plan.shared, context.target.activation_dtype)
         for name, reason in plan.skipped.items():
             report.skip(name, reason)
         for node in [*(unit.node for unit in plan.units), *plan.lookups]:
             report.change(node)
         write_lookups(graph, plan.lookups)
-        self._write(graph, plan, scales, means, context, report)
+        self._write(graph, plan, scales, found.means, context, report)
         for coded in inputs:
             coded.fold(graph, Names(graph))
 
@@ -204,147 +196,19 @@ class QuantizeStatic(Pass):
                 return f"its {count} weights are fewer than smallest_weight"
         return None
 
-    def _measured_plan(
-        self, graph: gs.Graph, context: PassContext
-    ) -> tuple[Plan, dict[str, Range], dict[tuple[str, int], Array]]:
-        """A plan whose ranges are all finite, the range of each of its scales, and the mean of
-        each channel of the layers' inputs."""
-        barred: dict[str, str] = {}
+    def _measured(self, graph: gs.Graph, context: PassContext) -> MeasuredPlan:
+        def planned(barred: Mapping[str, str]) -> Plan:
+            def refuse(node: gs.Node) -> str | None:
+                return self._refuse(node) or barred.get(label(node))
 
-        def refuse(node: gs.Node) -> str | None:
-            return self._refuse(node) or barred.get(label(node))
+            return plan_static(graph, context.target, refuse, products=self.attention)
 
-        seen: dict[str, Seen] = {}
-        moments: dict[tuple[str, int], Moments] = {}
-        while True:
-            plan = plan_static(graph, context.target, refuse, products=self.attention)
-            wanted = {n for names in plan.observed.values() for n in names} - seen.keys()
-            if not wanted:
-                ranges = self._ranges(graph, plan, seen)
-                if context.samples().synthetic:
-                    ranges = widened_logits(graph, plan.observed, ranges)
-                drowned = self._drowned(graph, context, plan, ranges, seen, moments)
-                if not drowned.keys() - barred.keys():
-                    break
-                barred |= drowned
-                continue
-            made_by, told = graph.tensors(), importances(plan)
-            fresh = {
-                n: self._options_at(made_by[n])._statistic(told.get(n)) for n in sorted(wanted)
-            }
-            means = {
-                key: Moments(axis=key[1], most=MOST_VALUES)
-                for key in self._biased(plan) - moments.keys()
-            }
-            self._observe(graph, context, fresh, means)
-            seen |= fresh
-            moments |= means
-            bad = {name for name in wanted if not _is_finite(seen[name])}
-            for unit in plan.units if bad else ():
-                if bad & {t.name for t in [*unit.activations, *unit.outputs]}:
-                    barred[label(unit.node)] = "its values are not finite on the samples"
-        return (
-            plan,
-            ranges,
-            {key: found.result().mean for key, found in moments.items()},
-        )
-
-    def _drowned(
-        self,
-        graph: gs.Graph,
-        context: PassContext,
-        plan: Plan,
-        ranges: Mapping[str, Range],
-        seen: Mapping[str, Seen],
-        moments: Mapping[tuple[str, int], Moments],
-    ) -> dict[str, str]:
-        """Label -> reason, of the layers that must not read codes and of who makes way for them."""
-        if not self.keep_drowned:
-            return {}
-        known = {n: seen[n] for names in plan.observed.values() for n in names}
-        evidence = Evidence(
-            plan=plan,
-            scales={n: context.target.activation_parameters(r) for n, r in ranges.items()},
-            histograms={n: s.result() for n, s in known.items() if isinstance(s, Histogram)},
-            moments={key: found.result() for key, found in moments.items()},
-        )
-
-        def macs() -> dict[str, int]:
-            shapes = {name: v.shape for name, v in next(context.samples().feeds(1)).items()}
-            return {node.name: node.macs or 0 for node in macs_by_node(graph, shapes)}
-
-        reasons = {}
-        for name, (sqnr_db, makers) in drowned_layers(evidence, macs).items():
-            reasons[name] = f"one scale for its input leaves its output an SQNR of {sqnr_db:.0f} dB"
-            reasons |= dict.fromkeys(makers, f"{name} reads it in float")
-        return reasons
-
-    def _biased(self, plan: Plan) -> set[tuple[str, int]]:
-        """Inputs of layers whose bias is to be corrected: names and axes of the channels."""
-        found = set()
-        for unit in plan.units:
-            options = self.options_for(unit.node)
-            if unit.adder is not None and options is not None and options.correct_bias:
-                found.add((unit.node.inputs[0].name, unit.channel_axis))
-        return found
-
-    @staticmethod
-    def _observe(
-        graph: gs.Graph,
-        context: PassContext,
-        ranges: Mapping[str, Seen],
-        means: Mapping[tuple[str, int], Moments],
-    ) -> None:
-        """Everything in one go over the samples."""
-        taps: dict[str, list[Statistic[Any]]] = {name: [] for name in sorted(ranges)}
-        for name, statistic in ranges.items():
-            taps[name].append(statistic)
-        for (name, _), moments in sorted(means.items()):
-            taps.setdefault(name, []).append(moments)
-        context.samples().observe(graph, taps, advance=context.advance)
-
-    def _options_at(self, tensor: gs.Tensor) -> Self:
-        """The options for the range of a tensor: those of the node that makes it."""
-        maker = producer(tensor)
-        return (self.options_for(maker) if maker is not None else None) or self
-
-    def _statistic(self, importance: Importance | None) -> Seen:
-        if self.calibrator == "minmax":
-            return MinMax()
-        if self.calibrator == "moving_average":
-            return MovingAverage()
-        if self.calibrator != "auto" or importance is None:
-            return Histogram(most=MOST_VALUES)
-        return Histogram(most=MOST_VALUES, weights=importance.weights, axis=importance.axis)
-
-    def _ranges(self, graph: gs.Graph, plan: Plan, seen: Mapping[str, Seen]) -> dict[str, Range]:
-        ranges, tensors, felt = {}, graph.tensors(), gated(plan)
-        for scale, names in plan.observed.items():
-            found = [
-                self._options_at(tensors[name])._range(seen[name], felt.get(name)) for name in names
-            ]
-            whole = Range(
-                np.asarray(min(r.low for r in found)), np.asarray(max(r.high for r in found))
-            )
-            ranges[scale] = power_of_two_range(whole) if self.power_of_two else whole
-        return ranges
-
-    def _range(self, statistic: Seen, felt: Felt | None) -> Range:
-        if not isinstance(statistic, Histogram):
-            return statistic.result()
-        histogram = statistic.result()
-        if self.calibrator == "percentile":
-            return histogram.percentile(self.percentile)
-        if self.calibrator == "entropy":
-            return least_divergence_range(histogram)
-        return least_error_range(histogram, felt=felt)
-
-
-def _is_finite(statistic: Seen) -> bool:
-    try:
-        result = statistic.result()
-    except CalibrationError:  # not one finite value
-        return False
-    if isinstance(result, Range):
-        return bool(np.isfinite(result.low) and np.isfinite(result.high))
-    return result.nonfinite == 0
+        return Measuring(
+            graph=graph,
+            samples=context.samples(),
+            target=context.target,
+            planned=planned,
+            options=self._layer_options,
+            defaults=self,
+            advance=context.advance,
+        ).result()
