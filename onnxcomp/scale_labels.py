@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from onnxcomp.union_find import components
+
 Array = npt.NDArray[np.int64]
 
 
@@ -53,16 +55,7 @@ class Labels:
         root = np.arange(self.count)
         if self._edges:
             one, other = (np.concatenate(side) for side in zip(*self._edges, strict=True))
-            apart = one != other
-            one, other = one[apart], other[apart]
-            while one.size:
-                low = np.minimum(root[one], root[other])
-                np.minimum.at(root, root[one], low)
-                np.minimum.at(root, root[other], low)
-                while not np.array_equal(root[root], root):
-                    root = root[root]
-                apart = root[one] != root[other]
-                one, other = one[apart], other[apart]
+            root = components(root, one, other)
         reasons: dict[int, str] = {}
         for labels, reason in self._pins:
             for label in np.unique(root[labels]).tolist():
