@@ -250,7 +250,7 @@ def sort_nodes(graph: gs.Graph) -> None:
     """
     position = {id(node): index for index, node in enumerate(graph.nodes)}
     made = {t.name: id(node) for node in graph.nodes for t in node.outputs if t.name}
-    waits = {id(n): {made[x] for x in _reads(n) if x in made} - {id(n)} for n in graph.nodes}
+    waits = {id(n): {made[x] for x in reads(n) if x in made} - {id(n)} for n in graph.nodes}
     readers: dict[int, list[int]] = {}
     for reader, sources in waits.items():
         for source in sources:
@@ -270,7 +270,7 @@ def sort_nodes(graph: gs.Graph) -> None:
     graph.nodes[:] = order
 
 
-def _reads(node: gs.Node) -> set[str]:
+def reads(node: gs.Node) -> set[str]:
     """Names a node depends on, what its bodies take from outside included."""
     names = {t.name for t in node.inputs if t.name}
     for _, body in subgraphs(node):
