@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.blas import one_blas_thread
 from onnxcomp.calibration import Calibration
 from onnxcomp.equalization import (
     Activation,
@@ -103,6 +104,7 @@ class Outcome:
         return sum(choice.alpha > 0 for choice in self.choices.values())
 
 
+@one_blas_thread()
 def equalize(
     graph: gs.Graph,
     coded: set[str],

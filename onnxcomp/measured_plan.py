@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.blas import one_blas_thread
 from onnxcomp.calibration import Advance, Calibration
 from onnxcomp.drowned import Evidence, drowned_layers, gated
 from onnxcomp.errors import CalibrationError
@@ -90,6 +91,7 @@ class Measuring:
     _seen: dict[str, Seen] = field(default_factory=dict)
     _moments: dict[tuple[str, int], Moments] = field(default_factory=dict)
 
+    @one_blas_thread()
     def result(self) -> MeasuredPlan:
         """Ranges of all scales; what was measured for one plan serves the next."""
         barred: dict[str, str] = {}

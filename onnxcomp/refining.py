@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.blas import one_blas_thread
 from onnxcomp.gram import Window
 from onnxcomp.graph import is_constant, label, producer
 from onnxcomp.layer_inputs import rows_and_means
@@ -181,6 +182,7 @@ class Layer:
         return np.ascontiguousarray(values.T if self.output_axis == 1 else values)
 
 
+@one_blas_thread()
 def refine(
     before: gs.Graph,
     after: gs.Graph,
