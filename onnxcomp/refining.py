@@ -8,7 +8,6 @@ W E[x x_qT] E[x_q x_qT]^-1, rounded by `rounding.gptq` in the metric of E[x_q x_
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -187,7 +186,7 @@ def refine(
     before: gs.Graph,
     after: gs.Graph,
     layers: Sequence[Layer],
-    feeds: Iterable[Feed],
+    samples: Callable[[int], Iterable[Feed]],
     count: int,
     seed: int,
 ) -> dict[str, str]:
@@ -197,7 +196,7 @@ def refine(
         before: the float graph, whose tensors have the names that `Layer.source` gives.
         after: the quantized graph; constants that ``layers`` names get new values.
         layers: any order.
-        feeds: samples.
+        samples: gives at most so many feeds.
         count: how many to use: eight times as many if weights have few bits, and fewer where
             tensors are large.
         seed: of the choice of rows.
@@ -211,7 +210,7 @@ def refine(
     if not (can_step(before) and can_step(after)):
         return {label(layer.node): "the graph has bodies" for layer in layers}
     factor = FEW_BITS_SAMPLES if any(layer.bits <= FEW_BITS for layer in layers) else 1
-    feeds = list(itertools.islice(feeds, factor * min(count, _affordable(before))))
+    feeds = list(samples(factor * min(count, _affordable(before))))
     floats, codes = Steps(before, feeds), Steps(after, feeds)
     position = {id(node): index for index, node in enumerate(after.nodes)}
     alive = [layer for layer in layers if id(layer.node) in position]  # others nobody read

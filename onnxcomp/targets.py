@@ -106,11 +106,8 @@ themselves. Softmax and normalizations would keep too little in 127 steps."""
 RECURRENT: Mapping[str, str] = MappingProxyType(
     {
         "GRU": "recurrent: its state has a huge range, and errors add up over time",
-        "If": "its branches are left alone; quantize_dynamic reaches into them",
         "LSTM": "recurrent: its state has a huge range, and errors add up over time",
-        "Loop": "its body is left alone; quantize_dynamic reaches into it",
         "RNN": "recurrent: its state has a huge range, and errors add up over time",
-        "Scan": "its body is left alone; quantize_dynamic reaches into it",
     }
 )
 """Operators that stay in float on every target, and why."""

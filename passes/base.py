@@ -78,6 +78,10 @@ class PassReport:
         """Records why ``node`` was left alone."""
         self.skipped[node if isinstance(node, str) else label(node)] = reason
 
+    def count(self, what: str, found: float) -> None:
+        """Adds to one of the numbers."""
+        self.numbers[what] = self.numbers.get(what, 0) + found
+
     def visit(self, nodes: Iterable[gs.Node]) -> Iterator[gs.Node]:
         """Yields ``nodes`` of a snapshot, remembering which one is at work."""
         for node in list(nodes):

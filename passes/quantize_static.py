@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import onnx_graphsurgeon as gs
 
+from onnxcomp.body_graphs import body_graphs, read_codes_from_outside
+from onnxcomp.body_samples import samples_inside
 from onnxcomp.equalizing import equalize
 from onnxcomp.graph import QUANTIZERS, Names, consumers, is_constant, label, producer, volume
 from onnxcomp.input_codes import CodedInput, code_inputs, coded_scales
@@ -94,33 +97,77 @@ class QuantizeStatic(Pass):
         """Labels of the nodes that would run in integers on this machine's target."""
         if graph.opset < self.minimum_opset:
             return []
-        twin = graph.copy()
-        target = resolve_target()
+        return self._foreseen(graph.copy(), resolve_target())[0]
+
+    def _foreseen(self, twin: gs.Graph, target: Target) -> tuple[list[str], dict[str, str]]:
+        """What will change, and label -> reason of what will not, in a graph that may be taken to
+        pieces, and in the bodies in it."""
         self._prepare(twin, target)
         plan = plan_static(twin, target, self._refuse, products=self.attention)
-        return [label(node) for node in [*(unit.node for unit in plan.units), *plan.lookups]]
+        found = [label(node) for node in [*(unit.node for unit in plan.units), *plan.lookups]]
+        for inside in body_graphs(twin):
+            changed, skipped = self._foreseen(inside.graph, target)
+            found += changed
+            plan.skipped |= skipped
+        return found, plan.skipped
 
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
-        """Plans, measures the ranges in one go over the samples, and writes the QDQ pairs."""
+        """Plans, measures the ranges in one go over the samples, and writes the QDQ pairs: first of
+        the graph, then of each body of If, Loop or Scan as a graph of its own."""
         if graph.opset < self.minimum_opset:
             for node in graph.nodes:
                 if node.op in context.target.operators:
                     report.skip(node, OLD_OPSET.format(graph.opset))
             return
+        self._rewrite_nodes(graph, context, report, {})
+        names = Names(graph)
+        self._rewrite_bodies(graph, context, report, {}, names)
+        read_codes_from_outside(graph)
+
+    def _rewrite_bodies(
+        self,
+        graph: gs.Graph,
+        context: PassContext,
+        report: PassReport,
+        coded: Mapping[str, Affine],
+        names: Names,
+    ) -> None:
+        """``coded`` are the parameters of inputs of ``graph`` that have been codes before."""
+        for inside in body_graphs(graph):
+            concerned, left = self._foreseen(inside.graph.copy(), context.target)
+            samples = samples_inside(context.samples(), graph, inside) if concerned else ""
+            if isinstance(samples, str):
+                report.skipped |= left | dict.fromkeys(concerned, samples)
+            else:
+                known = inside.coded(coded, context.target.activation_dtype)
+                there = dataclasses.replace(context, calibration=samples)
+                body_pass = dataclasses.replace(self, exact_inputs=False)
+                body_pass._rewrite_nodes(inside.graph, there, report, known)
+                body_pass._rewrite_bodies(inside.graph, there, report, known, names)
+            inside.put_back(names)
+
+    def _rewrite_nodes(
+        self,
+        graph: gs.Graph,
+        context: PassContext,
+        report: PassReport,
+        coded: Mapping[str, Affine],
+    ) -> None:
         self._prepare(graph, context.target)
         inputs = self._rescale(graph, context, report)
         found = self._measured(graph, context)
         plan = found.plan
         scales = {n: context.target.activation_parameters(seen) for n, seen in found.ranges.items()}
         scales |= coded_scales(inputs, plan.shared, context.target.activation_dtype)
+        scales |= {plan.shared[n]: known for n, known in coded.items() if _alone(plan, n)}
         for name, reason in plan.skipped.items():
             report.skip(name, reason)
         for node in [*(unit.node for unit in plan.units), *plan.lookups]:
             report.change(node)
         write_lookups(graph, plan.lookups)
         self._write(graph, plan, scales, found.means, context, report)
-        for coded in inputs:
-            coded.fold(graph, Names(graph))
+        for image in inputs:
+            image.fold(graph, Names(graph))
 
     def _write(
         self,
@@ -145,9 +192,9 @@ class QuantizeStatic(Pass):
             weight_bits=lambda unit: bits[id(unit)],
         ).write()
         if layers:
-            feeds, count = context.samples().feeds(), self.refining_samples
+            feeds, count = context.samples().feeds, self.refining_samples
             left = refine(before, graph, layers, feeds, count, context.seed)
-            report.numbers["refined_layers"] = len(layers) - len(left)
+            report.count("refined_layers", len(layers) - len(left))
             report.notes += [f"{name}: {reason}" for name, reason in left.items()]
         pack_codes(graph, plan, bits, context.target)
 
@@ -168,7 +215,7 @@ class QuantizeStatic(Pass):
             outcome = equalize(
                 graph, set(plan.shared), context.samples(), wanted=lambda node: id(node) in taken
             )
-            report.numbers["equalized_groups"] = outcome.equalized
+            report.count("equalized_groups", outcome.equalized)
         if not self.exact_inputs or context.target.symmetric:
             return []
         return code_inputs(graph, {id(unit.node) for unit in plan.units}, context.samples())
@@ -212,3 +259,8 @@ class QuantizeStatic(Pass):
             defaults=self,
             advance=context.advance,
         ).result()
+
+
+def _alone(plan: Plan, name: str) -> bool:
+    """Whether a tensor has a scale that follows from its values only."""
+    return name in plan.shared and plan.observed[plan.shared[name]] == [name]
