@@ -13,7 +13,26 @@ from onnxcomp.gram import Array, Window
 def rows_and_means(
     values: Array, window: Window | None, count: int, seed: Sequence[int]
 ) -> tuple[Array, Array]:
-    """What a layer multiplies with its weights: some of it, and the mean of all.
+    """Some of what a layer multiplies with its weights, as `sampled_rows`, and the mean of all.
+
+    Returns:
+        rows [samples, groups, d, count] and means [samples, groups, d], float32.
+    """
+    rows = sampled_rows(values, window, count, seed)
+    if window is None:
+        table = values.reshape(len(values), -1, values.shape[-1])
+        return rows, table.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None]
+    padded, sizes = _padded(values, window)
+    axes = zip(sizes, _offsets(window), strict=True)
+    for axis, (size, (offsets, step)) in reversed(list(enumerate(axes, start=2))):
+        spans = [slice(o, o + (size - 1) * step + 1, step) for o in offsets.tolist()]
+        before = (slice(None),) * axis
+        padded = np.stack([padded[(*before, span)].mean(axis=axis) for span in spans], axis=axis)
+    return rows, padded.reshape(len(values), window.group, -1)
+
+
+def sampled_rows(values: Array, window: Window | None, count: int, seed: Sequence[int]) -> Array:
+    """What a layer multiplies with its weights, at some places.
 
     Args:
         values: what the layer reads, of a few samples: [samples, channels, *spatial] for a Conv,
@@ -23,13 +42,12 @@ def rows_and_means(
         seed: the same seed and shape give the same places, which all samples share.
 
     Returns:
-        rows [samples, groups, d, count] and means [samples, groups, d], float32.
+        rows [samples, groups, d, count].
     """
     rng = np.random.default_rng(seed)
     if window is None:
         table = values.reshape(len(values), -1, values.shape[-1])
-        rows = table[:, _places(rng, table.shape[1], count)].swapaxes(1, 2)
-        return rows[:, None], table.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None]
+        return table[:, _places(rng, table.shape[1], count)].swapaxes(1, 2)[:, None]
     padded, sizes = _padded(values, window)
     places = np.unravel_index(_places(rng, int(np.prod(sizes)), count), sizes)
     at: list[Any] = []
@@ -38,13 +56,7 @@ def rows_and_means(
         shape[axis] = -1
         at.append(places[axis] * step + offsets.reshape(shape))
     rows = padded[(slice(None), slice(None), *at)]
-    axes = zip(sizes, _offsets(window), strict=True)
-    for axis, (size, (offsets, step)) in reversed(list(enumerate(axes, start=2))):
-        spans = [slice(o, o + (size - 1) * step + 1, step) for o in offsets.tolist()]
-        before = (slice(None),) * axis
-        padded = np.stack([padded[(*before, span)].mean(axis=axis) for span in spans], axis=axis)
-    table_shape = (len(values), window.group, -1)
-    return rows.reshape(*table_shape, rows.shape[-1]), padded.reshape(table_shape)
+    return np.asarray(rows.reshape(len(values), window.group, -1, rows.shape[-1]))
 
 
 def _places(rng: np.random.Generator, total: int, count: int) -> Array:
