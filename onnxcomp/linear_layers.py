@@ -1,0 +1,160 @@
+"""Conv, Gemm and MatMul as what they have in common: y = W x + b, group by group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.gram import Array, Window
+from onnxcomp.graph import Names, consumers, is_constant, is_standard
+from onnxcomp.layer_inputs import sampled_rows
+
+LINEAR = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class LinearLayer:
+    """A node with constant weights that makes y = W x + b of rows x.
+
+    Attributes:
+        node: Conv, Gemm or MatMul.
+        adder: the node whose ``bias_index``-th input is or may become the bias, or None.
+        bias_index: of ``adder``'s inputs.
+    """
+
+    node: gs.Node
+    adder: gs.Node | None
+    bias_index: int
+
+    @classmethod
+    def of(cls, node: gs.Node) -> LinearLayer:
+        """Of a node that `reason_against` finds nothing against."""
+        if node.op != "MatMul":
+            return cls(node, node, 2)
+        readers = consumers(node.outputs[0])
+        if len(readers) == 1 and readers[0].op == "Add":
+            for index, tensor in enumerate(readers[0].inputs):
+                if _is_vector(tensor, node.inputs[1].shape[1]):
+                    return cls(node, readers[0], index)
+        return cls(node, None, 0)
+
+    @property
+    def source(self) -> str:
+        """Name of the tensor it reads."""
+        return str(self.node.inputs[0].name)
+
+    @property
+    def made(self) -> gs.Tensor:
+        """y with the bias."""
+        return (self.adder or self.node).outputs[0]
+
+    @property
+    def groups(self) -> int:
+        """Of a Conv; 1 otherwise."""
+        return int(self.node.attrs.get("group", 1)) if self.node.op == "Conv" else 1
+
+    @property
+    def weights(self) -> Array:
+        """W, float64 [groups, out / groups, d]."""
+        values = self.node.inputs[1].values.astype(np.float64)
+        values = values.T if self._is_transposed else values
+        return np.asarray(values.reshape(self.groups, values.shape[0] // self.groups, -1))
+
+    @property
+    def bias(self) -> Array:
+        """b, float64 [groups, out / groups]; 0 where there is none."""
+        groups, out, _ = self.weights.shape
+        constant = self._bias
+        if constant is None:
+            return np.zeros((groups, out))
+        values = np.asarray(constant.values, np.float64).reshape(-1)
+        return np.broadcast_to(values, (groups * out,)).reshape(groups, out)
+
+    @property
+    def takes_bias(self) -> bool:
+        """Whether it has a bias or can get one."""
+        return self.adder is not None
+
+    def write(self, weights: Array, bias: Array | None, names: Names) -> None:
+        """Puts new constants in place of the weights and, unless None, of the bias."""
+        old = self.node.inputs[1]
+        values = weights.reshape(-1, weights.shape[-1]).T if self._is_transposed else weights
+        values = np.ascontiguousarray(values.reshape(old.shape), old.dtype)
+        self.node.inputs[1] = gs.Constant(names.fresh(f"{old.name}.refitted"), values)
+        if bias is None or self.adder is None:
+            return
+        before = self._bias
+        name = f"{old.name}.bias" if before is None else before.name
+        shape = (-1,) if before is None or before.values.size == 1 else before.shape
+        stored = bias.reshape(shape).astype(old.dtype)
+        constant = gs.Constant(names.fresh(f"{name}.refitted"), stored)
+        if len(self.adder.inputs) > self.bias_index:
+            self.adder.inputs[self.bias_index] = constant
+        else:
+            self.adder.inputs.append(constant)
+
+    def inputs(self, values: Array, count: int, seed: list[int]) -> Array:
+        """Rows x of what a few samples read, [samples, groups, d, at most count]."""
+        window = None
+        if self.node.op == "Conv":
+            window = Window.of_conv(self.node.attrs, self.node.inputs[1].shape)
+        return sampled_rows(values, window, count, seed)
+
+    def outputs(self, values: Array, count: int, seed: list[int]) -> Array:
+        """Rows y, as `inputs` has x, at the same places."""
+        window = None
+        if self.node.op == "Conv":
+            window = Window(kernel=(1,) * (values.ndim - 2), group=self.groups)
+        return sampled_rows(values, window, count, seed)
+
+    @property
+    def _is_transposed(self) -> bool:
+        """Whether the weights are stored as [in, out]."""
+        return self.node.op == "MatMul" or (
+            self.node.op == "Gemm" and not self.node.attrs.get("transB", 0)
+        )
+
+    @property
+    def _bias(self) -> gs.Constant | None:
+        if self.adder is None or len(self.adder.inputs) <= self.bias_index:
+            return None
+        tensor = self.adder.inputs[self.bias_index]
+        return tensor if tensor.name else None
+
+
+def reason_against(node: gs.Node) -> str | None:
+    """Why a node with weights is none whose weights can be fitted, or None."""
+    if node.op not in LINEAR or not is_standard(node):
+        return f"{node.op} is never refitted"
+    if not is_constant(node.inputs[1]):
+        return "its weights are computed"
+    weights = node.inputs[1]
+    if len(consumers(weights)) > 1:
+        return "its weights are shared"
+    if np.dtype(weights.dtype).kind != "f":
+        return f"its weights are {weights.dtype}"
+    if node.op == "MatMul":
+        return None if len(weights.shape) == 2 else "its weights are a batch of matrices"
+    if node.op == "Gemm" and any(node.attrs.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        return "its products are scaled"
+    if node.op == "Gemm" and node.attrs.get("transA", 0):
+        return "its input is transposed"
+    if len(node.inputs) > 2 and node.inputs[2].name:
+        out = weights.shape[1] if _gemm_in_out(node) else weights.shape[0]
+        if not _is_vector(node.inputs[2], out):
+            return "its bias is no constant vector"
+    return None
+
+
+def _gemm_in_out(node: gs.Node) -> bool:
+    return bool(node.op == "Gemm" and not node.attrs.get("transB", 0))
+
+
+def _is_vector(tensor: gs.Tensor, out: int) -> bool:
+    """Whether a tensor is a constant that broadcasts as [out]."""
+    if not is_constant(tensor):
+        return False
+    size = int(np.prod(tensor.shape))
+    return size == 1 or (size == out and tensor.shape[-1] == out)
