@@ -1,0 +1,227 @@
+"""Labels on indices of axes, and the equations between them.
+
+Every index of every axis of every tensor carries an integer label; indices with equal labels can
+only be removed together. Five statements about labels cover ONNX:
+
+- ``same``: two vectors of labels are equal (elementwise operators, contractions);
+- ``take``: a vector is a selection from another one (Slice, Split, Gather; Concat joins);
+- ``factor``: a flat axis is the product of others (Reshape, groups of a Conv);
+- an axis that disappears (reductions) needs no statement;
+- ``pin``: labels that have to stay.
+
+A vector of length 0 stands for an axis whose length is unknown: whatever meets it stays. Axes of
+length 1 carry the label `ONE`, which is pinned and never linked, because they broadcast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from onnxcomp.union_find import Array, components
+
+Granularity = Literal["auto", "head", "head_dim"]
+SINGLE = np.zeros(1, np.int64)
+UNKNOWN = np.zeros(0, np.int64)
+FEW = 4  # the first of equally good factors is only taken if it has so many indices
+LONE = "an axis of length 1"
+
+
+class Unfollowed(Exception):
+    """What a rule raises where it cannot say how labels pass: the node's tensors stay."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A flat axis [a * b * ...] is the product of the axes ``parts``, [a], [b] ..., row by row."""
+
+    flat: Array
+    parts: tuple[Array, ...]
+
+    def wide(self, part: int) -> Array:
+        """The labels of one part at every index of the flat axis."""
+        shape = [1] * len(self.parts)
+        shape[part] = -1
+        sizes = [p.size for p in self.parts]
+        return np.broadcast_to(self.parts[part].reshape(shape), sizes).ravel()
+
+
+@dataclass
+class Equations:
+    """Labels given out so far and what was said about them."""
+
+    count: int = 1
+    reasons: list[str] = field(default_factory=lambda: [LONE])
+    factors: list[Factor] = field(default_factory=list)
+    _edges: list[tuple[Array, Array]] = field(default_factory=list)
+    _pins: list[tuple[Array, int]] = field(default_factory=lambda: [(SINGLE, 0)])
+    _codes: dict[str, int] = field(default_factory=lambda: {LONE: 0})
+
+    def fresh(self, size: int) -> Array:
+        """Labels that nothing else has, [size]."""
+        if size == 1:
+            return SINGLE
+        self.count += size
+        return np.arange(self.count - size, self.count, dtype=np.int64)
+
+    def fixed(self, size: int, reason: str) -> Array:
+        """Labels of an axis that stays as it is, [size]."""
+        if size <= 1:
+            return SINGLE if size else UNKNOWN
+        self.count += 1
+        label = np.asarray([self.count - 1])
+        self.pin(label, reason)
+        return np.broadcast_to(label, (size,))
+
+    def pin(self, labels: Array, reason: str) -> None:
+        """Lets ``labels`` stay, for the first reason that is given."""
+        code = self._codes.setdefault(reason, len(self.reasons))
+        if code == len(self.reasons):
+            self.reasons.append(reason)
+        self._pins.append((labels, code))
+
+    def same(self, one: Array, other: Array) -> Array:
+        """Makes two vectors equal; an axis of length 1 meets any other without a link.
+
+        Raises:
+            Unfollowed: the lengths differ.
+        """
+        if one is other or other.size == 1:
+            return one
+        if one.size == 1:
+            return other
+        if one.size == 0 or other.size == 0:
+            longer = other if one.size == 0 else one
+            self.pin(longer, "it meets an axis of unknown length")
+            return longer
+        if one.size != other.size:
+            raise Unfollowed(f"axes of {one.size} and {other.size} meet")
+        self._edges.append((one, other))
+        return one
+
+    def take(self, labels: Array, indices: Array) -> Array:
+        """A selection; an index that is taken alone has to stay."""
+        taken = labels[indices]
+        if taken.size == 1:
+            self.pin(taken, "an index that is taken alone")
+            return SINGLE
+        return taken
+
+    def factor(self, flat: Array, parts: Sequence[Array]) -> None:
+        """Makes ``flat`` the product of ``parts``; which part may shrink is settled at the end.
+
+        Raises:
+            Unfollowed: the lengths do not multiply.
+        """
+        if any(part.size == 0 for part in (flat, *parts)):
+            for labels in (flat, *parts):
+                self.pin(labels, "it meets an axis of unknown length")
+            return
+        if math.prod(part.size for part in parts) != flat.size:
+            raise Unfollowed(f"{flat.size} is not the product of {[part.size for part in parts]}")
+        long = tuple(part for part in parts if part.size > 1)
+        if len(long) == 1:
+            self.same(flat, long[0])
+        elif long:
+            self.factors.append(Factor(flat, long))
+
+    def solve(self, weights: Array, granularity: Granularity = "auto") -> tuple[Array, Array]:
+        """The class of every label, and the reason of every class that stays.
+
+        Args:
+            weights: [count] how many parameters a label stands for.
+            granularity: which part of a flat axis shrinks where several could: ``head`` the first,
+                ``head_dim`` the last, ``auto`` the one that touches most parameters.
+
+        Returns:
+            root: [count] the least label of each class.
+            reason: [count] an index into ``reasons``, or -1 where the class may be removed.
+        """
+        root = np.arange(self.count)
+        if self._edges:
+            one, other = (np.concatenate(side) for side in zip(*self._edges, strict=True))
+            root = components(root, one, other)
+        waiting = self.factors
+        while waiting:
+            reason = self._reasons(root)
+            waiting, edges = self._settle(waiting, root, reason >= 0, weights, granularity)
+            if edges:
+                one, other = (np.concatenate(side) for side in zip(*edges, strict=True))
+                root = components(root, one, other)
+        return root, self._reasons(root)
+
+    def _reasons(self, root: Array) -> Array:
+        least = np.full(self.count, len(self.reasons))
+        labels = np.concatenate([labels for labels, _ in self._pins])
+        codes = np.repeat([code for _, code in self._pins], [p.size for p, _ in self._pins])
+        np.minimum.at(least, root[labels], codes)
+        found = least[root]
+        return np.where(found == len(self.reasons), -1, found)
+
+    def _settle(
+        self,
+        waiting: list[Factor],
+        root: Array,
+        pinned: Array,
+        weights: Array,
+        granularity: Granularity,
+    ) -> tuple[list[Factor], list[tuple[Array, Array]]]:
+        """One round: what is clear; if nothing is, choices that do not touch each other."""
+        options = [_free_parts(factor, root, pinned) for factor in waiting]
+        clear = [len(found) < 2 for found in options]
+        chosen: dict[int, int | None] = {}
+        if any(clear):
+            for i, found in enumerate(options):
+                if clear[i]:
+                    chosen[i] = found[0] if found else None
+        else:
+            total = np.bincount(root, weights, minlength=self.count)
+            touched = np.zeros(self.count, bool)
+            for i, factor in enumerate(waiting):
+                near = np.concatenate([root[factor.flat], *(root[p] for p in factor.parts)])
+                if not touched[near].any():
+                    chosen[i] = _choice(factor, options[i], root, total, granularity)
+                    touched[near] = True
+        edges = []
+        for i, part in chosen.items():
+            factor = waiting[i]
+            for j, labels in enumerate(factor.parts):
+                if j != part:
+                    self.pin(labels, "another factor of its flat axis shrinks, or none can")
+            if part is None:
+                self.pin(factor.flat, "no factor of the flat axis can shrink")
+            else:
+                edges.append((factor.flat, factor.wide(part)))
+        return [factor for i, factor in enumerate(waiting) if i not in chosen], edges
+
+
+def _free_parts(factor: Factor, root: Array, pinned: Array) -> list[int]:
+    """Parts of which some index may be removed, the flat axis allowing it."""
+    sizes = [part.size for part in factor.parts]
+    flat = pinned[root[factor.flat]].reshape(sizes)
+    free = []
+    for i, part in enumerate(factor.parts):
+        others = tuple(axis for axis in range(len(sizes)) if axis != i)
+        if not (pinned[root[part]] | flat.any(axis=others)).all():
+            free.append(i)
+    return free
+
+
+def _choice(
+    factor: Factor, free: list[int], root: Array, total: Array, granularity: Granularity
+) -> int:
+    if granularity == "head":
+        return free[0]
+    if granularity == "head_dim":
+        return free[-1]
+    reach = [float(total[np.unique(root[factor.parts[i]])].sum()) for i in free]
+    best = [i for i, found in zip(free, reach, strict=True) if found == max(reach)]
+    if len(best) == 1:
+        return best[0]
+    if factor.parts[best[0]].size >= FEW:
+        return best[0]
+    return max(best, key=lambda i: factor.parts[i].size)

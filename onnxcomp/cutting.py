@@ -1,0 +1,242 @@
+"""Removes units of channels from a graph: constants, sizes and attributes follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.channel_equations import Unfollowed
+from onnxcomp.channel_selections import slice_axes, sliced
+from onnxcomp.channel_sweep import given
+from onnxcomp.channels import Channels
+from onnxcomp.graph import Names, is_constant, sort_nodes
+from onnxcomp.union_find import Array
+
+Kept = dict[str, tuple[Array | None, ...]]  # tensor -> for each axis the indices left, None: all
+
+
+@dataclass
+class Cut:
+    """What a row of `SIZES` may ask while it follows in a node.
+
+    Attributes:
+        graph: the one being cut.
+        kept: of every tensor that lost indices.
+        names: of the graph.
+    """
+
+    graph: gs.Graph
+    kept: Kept
+    names: Names
+
+    def axis(self, tensor: gs.Tensor, axis: int) -> Array | None:
+        """The indices left of an axis, None where it keeps all."""
+        axes = self.kept.get(tensor.name)
+        return None if axes is None else axes[axis]
+
+    def constant(self, old: gs.Tensor, values: Array) -> gs.Constant:
+        """New values for a shape, an index or the like, under a new name."""
+        return gs.Constant(self.names.fresh(f"{old.name}.pruned"), values.astype(old.dtype))
+
+
+def cut(graph: gs.Graph, channels: Channels, removed: Mapping[str, Array]) -> Kept:
+    """Removes units in place; nodes and activations keep their names.
+
+    Args:
+        graph: the one that ``channels`` were found in, unchanged since.
+        channels: its groups.
+        removed: name of a group -> units to remove, [n], fewer than the group has.
+
+    Returns:
+        By name of a tensor that lost indices, for each axis those that are left, as indices of
+        before; None for an axis that lost none. Constants appear under the names they had.
+    """
+    gone = np.zeros(len(channels.root), bool)
+    for group in channels.groups:
+        units = removed.get(group.name)
+        if units is not None and len(units):
+            place = group.places[0]
+            labels = channels.axes[place.tensor][place.axis]
+            gone[channels.root[labels[np.isin(place.units, units)]]] = True
+    work = Cut(graph, kept_axes(channels, gone), Names(graph))
+    for node in list(graph.nodes):
+        follow = SIZES.get(node.op)
+        if follow is not None and any(t.name in work.kept for t in (*node.inputs, *node.outputs)):
+            follow(work, node)
+    _shrink(graph, channels, work)
+    sort_nodes(graph)
+    return work.kept
+
+
+def kept_axes(channels: Channels, gone: Array) -> Kept:
+    """What is left of every axis once classes have gone, [labels] bool by class."""
+    lost = gone[channels.root]  # [labels]
+    kept: Kept = {}
+    cache: dict[int, Array | None] = {}  # many activations share their vectors of labels
+    for name, axes in channels.axes.items():
+        for labels in axes:
+            if id(labels) not in cache:
+                left = np.flatnonzero(~lost[labels])
+                cache[id(labels)] = None if left.size == labels.size else left
+        if any(cache[id(labels)] is not None for labels in axes):
+            kept[name] = tuple(cache[id(labels)] for labels in axes)
+    return kept
+
+
+def _shrink(graph: gs.Graph, channels: Channels, work: Cut) -> None:
+    """Cuts constants, each once for all its readers, and the shapes of activations."""
+    small: dict[str, gs.Constant] = {}
+    for node in graph.nodes:
+        for i, tensor in enumerate(node.inputs):
+            axes = work.kept.get(tensor.name)
+            if axes is None or tensor.name not in channels.constants:
+                continue
+            if tensor.name not in small:
+                values = tensor.values
+                for axis, left in enumerate(axes):
+                    values = values if left is None else np.take(values, left, axis)
+                name = work.names.fresh(f"{tensor.name}.pruned")
+                small[tensor.name] = gs.Constant(name, np.ascontiguousarray(values))
+            node.inputs[i] = small[tensor.name]
+        for tensor in node.outputs:
+            axes = work.kept.get(tensor.name)
+            if axes is not None and tensor.shape is not None:
+                shape = zip(tensor.shape, axes, strict=True)
+                tensor.shape = [size if left is None else left.size for size, left in shape]
+
+
+# --- what holds sizes -----------------------------------------------------------------------------
+
+
+def _groups_of_conv(work: Cut, node: gs.Node) -> None:
+    """As many as the full axis has of a group's: inputs of a Conv, outputs of a ConvTranspose."""
+    groups = int(node.attrs.get("group", 1))
+    if groups == 1:
+        return
+    kernel, full = node.inputs[1], node.outputs[0] if node.op == "ConvTranspose" else node.inputs[0]
+    own, left = work.axis(kernel, 1), work.axis(full, 1)
+    inner = int(kernel.shape[1]) if own is None else own.size
+    node.attrs["group"] = (kernel.shape[1] * groups if left is None else left.size) // inner
+
+
+def _groups_of_norm(work: Cut, node: gs.Node) -> None:
+    left, groups = work.axis(node.inputs[0], 1), int(node.attrs["num_groups"])
+    if left is not None:
+        size = int(node.inputs[0].shape[1]) // groups
+        node.attrs["num_groups"] = int(np.unique(left // size).size)
+
+
+def _hidden_size(work: Cut, node: gs.Node) -> None:
+    left = work.axis(node.inputs[2], 2)
+    if left is not None:
+        node.attrs["hidden_size"] = int(left.size)
+
+
+def _target(index: int) -> Callable[[Cut, gs.Node], None]:
+    """Reshape, Expand, Resize: the lengths of the output's axes; 0, -1 and 1 say nothing of it."""
+
+    def follow(work: Cut, node: gs.Node) -> None:
+        tensor = given(node, index)
+        if tensor is None or not is_constant(tensor) or node.outputs[0].name not in work.kept:
+            return
+        target = np.array(tensor.values)
+        skipped = len(node.outputs[0].shape) - len(target)
+        for axis, left in enumerate(work.kept[node.outputs[0].name][skipped:]):
+            if left is not None and target[axis] > 1:
+                target[axis] = left.size
+        node.inputs[index] = work.constant(tensor, target)
+
+    return follow
+
+
+def _split(work: Cut, node: gs.Node) -> None:
+    """The lengths of all parts, which are no longer even."""
+    axis = int(node.attrs.get("axis", 0)) % len(node.inputs[0].shape)
+    if work.axis(node.inputs[0], axis) is None:
+        return
+    lengths = []
+    for tensor in node.outputs:
+        left = work.axis(tensor, axis)
+        lengths.append(int(tensor.shape[axis]) if left is None else left.size)
+    node.attrs.pop("num_outputs", None)
+    name = work.names.fresh(f"{node.outputs[0].name}.lengths")
+    node.inputs = [node.inputs[0], gs.Constant(name, np.asarray(lengths, np.int64))]
+
+
+def _slice(work: Cut, node: gs.Node) -> None:
+    """A range of what is left; along axes where that is no range, a Gather."""
+    data = node.inputs[0]
+    axes = work.kept.get(data.name)
+    try:
+        bounds = slice_axes(node, len(data.shape))
+    except Unfollowed:  # ranges of axes that stay
+        return
+    uneven = {}
+    for axis, (start, end, step) in list(bounds.items()):
+        left = None if axes is None else axes[axis]
+        if left is None:
+            continue
+        taken = sliced(int(data.shape[axis]), start, end, step)
+        place = np.searchsorted(left, taken[np.isin(taken, left)])
+        if (np.diff(place) == 1).all():
+            bounds[axis] = (int(place[0]), int(place[-1]) + 1, 1)
+        else:
+            uneven[axis] = place
+            del bounds[axis]
+    if axes is not None:
+        _write_slice(work, node, bounds, uneven)
+
+
+def _write_slice(
+    work: Cut,
+    node: gs.Node,
+    bounds: Mapping[int, tuple[int, int, int]],
+    uneven: Mapping[int, Array],
+) -> None:
+    data, kind = node.inputs[0], node.inputs[1]
+    for axis, place in list(uneven.items())[0 if bounds else 1 :]:
+        taken = gs.Variable(work.names.fresh(f"{node.outputs[0].name}.taken"), data.dtype)
+        inputs, name = [data, work.constant(kind, place)], work.names.fresh(f"{node.name}.taken")
+        work.graph.nodes.append(gs.Node("Gather", name, {"axis": axis}, inputs, [taken]))
+        data = taken
+    if not bounds:
+        axis, place = next(iter(uneven.items()))
+        node.op, node.attrs = "Gather", {"axis": axis}
+        node.inputs = [data, work.constant(kind, place)]
+        return
+    table = np.asarray([(*bound, axis) for axis, bound in bounds.items()], np.int64)
+    starts, ends, steps, axes = table.T
+    inputs = [work.constant(kind, values) for values in (starts, ends, axes, steps)]
+    node.attrs, node.inputs = {}, [data, *inputs]
+
+
+def _gather(work: Cut, node: gs.Node) -> None:
+    """Indices of what is left, where they are constant."""
+    data, indices = node.inputs
+    axis = int(node.attrs.get("axis", 0)) % len(data.shape)
+    left, result = work.axis(data, axis), work.kept.get(node.outputs[0].name)
+    if not is_constant(indices) or (left is None and result is None):
+        return
+    chosen = np.asarray(indices.values)
+    for i in range(chosen.ndim):
+        mine = None if result is None else result[axis + i]
+        chosen = chosen if mine is None else np.take(chosen, mine, i)
+    if left is not None:
+        chosen = np.searchsorted(left, chosen % int(data.shape[axis]))
+    node.inputs[1] = work.constant(indices, np.asarray(chosen))
+
+
+SIZES: dict[str, Callable[[Cut, gs.Node], None]] = {
+    **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose"), _groups_of_conv),
+    "GroupNormalization": _groups_of_norm,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _hidden_size),
+    "Reshape": _target(1),
+    "Expand": _target(1),
+    "Resize": _target(3),
+    "Split": _split,
+    "Slice": _slice,
+    "Gather": _gather,
+}
