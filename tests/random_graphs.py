@@ -26,7 +26,7 @@ ACTIVATIONS = ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "Softplus"]
 
 @dataclass(frozen=True)
 class Tensor:
-    """A name with its shape; the batch is 0."""
+    """A name with its shape: the batch is 0, negative lengths are only known at run time."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,6 +38,10 @@ class Tensor:
     @property
     def width(self) -> int:
         return self.shape[1] if self.image else self.shape[-1]
+
+    @property
+    def static(self) -> bool:
+        return min(self.shape) >= 0
 
 
 @dataclass
@@ -111,7 +115,15 @@ class Maker:
         )
 
     def reshape(self, x: str, *sizes: int) -> str:
-        return self.op("Reshape", (x, self.ints(*sizes)))
+        """With 0 for a length that stays; sometimes the batch is computed, as exporters do."""
+        if sizes[0] or self.integer(0, 5) < 5:
+            return self.op("Reshape", (x, self.ints(*sizes)))
+        batch = self.op("Gather", (self.op("Shape", (x,)), self.ints(0)), axis=0)
+        target = self.op("Concat", (batch, self.ints(*sizes[1:])), axis=0)
+        return self.op("Reshape", (x, target))
+
+    def reshape_like(self, x: str, model: str) -> str:
+        return self.op("Reshape", (x, self.op("Shape", (model,))))
 
     def transpose(self, x: str, *perm: int) -> str:
         return self.op("Transpose", (x,), perm=list(perm))
@@ -245,12 +257,14 @@ def shuffle(m: Maker, x: Tensor) -> Tensor:
     groups = m.pick([g for g in (2, 3, 4) if x.width % g == 0] or [1])
     if x.image:
         _, channels, height, width = x.shape
+        if not x.static:
+            return layer(m, x)
         y = m.reshape(x.name, 0, groups, channels // groups, height, width)
         y = m.transpose(y, 0, 2, 1, 3, 4)
         return Tensor(m.reshape(y, 0, channels, height, width), x.shape)
-    y = m.reshape(x.name, 0, x.shape[1], groups, x.width // groups)
+    y = m.reshape(x.name, 0, 0, groups, x.width // groups)
     y = m.transpose(y, 0, 1, 3, 2)
-    return Tensor(m.reshape(y, 0, x.shape[1], x.width), x.shape)
+    return Tensor(m.reshape(y, 0, 0, x.width), x.shape)
 
 
 def scaled(m: Maker, x: Tensor) -> Tensor:
@@ -314,10 +328,23 @@ def tiled(m: Maker, x: Tensor) -> Tensor:
     return _with_width(x, m.op("Tile", (x.name, m.ints(*repeats))), 2 * x.width)
 
 
+def conditional(m: Maker, x: Tensor) -> Tensor:
+    """One of two branches, decided at run time; both read the tensor from outside."""
+    total = m.reduce("ReduceSum", x.name, range(len(x.shape)), keepdims=0)
+    condition = m.op("Greater", (total, m.scalar(0)))
+    branches = {}
+    for branch, kind in (("then_branch", "Relu"), ("else_branch", "Neg")):
+        name = f"{branch}_{len(m.nodes)}"
+        value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        node = helper.make_node(kind, [x.name], [name], f"n_{name}")
+        branches[branch] = helper.make_graph([node], branch, [], [value])
+    return Tensor(m.op("If", (condition,), **branches), x.shape)
+
+
 ANY: list[Block] = [
     *(layer, residual, long_residual, concat, split, stepped_slice, reversed_slice, permutation),
     *(padded, shuffle, scaled, shared_weight, merged_bias, statistics_of_channels, unit_length),
-    *(stacked, tiled),
+    *(stacked, tiled, conditional),
 ]
 
 
@@ -381,7 +408,7 @@ def group_norm(m: Maker, x: Tensor) -> Tensor:
         return Tensor(m.op("GroupNormalization", inputs, num_groups=groups), x.shape)
     y = m.reshape(x.name, 0, groups, -1)
     y = m.op("InstanceNormalization", (y, m.positive(groups), m.vector(groups)))
-    y = m.reshape(y, 0, *x.shape[1:])
+    y = m.reshape(y, 0, *x.shape[1:]) if x.static else m.reshape_like(y, x.name)
     return Tensor(m.op("Mul", (y, m.vector(x.width, 1, 1))), x.shape)
 
 
@@ -395,7 +422,7 @@ def channels_last(m: Maker, x: Tensor) -> Tensor:
 
 def depth_to_space(m: Maker, x: Tensor) -> Tensor:
     _, _, height, width = x.shape
-    if 2 * height > LARGEST_MAP:
+    if 2 * abs(height) > LARGEST_MAP:
         return batch_norm(m, x)
     channels = m.pick([3, 4, 6])
     y = m.conv(x, 4 * channels)
@@ -411,10 +438,9 @@ def space_to_depth(m: Maker, x: Tensor) -> Tensor:
     if m.chance():
         y = m.op("SpaceToDepth", (x.name,), blocksize=2)
     else:
+        end = 2**31 - 1
         quarters = [
-            m.slice(m.slice(x.name, 2, i, height, 2), 3, j, width, 2)
-            for i in (0, 1)
-            for j in (0, 1)
+            m.slice(m.slice(x.name, 2, i, end, 2), 3, j, end, 2) for i in (0, 1) for j in (0, 1)
         ]
         y = m.op("Concat", quarters, axis=1)
     return _narrow(m, Tensor(y, (0, 4 * channels, height // 2, width // 2)))
@@ -422,7 +448,7 @@ def space_to_depth(m: Maker, x: Tensor) -> Tensor:
 
 def transposed_conv(m: Maker, x: Tensor) -> Tensor:
     _, channels, height, width = x.shape
-    if 2 * height > LARGEST_MAP:
+    if 2 * abs(height) > LARGEST_MAP:
         return batch_norm(m, x)
     out = m.new_width()
     groups = 2 if channels % 2 == 0 and out % 2 == 0 and m.chance() else 1
@@ -433,7 +459,7 @@ def transposed_conv(m: Maker, x: Tensor) -> Tensor:
 
 def resized(m: Maker, x: Tensor) -> Tensor:
     _, channels, height, width = x.shape
-    if 2 * height > LARGEST_MAP:
+    if 2 * abs(height) > LARGEST_MAP:
         return batch_norm(m, x)
     scales = m._keep("scales", np.asarray([1, 1, 2, 2], np.float32))
     y = m.op("Resize", (x.name, "", scales), mode=m.pick(["nearest", "linear"]))
@@ -442,7 +468,7 @@ def resized(m: Maker, x: Tensor) -> Tensor:
 
 def pooled(m: Maker, x: Tensor) -> Tensor:
     _, channels, height, width = x.shape
-    if height < 4:
+    if abs(height) < 4:
         return batch_norm(m, x)
     y = m.op(m.pick(["MaxPool", "AveragePool"]), (x.name,), kernel_shape=[2, 2], strides=[2, 2])
     return Tensor(y, (0, channels, height // 2, width // 2))
@@ -451,6 +477,8 @@ def pooled(m: Maker, x: Tensor) -> Tensor:
 def covariance_attention(m: Maker, x: Tensor) -> Tensor:
     """Attention between channels: their axis is the softmax's, so it has to stay."""
     _, channels, height, width = x.shape
+    if not x.static:
+        return gated(m, x)
     q = m.reshape(m.conv(x, channels).name, 0, channels, height * width)
     k = m.transpose(m.reshape(m.conv(x, channels).name, 0, channels, height * width), 0, 2, 1)
     weights = m.op("Softmax", (m.op("MatMul", (q, k)),), axis=-1)
@@ -462,8 +490,9 @@ def covariance_attention(m: Maker, x: Tensor) -> Tensor:
 def tokens(m: Maker, x: Tensor) -> Tensor:
     """From here on a sequence of pixels."""
     _, channels, height, width = x.shape
-    y = m.reshape(x.name, 0, channels, height * width)
-    return Tensor(m.transpose(y, 0, 2, 1), (0, height * width, channels))
+    length = height * width if x.static else -abs(height * width)
+    y = m.reshape(x.name, 0, channels, length if x.static else -1)
+    return Tensor(m.transpose(y, 0, 2, 1), (0, length, channels))
 
 
 IMAGE: list[Block] = [
@@ -515,6 +544,8 @@ def einsum_layers(m: Maker, x: Tensor) -> Tensor:
 def mixed_tokens(m: Maker, x: Tensor) -> Tensor:
     """Layers over the axis of positions."""
     _, length, width = x.shape
+    if not x.static:
+        return gated_layers(m, x)
     t = Tensor(m.transpose(x.name, 0, 2, 1), (0, width, length))
     inner = m.linear(t, m.new_width())
     y = m.linear(Tensor(m.act(inner.name), inner.shape), length)
@@ -535,7 +566,7 @@ def recurrent(m: Maker, x: Tensor) -> Tensor:
     if kind == "GRU":
         attributes["linear_before_reset"] = m.integer(0, 1)
     y = m.op(kind, inputs, hidden_size=hidden, **attributes)  # [L, directions, N, hidden]
-    y = m.reshape(m.transpose(y, 2, 0, 1, 3), 0, length, directions * hidden)
+    y = m.reshape(m.transpose(y, 2, 0, 1, 3), 0, 0, directions * hidden)
     return Tensor(y, (0, length, directions * hidden))
 
 
@@ -569,19 +600,19 @@ def attention(m: Maker, x: Tensor) -> Tensor:
     else:
         y = m.linear(x, 3 * flat).name
         if form == "gather":  # [N, L, 3, heads, width]
-            y = m.transpose(m.reshape(y, 0, length, 3, heads, width), 2, 0, 3, 1, 4)
+            y = m.transpose(m.reshape(y, 0, 0, 3, heads, width), 2, 0, 3, 1, 4)
         else:  # [N, L, heads, 3, width]
-            y = m.transpose(m.reshape(y, 0, length, heads, 3, width), 3, 0, 2, 1, 4)
+            y = m.transpose(m.reshape(y, 0, 0, heads, 3, width), 3, 0, 2, 1, 4)
         index = [m._keep("index", np.asarray(i, np.int64)) for i in range(3)]
         parts = [m.op("Gather", (y, i), axis=0) for i in index]
     if form in ("apart", "split", "slices"):
-        parts = [m.transpose(m.reshape(p, 0, length, heads, width), 0, 2, 1, 3) for p in parts]
+        parts = [m.transpose(m.reshape(p, 0, 0, heads, width), 0, 2, 1, 3) for p in parts]
     q, k, v = parts
     if m.chance():
         q, k = rotated(m, q, width), rotated(m, k, width)
     weights = causal_scores(m, q, m.transpose(k, 0, 1, 3, 2))
     y = m.transpose(m.op("MatMul", (weights, v)), 0, 2, 1, 3)
-    y = m.reshape(y, 0, length, flat)
+    y = m.reshape(y, 0, 0, flat)
     out = m.linear(Tensor(y, (0, length, flat)), x.width)
     return Tensor(m.op("Add", (x.name, out.name)), x.shape)
 
@@ -600,51 +631,72 @@ def grouped_query_attention(m: Maker, x: Tensor) -> Tensor:
     _, length, _ = x.shape
     kv, repeats, width = 2, m.pick([2, 3]), m.pick([4, 2])
     heads = kv * repeats
-    q = m.reshape(m.linear(x, heads * width).name, 0, length, heads, width)
+    q = m.reshape(m.linear(x, heads * width).name, 0, 0, heads, width)
     q = m.transpose(q, 0, 2, 1, 3)
     pair = []
     for _ in range(2):
-        y = m.reshape(m.linear(x, kv * width).name, 0, length, kv, width)
+        y = m.reshape(m.linear(x, kv * width).name, 0, 0, kv, width)
         y = m.op("Unsqueeze", (m.transpose(y, 0, 2, 1, 3), m.ints(2)))
-        y = m.op("Expand", (y, m.ints(1, kv, repeats, length, width)))
-        pair.append(m.reshape(y, 0, heads, length, width))
+        y = m.op("Expand", (y, m.ints(1, 1, repeats, 1, 1)))
+        pair.append(m.reshape(y, 0, heads, -1, width))
     if m.chance():
         q, pair[0] = rotated(m, q, width), rotated(m, pair[0], width)
     weights = causal_scores(m, q, m.transpose(pair[0], 0, 1, 3, 2))
     y = m.transpose(m.op("MatMul", (weights, pair[1])), 0, 2, 1, 3)
-    flat = Tensor(m.reshape(y, 0, length, heads * width), (0, length, heads * width))
+    flat = Tensor(m.reshape(y, 0, 0, heads * width), (0, length, heads * width))
     return Tensor(m.op("Add", (x.name, m.linear(flat, x.width).name)), x.shape)
 
 
 def einsum_attention(m: Maker, x: Tensor) -> Tensor:
     _, length, _ = x.shape
     heads, width = 2, m.pick([4, 2])
-    parts = [m.reshape(m.linear(x, heads * width).name, 0, length, heads, width) for _ in range(3)]
+    parts = [m.reshape(m.linear(x, heads * width).name, 0, 0, heads, width) for _ in range(3)]
     scores = m.op("Einsum", parts[:2], equation="bihd,bjhd->bhij")
     weights = m.op("Softmax", (scores,), axis=-1)
     y = m.op("Einsum", (weights, parts[2]), equation="bhij,bjhd->bihd")
-    flat = Tensor(m.reshape(y, 0, length, heads * width), (0, length, heads * width))
+    flat = Tensor(m.reshape(y, 0, 0, heads * width), (0, length, heads * width))
     return Tensor(m.op("Add", (x.name, m.linear(flat, x.width).name)), x.shape)
+
+
+def fused_attention(m: Maker, x: Tensor) -> Tensor:
+    """The operator of opset 23, on [N, L, heads * width]."""
+    if m.opset < 23:
+        return attention(m, x)
+    heads, width = m.pick([2, 3]), m.pick([4, 2])
+    kv_heads = m.pick([heads, 1])
+    inputs = [m.linear(x, n * width).name for n in (heads, kv_heads, kv_heads)]
+    y = m.op("Attention", inputs, q_num_heads=heads, kv_num_heads=kv_heads)
+    out = m.linear(Tensor(y, (*x.shape[:2], heads * width)), x.width)
+    return Tensor(m.op("Add", (x.name, out.name)), x.shape)
+
+
+def native_root_mean_square(m: Maker, x: Tensor) -> Tensor:
+    if m.opset < 23:
+        return root_mean_square(m, x)
+    return Tensor(m.op("RMSNormalization", (x.name, m.vector(x.width))), x.shape)
 
 
 SEQUENCE: list[Block] = [
     *(layer_norm, plain_layer_norm, root_mean_square, gated_layers, einsum_layers, mixed_tokens),
     *(recurrent, conv_over_positions, attention, grouped_query_attention, einsum_attention),
+    *(fused_attention, native_root_mean_square),
 ]
 
 
 def _start(m: Maker, batch: int | str) -> tuple[Tensor, onnx.ValueInfoProto]:
     kind = m.pick(["image", "sequence", "image", "tokens"])
     if kind == "image":
-        shape = (3, *m.pick([(4, 4), (6, 6), (8, 8)]))
-        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *shape])
+        shape = (3, *m.pick([(4, 4), (6, 6), (8, 8), (-4, -4)]))
+        dims = [batch, 3, *("HW" if shape[1] < 0 else shape[1:])]
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)
         return m.conv(Tensor("x", (0, *shape)), m.new_width(), 3), value
-    length = m.pick([3, 4])
+    length = m.pick([3, 4, -1])
+    dims = [batch, length if length > 0 else "L"]
     if kind == "sequence":
-        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, length, 5])
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [*dims, 5])
         return m.linear(Tensor("x", (0, length, 5)), m.new_width()), value
     width = m.new_width()
-    value = helper.make_tensor_value_info("x", TensorProto.INT64, [batch, length])
+    value = helper.make_tensor_value_info("x", TensorProto.INT64, dims)
     y = m.op("Gather", (m.weight(7, width, fan_in=2), "x"), axis=0)
     return Tensor(y, (0, length, width)), value
 
@@ -655,7 +707,7 @@ def _end(m: Maker, x: Tensor) -> Tensor:
         flat = m.op("Flatten", (pooled,))
         inputs = (flat, m.weight(CLASSES, x.width), m.vector(CLASSES))
         return Tensor(m.op("Gemm", inputs, transB=1), (0, CLASSES))
-    if x.image and m.chance():  # every pixel of every channel has a weight
+    if x.image and x.static and m.chance():  # every pixel of every channel has a weight
         flat = m.reshape(x.name, 0, int(np.prod(x.shape[1:])))
         return m.linear(Tensor(flat, (0, int(np.prod(x.shape[1:])))), CLASSES)
     if not x.image and m.chance():
@@ -667,7 +719,7 @@ def _end(m: Maker, x: Tensor) -> Tensor:
 def random_model(integer: Callable[[int, int], int]) -> onnx.ModelProto:
     """A model decided by ``integer(low, high)``, both ends included."""
     m = Maker(integer, opset=17)
-    m.opset = m.pick([17, 21])
+    m.opset = m.pick([17, 21, 23])
     batch: int | str = m.pick(["N", 2])
     x, start = _start(m, batch)
     outputs = []
@@ -679,12 +731,17 @@ def random_model(integer: Callable[[int, int], int]) -> onnx.ModelProto:
         outputs.append(m.pick(m.seen))
     outputs.append(_end(m, x))
     values = [
-        helper.make_tensor_value_info(t.name, TensorProto.FLOAT, [batch, *t.shape[1:]])
+        helper.make_tensor_value_info(
+            t.name,
+            TensorProto.FLOAT,
+            [batch, *(length if length > 0 else None for length in t.shape[1:])],
+        )
         for t in {t.name: t for t in outputs}.values()
     ]
     constants = [numpy_helper.from_array(array, name) for name, array in m.arrays.items()]
     graph = helper.make_graph(m.nodes, "random", [start], values, constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", m.opset)], ir_version=8)
+    opsets = [helper.make_opsetid("", m.opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=11 if m.opset > 21 else 8)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -696,12 +753,13 @@ def models(draw: st.DrawFn) -> onnx.ModelProto:
 
 
 def feed_of(model: onnx.ModelProto, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
-    """Random inputs of a model from here, for a batch of two."""
+    """Random inputs of a model from here, for a batch of two; open lengths are 3 or 8."""
     rng = np.random.default_rng(seed)
     feed: dict[str, npt.NDArray[Any]] = {}
     for value in model.graph.input:
         tensor = value.type.tensor_type
-        shape = [dim.dim_value or 2 for dim in tensor.shape.dim]
+        open_ = {"N": 2, "L": 3, "H": 8, "W": 8}
+        shape = [dim.dim_value or open_[dim.dim_param] for dim in tensor.shape.dim]
         if tensor.elem_type == TensorProto.INT64:
             feed[value.name] = rng.integers(0, 7, shape)
         else:
