@@ -175,7 +175,7 @@ def contradictions(
     shared = _readers(builder.model.graph)
     constants = _arrays(builder.model)
     found = []
-    for node in builder.model.graph.node:
+    for node in _alive(builder.model.graph):
         for k, tensor in enumerate(node.input):
             if not tensor or (tensor in constants and shared[tensor] > 1):
                 continue
@@ -302,6 +302,19 @@ def _read(graph: onnx.GraphProto) -> Iterator[str]:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from _read(attribute.g)
     yield from (output.name for output in graph.output)
+
+
+def _alive(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Nodes that an output depends on: the others are free to go as a whole."""
+    read, alive = {output.name for output in graph.output}, []
+    for node in reversed(graph.node):
+        if read & set(node.output):
+            alive.append(node)
+            read |= set(node.input)
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    read |= set(_read(attribute.g))
+    return alive[::-1]
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
