@@ -137,7 +137,11 @@ class Histogram:
         if self.weights is None:
             return None
         places = np.arange(*chosen.indices(size))
-        return np.asarray(self.weights[places // inner % len(self.weights)])
+        if inner > 1:
+            places //= inner
+        if inner * len(self.weights) < size:  # a remainder takes as long as all else
+            places %= len(self.weights)
+        return np.asarray(self.weights[places])
 
     def _cover(self, low: float, high: float) -> None:
         """Coarsens and shifts the cells until they hold [low, high]."""
@@ -161,7 +165,8 @@ class Histogram:
     def _count(self, flat: Array, times: int, weights: Array | None) -> None:
         if self._exponent > 0:  # scaling down could flush tiny negative float32 values to zero
             flat = flat.astype(np.float64)
-        cells = np.floor(flat * flat.dtype.type(math.ldexp(1.0, -self._exponent)))
+        cells = flat * flat.dtype.type(math.ldexp(1.0, -self._exponent))
+        np.floor(cells, out=cells)
         cells -= flat.dtype.type(self._start)
         places = cells.astype(np.intp)
         self._counts += times * np.bincount(places, minlength=self.bins)

@@ -28,20 +28,28 @@ LEAST_LEVELS = 32  # distinct values of a channel; fewer do not show their spaci
 TOLERANCE = 0.01  # of a step
 LEAST_TIE_DISTANCE = 0.02  # of a step, between a value and where rounding turns
 SAMPLES = 32
+ENOUGH_VALUES = 1 << 19  # of a channel: more of them show no other levels
 
 
 class Levels:
-    """The distinct values of each channel (axis 1), as long as there are at most 256."""
+    """The distinct values of each channel (axis 1), as long as there are at most 256.
+
+    Whole arrays are looked at until a channel has shown ENOUGH_VALUES, and none after that.
+    """
 
     def __init__(self, channels: int) -> None:
         """For a tensor with ``channels`` channels."""
         self.values: list[Array] = [np.empty(0)] * channels
+        self._count = 0
 
     def update(self, values: Array) -> None:
         """``values``: [batch, channels, ...]."""
         if not self.values or values.ndim < 2 or values.shape[1] != len(self.values):
             self.values = []
             return
+        if self._count >= ENOUGH_VALUES:
+            return
+        self._count += values[:, 0].size
         for channel, known in enumerate(self.values):
             found = np.union1d(known, values[:, channel])
             if found.size > CODES or not np.isfinite(found).all():

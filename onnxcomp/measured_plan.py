@@ -90,6 +90,7 @@ class Measuring:
     advance: Advance
     _seen: dict[str, Seen] = field(default_factory=dict)
     _moments: dict[tuple[str, int], Moments] = field(default_factory=dict)
+    _chosen: dict[tuple[str, Felt | None], Range] = field(default_factory=dict)
 
     @one_blas_thread()
     def result(self) -> MeasuredPlan:
@@ -170,15 +171,19 @@ class Measuring:
     def _ranges(self, plan: Plan) -> dict[str, Range]:
         ranges, tensors, felt = {}, self.graph.tensors(), gated(plan)
         for scale, names in plan.observed.items():
-            found = [
-                _range(self._options_at(tensors[name]), self._seen[name], felt.get(name))
-                for name in names
-            ]
+            found = [self._range(tensors[name], felt.get(name)) for name in names]
             whole = Range(
                 np.asarray(min(r.low for r in found)), np.asarray(max(r.high for r in found))
             )
             ranges[scale] = power_of_two_range(whole) if self.defaults.power_of_two else whole
         return ranges
+
+    def _range(self, tensor: gs.Tensor, felt: Felt | None) -> Range:
+        """Of one tensor; what was chosen for one plan serves the next."""
+        key = (tensor.name, felt)
+        if key not in self._chosen:
+            self._chosen[key] = _range(self._options_at(tensor), self._seen[tensor.name], felt)
+        return self._chosen[key]
 
 
 def _statistic(options: Options, importance: Importance | None) -> Seen:

@@ -158,13 +158,17 @@ def _squared_errors(
     """Sums of squared errors, [candidates]."""
     scale = (highs - lows)[:, None] / (codes - 1)
     first = np.rint(lows[:, None] / scale)
-    raw = np.rint(centres / scale)
-    rounded = np.clip(raw, first, first + (codes - 1))
+    raw = centres / scale
+    np.rint(raw, out=raw)
+    rounded = np.maximum(raw, first)
+    np.minimum(rounded, first + (codes - 1), out=rounded)
     clipped = rounded != raw
     rounded *= scale
-    rounded = np.subtract(rounded, centres) if felt is None else felt(rounded) - felt(centres)
+    if felt is not None:
+        rounded, centres = felt(rounded), felt(centres)
+    rounded -= centres
     np.square(rounded, out=rounded)
-    rounded[clipped] *= clipping_weight
+    np.multiply(rounded, clipping_weight, out=rounded, where=clipped)
     return np.asarray(rounded @ counts)
 
 
