@@ -34,6 +34,8 @@ class Sweep:
     def axes(self, tensor: gs.Tensor) -> Axes:
         """The labels of a tensor's axes; those of a constant are made when it is first met.
 
+        Constants of int64 stay: they hold shapes, axes and indices.
+
         Raises:
             Unfollowed: its rank is unknown.
         """
@@ -41,7 +43,10 @@ class Sweep:
             if not is_constant(tensor):
                 raise Unfollowed(f"the rank of {tensor.name!r} is unknown")
             self.constants[tensor.name] = tensor
-            self.of[tensor.name] = [self.equations.fresh(int(size)) for size in tensor.shape]
+            if np.dtype(tensor.dtype) == np.int64:
+                self.of[tensor.name] = self.fixed(tensor, "integers")
+            else:
+                self.of[tensor.name] = [self.equations.fresh(int(size)) for size in tensor.shape]
         return self.of[tensor.name]
 
     def fixed(self, tensor: gs.Tensor, reason: str) -> Axes:

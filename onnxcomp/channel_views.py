@@ -47,7 +47,12 @@ def reshape(sweep: Sweep, node: gs.Node) -> list[Axes]:
 
     Axes are matched from both ends, symbols by name; between them blocks of equal products. Where
     both sides of a block have several axes, all are products of common atoms, if there are such.
+
+    Raises:
+        Unfollowed: its target is computed, so nothing could follow in it.
     """
+    if len(node.inputs) > 1 and not is_constant(node.inputs[1]):
+        raise Unfollowed("its target is computed")
     data, before = sweep.axes(node.inputs[0]), sizes(node.inputs[0])
     after = sizes(node.outputs[0])
     result: Axes = [UNKNOWN if not is_size(size) else SINGLE for size in after]

@@ -217,3 +217,18 @@ def test_equal_biases_tie_no_layers_together() -> None:
         zero=np.zeros(4, np.float32),
     )
     assert [group.size for group in channels.groups] == [4, 4]
+
+
+def test_a_computed_target_of_a_reshape_keeps_its_numbers_and_its_tensor() -> None:
+    """Two lengths are open, so no constant target can say [N, 4, 3, H, W]."""
+    _, channels = analysed(
+        """m (float[N, 5, H, W] x) => (float[N, 2, P, Q] y) {
+            a = Conv <strides = [2, 2]> (x, w1) s = Shape (a) space = Slice (s, two, four)
+            t = Concat <axis = 0> (heads, space) h = Reshape (a, t) r = Relu (h)
+            t2 = Concat <axis = 0> (joined, space) j = Reshape (r, t2) y = Conv (j, w2) }""",
+        **{"w1": normal(12, 5, 3, 3), "w2": normal(2, 12, 1, 1), "two": np.array([2])},
+        **{"four": np.array([4]), "heads": np.array([0, 4, 3]), "joined": np.array([0, 12])},
+    )
+
+    assert channels.groups == ()
+    assert set(channels.unknown.values()) == {"its target is computed"}
