@@ -18,6 +18,7 @@ from onnxcomp.graph import STANDARD_DOMAINS, subgraphs
 log = logging.getLogger(__name__)
 
 Dim = int | str | None  # size, symbol, unknown
+UNINFERRED = ("GroupNormalization", "MeanVarianceNormalization", "SimplifiedLayerNormalization")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def inferred_types(graph: gs.Graph) -> list[tuple[gs.Graph, dict[str, TensorType
     """
     model = to_proto(graph, without_data)
     _forget_types(model.graph)
+    _stand_in(model.graph)
     try:
         model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception as error:  # a graph that inference cannot digest may run all the same
@@ -76,6 +78,16 @@ def _forget_types(graph: onnx.GraphProto) -> None:
     for _, body in _bodies(graph):
         _forget_shapes(body.input)
         _forget_types(body)
+
+
+def _stand_in(graph: onnx.GraphProto) -> None:
+    """Puts Identity where the first output is shaped like the first input and onnx cannot tell."""
+    for node in graph.node:
+        if node.op_type in UNINFERRED and node.domain in STANDARD_DOMAINS:
+            node.op_type = "Identity"
+            del node.input[1:], node.output[1:], node.attribute[:]
+    for _, body in _bodies(graph):
+        _stand_in(body)
 
 
 def _forget_shapes(values: Iterable[onnx.ValueInfoProto]) -> None:

@@ -130,3 +130,18 @@ def test_graphs_that_cannot_be_inferred_keep_what_they_say() -> None:
     infer_shapes(graph)
     assert isinstance(graph.nodes[0].outputs[0], gs.Variable)
     assert graph.nodes[1].outputs[0].shape is None
+
+
+def test_shapes_pass_operators_that_onnx_has_no_inference_for() -> None:
+    graph = graph_of(
+        """<ir_version: 10, opset_import: ["" : 21]> g (float[N, 6, 5] x) => (float[N, 6, M] y) {
+            a = GroupNormalization <num_groups = 2> (x, scale, shift)
+            b = MeanVarianceNormalization (a) c = Relu (b) y = Conv (c, w) }""",
+        **dict.fromkeys(("scale", "shift"), np.ones(6, np.float32)),
+        w=np.ones((6, 6, 1), np.float32),
+    )
+
+    infer_shapes(graph)
+
+    assert [graph.tensors()[name].shape for name in "abc"] == [["N", 6, 5]] * 3
+    assert graph.nodes[0].op == "GroupNormalization"
