@@ -643,20 +643,18 @@ def _instance_normalisation(builder: _Builder, copy: onnx.NodeProto, node: onnx.
 def _group_normalisation(builder: _Builder, copy: onnx.NodeProto, node: onnx.NodeProto) -> bool:
     """Statistics of a group run over its channels [C / groups] and all spatial axes."""
     x = node.input[0]
-    shape = builder.shapes[x]
     kept = builder.masks[x].get(1) if x in builder.masks else None
     if kept is None:
         return False
-    groups, spatial = _attribute(node, "num_groups", 1), len(shape) - 2
-    split = builder.constant(np.asarray([0, groups, -1, *shape[2:]], np.int64))
+    groups = _attribute(node, "num_groups", 1)
+    split = builder.constant(np.asarray([0, groups, kept.size // groups, -1], np.int64))
     parts = builder.add("Reshape", (copy.input[0], split))
-    mask = kept.reshape(1, groups, -1, *[1] * spatial)
-    axes = list(range(2, 3 + spatial))
-    y = _normalised(builder, parts, x, mask, axes, _attribute(node, "epsilon", 1e-5))
-    back = builder.constant(np.asarray([0, -1, *shape[2:]], np.int64))
+    mask = kept.reshape(1, groups, -1, 1)
+    y = _normalised(builder, parts, x, mask, [2, 3], _attribute(node, "epsilon", 1e-5))
+    y = builder.add("Reshape", (y, builder.add("Shape", (x,))))
     per_group = builder.shapes[node.input[1]][0] == groups != kept.size
     repeats = kept.size // groups if per_group else 1
-    _scaled_by_channel(builder, builder.add("Reshape", (y, back)), copy, node, repeats)
+    _scaled_by_channel(builder, y, copy, node, repeats)
     return True
 
 
