@@ -20,6 +20,7 @@ from onnxcomp.graph import is_constant, is_standard, label, subgraphs
 MICROSOFT = "com.microsoft"  # onnxruntime's own operators
 Shape = tuple[int, ...]
 ShapeOf = Callable[[gs.Tensor], Shape]
+Seen = Callable[[gs.Tensor, Shape], Shape]
 
 
 class _Unknown(Exception):
@@ -53,24 +54,34 @@ def count_macs(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> int | No
     return sum(known) if len(known) == len(counts) else None
 
 
-def macs_by_node(graph: gs.Graph, shapes: Mapping[str, Sequence[int]]) -> list[NodeMacs]:
+def macs_by_node(
+    graph: gs.Graph, shapes: Mapping[str, Sequence[int]], seen: Seen | None = None
+) -> list[NodeMacs]:
     """MACs of the nodes of ``graph`` that have any or whose are unknown, in the graph's order.
 
     Bodies count for the node that holds them. Local functions are looked into: their nodes appear
     one by one.
+
+    Args:
+        graph: as for `count_macs`.
+        shapes: of the inputs, all sizes known.
+        seen: gives what the formulas see as the shape of a tensor outside bodies; its integers may
+            be of a kind that remembers what it was made of.
     """
     known, types = with_concrete_shapes(graph, shapes)
-    return list(_nodes(known, types))
+    return list(_nodes(known, types, seen))
 
 
-def _nodes(graph: gs.Graph, types: Types) -> Iterator[NodeMacs]:
+def _nodes(graph: gs.Graph, types: Types, seen: Seen | None = None) -> Iterator[NodeMacs]:
     def shape_of(tensor: gs.Tensor) -> Shape:
-        if is_constant(tensor):
-            return tuple(tensor.shape)
-        found = types[id(graph)].get(tensor.name)
-        if found is None or not is_known(found):
-            raise _Unknown(tensor.name)
-        return tuple(int(str(size)) for size in found.shape or ())
+        shape = tensor.shape
+        if not is_constant(tensor):
+            found = types[id(graph)].get(tensor.name)
+            if found is None or not is_known(found):
+                raise _Unknown(tensor.name)
+            shape = found.shape or ()
+        plain = tuple(int(str(size)) for size in shape)
+        return plain if seen is None else seen(tensor, plain)
 
     for node in graph.nodes:
         try:
@@ -88,7 +99,7 @@ def _macs(node: gs.Node, shape_of: ShapeOf, types: Types) -> int:
     if not is_standard(node) and node.domain not in (MICROSOFT, "ai.onnx.ml"):
         raise _Unknown(node.domain)
     if node.op in FORMULAS:
-        return int(FORMULAS[node.op](node, shape_of))
+        return FORMULAS[node.op](node, shape_of)
     if node.op in _WITHOUT_FORMULA:
         raise _Unknown(node.op)
     return 0
