@@ -80,16 +80,16 @@ def gptq(
     Returns:
         int32 codes [*groups, out, d].
     """
-    gram = np.asarray(gram, np.float64)
-    diagonal = np.diagonal(gram, axis1=-2, axis2=-1)
+    diagonal = np.diagonal(gram, axis1=-2, axis2=-1).astype(np.float64)
     order = np.argsort(-diagonal if act_order else np.zeros_like(diagonal), -1, kind="stable")
-    sorted_gram = np.take_along_axis(gram, order[..., None, :], -1)
-    sorted_gram = np.take_along_axis(sorted_gram, order[..., :, None], -2)
-    factor = _upper_factor(sorted_gram, damping)
+    factor = _upper_factor(gram, order, damping)
     back = np.argsort(order, -1)[..., :, None]
     codes = np.empty(weights.shape, np.int32)
     for rows, w, s, z in _transposed(weights, scale, zero_point):
-        w, s, z = (np.take_along_axis(x, order[..., :, None], -2) for x in (w, s, z))
+        w, s, z = (  # what is the same for all columns stays a view
+            np.take_along_axis(x, order[..., :, None], -2) if x.strides[-2] else x
+            for x in (w, s, z)
+        )
         columns = _Columns(w, s, z, np.zeros(w.shape), np.empty(w.shape), np.empty(w.shape))
         columns.round(factor, low, high)
         codes[..., rows, :] = np.take_along_axis(columns.codes, back, -2).swapaxes(-1, -2)
@@ -262,8 +262,10 @@ def _transposed(
         yield rows, np.ascontiguousarray(w, np.float64), s, z
 
 
-def _upper_factor(gram: Array, damping: float) -> Array:
+def _upper_factor(gram: Array, order: Array, damping: float) -> Array:
     """R, upper triangular, with R RT = G + damping * mean(diag G) * I; [*groups, d, d].
+
+    G is ``gram`` with its columns and rows in ``order``, [*groups, d].
 
     Raises:
         ValueError: G is not finite.
@@ -271,12 +273,18 @@ def _upper_factor(gram: Array, damping: float) -> Array:
     if not np.isfinite(gram).all():
         raise ValueError("the Gram matrix is not finite")
     width = gram.shape[-1]
-    mean = np.trace(gram, axis1=-2, axis2=-1)[..., None, None] / max(1, width)
+    tables, last = gram.reshape(-1, width, width), order.reshape(-1, width)[:, ::-1]
+    group = np.arange(len(tables))[:, None, None]
+    damped = tables[group, last[:, :, None], last[:, None, :]].astype(np.float64, copy=False)
+    diagonal = np.einsum("gii->gi", damped)  # a view
+    given = diagonal.copy()
+    mean = np.trace(gram, dtype=np.float64, axis1=-2, axis2=-1).reshape(-1, 1) / max(1, width)
     mean = np.where(mean > 0, mean, 1.0)
     while True:
-        damped = gram + damping * mean * np.eye(width)
+        diagonal[...] = given + damping * mean
         try:  # the factor of the reversed matrix, reversed back, is upper triangular
-            return np.asarray(np.linalg.cholesky(damped[..., ::-1, ::-1])[..., ::-1, ::-1])
+            factor = np.linalg.cholesky(damped).reshape(gram.shape)
+            return np.asarray(factor[..., ::-1, ::-1])
         except np.linalg.LinAlgError:  # singular up to rounding, or damping is 0
             damping = max(10 * damping, 1e-10)
             if damping > MOST_DAMPING:
