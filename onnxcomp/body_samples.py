@@ -41,7 +41,8 @@ class BodySamples(Calibration):
         """
         label = f"runs of {inside.attribute} of {inside.node.name or inside.node.op}"
         signature = Signature.of(inside.graph)
-        super().__init__(Samples(label, lambda: iter(())), signature, synthetic=outer.synthetic)
+        source = Samples(label, lambda: iter(()), unsuited=outer.unsuited)
+        super().__init__(source, signature, synthetic=outer.synthetic)
         self._outer, self._inside = outer, inside
         self._known = {t.name: t.values for t in inside.node.inputs if is_constant(t)}
         self._known |= {n: t.values for n, t in carried_of(graph).defaults.items()}

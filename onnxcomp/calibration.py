@@ -88,6 +88,12 @@ class Calibration:
         return calibration
 
     @property
+    def unsuited(self) -> str:
+        """Why these samples tell no ranges of a model's tensors: made-up ones, unless they are
+        images that suit the weights. Empty where they do."""
+        return self._samples.unsuited
+
+    @property
     def description(self) -> str:
         """For reports: ``128 samples of digits.npz`` or ``8 synthetic samples (seed 0)``."""
         noun = "sample" if len(self) == 1 else "samples"

@@ -8,7 +8,7 @@ do when biases outweigh an input that is too small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.dead_leaves import dead_leaves
 from onnxcomp.errors import UnsupportedModel
-from onnxcomp.graph import consumers, is_constant
+from onnxcomp.graph import consumers, is_constant, producer
 from onnxcomp.runtime import Session, open_session
 from onnxcomp.signature import Array, Signature
 from onnxcomp.statistics import Moments
@@ -29,9 +29,17 @@ MOST_VALUES = 1 << 14  # of a tensor in one image
 TRIALS = 4  # images in each range
 MIDDLE, HARSHER = np.float32(0.45), 1.4  # contrast of every other image, see `Images`
 KEPT_BYTES = 64 << 20  # of images that are not drawn again
-ALIKE, UNSURE = 1.15, 0.02  # ranges centred as well as the best, times and plus, differ by spread
+ALIKE, UNSURE = 1.15, 0.02  # times and plus: misfits up to there are as good as the other
 VANISHING = 1e-12
 LAYERS = ("Conv", "Gemm", "MatMul")
+NORMALIZERS = (
+    *("GroupNormalization", "InstanceNormalization", "LayerNormalization"),
+    *("MeanVarianceNormalization", "RMSNormalization", "SimplifiedLayerNormalization"),
+    *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
+)
+NOISE = "made-up inputs of this model are noise, which shows no ranges"
+BLIND = "its layers normalize what they read: nothing tells the range of its images"
+WORSE = "made-up images suit its weights less than noise does"
 
 
 @dataclass(frozen=True)
@@ -74,13 +82,18 @@ class Images:
 
     Once ``varied``, every other has more contrast than a display could show: features respond to
     photographs more strongly than to leaves, and ranges have to leave room for that.
+
+    Attributes:
+        range: of the values.
+        varied: see above.
+        unsuited: why they tell no ranges of the model's tensors; empty where they do.
     """
 
     def __init__(self, shape: Sequence[int], dtype: Any, seed: int) -> None:
         """``shape``: [N, C, H, W] or [N, H, W, C]."""
         self._shape, self._dtype, self._seed = tuple(shape), dtype, seed
         self._kept: dict[int, Array] = {}
-        self.range, self.varied = RANGES[0], False
+        self.range, self.varied, self.unsuited = RANGES[0], False, ""
 
     def __call__(self, index: int) -> Array:
         """Image ``index`` in ``range``; a batch repeats it."""
@@ -93,6 +106,11 @@ class Images:
             pixels = MIDDLE + np.float32(HARSHER) * (pixels - MIDDLE)
         values = (pixels - np.float32(self.range.mean)) * np.float32(self.range.scale)
         return np.ascontiguousarray(np.broadcast_to(values, self._shape), self._dtype)
+
+    def noise(self, index: int) -> Array:
+        """What a model gets that takes no images, to compare with."""
+        rng = np.random.default_rng([self._seed, index, TRIALS])
+        return np.asarray(rng.standard_normal(self._shape), self._dtype)
 
     def _drawn(self, index: int) -> Array:
         rng = np.random.default_rng([self._seed, index])
@@ -122,11 +140,11 @@ def refined_images(
     images = Images(shape, spec.dtype, seed)
     try:
         session = open_session(graph, extra_outputs=[probe.name for probe in probes])
-        images.range = likeliest_range(
-            probes, lambda index: _values(session, probes, {spec.name: images(index)}), images
-        )
+        choose_range(probes, lambda values: _values(session, probes, {spec.name: values}), images)
     except UnsupportedModel:  # noise will do, and whoever runs it says what is wrong
         return None
+    if not _is_known(probes) and any(_normalizes(node) for node in graph.nodes):
+        images.unsuited = BLIND
     images.varied = True
     return images
 
@@ -143,33 +161,47 @@ def _channels_last(shape: Sequence[int]) -> bool:
     return shape[3] in (1, 3) and shape[1] not in (1, 3)
 
 
-def likeliest_range(
-    probes: Sequence[Probe], run: Callable[[int], list[Array]], images: Images
-) -> PixelRange:
-    """The range in which the layers look most as in training.
+def choose_range(
+    probes: Sequence[Probe], run: Callable[[Array], list[Array]], images: Images
+) -> None:
+    """Gives ``images`` the range in which the layers look most as in training.
 
     Centring comes first, as it holds for every network: the mean of a channel, in deviations,
     off what it was in training. The deviations themselves come second: without normalization
-    in training they may be anything.
+    in training they may be anything. Images that noise outdoes are ``unsuited``.
     """
     found = []
     for candidate in RANGES:
         images.range = candidate
-        moments = [Moments(axis=probe.axis, most=MOST_VALUES) for probe in probes]
-        for index in range(TRIALS):
-            for statistic, values in zip(moments, run(index), strict=True):
-                statistic.update(values)
-        found.append((*_misfit(probes, moments), candidate))
-    known = any(probe.deviation is not None for probe in probes)
-    if known:
-        return min(found, key=lambda f: f[0] + f[1])[2]
-    best = min(f[0] for f in found)
-    return min((f for f in found if f[0] <= ALIKE * best + UNSURE), key=lambda f: f[1])[2]
+        tried = (run(images(index)) for index in range(TRIALS))
+        found.append((*_misfit(probes, tried), candidate))
+    noise = _misfit(probes, (run(images.noise(index)) for index in range(TRIALS)))
+    if _is_known(probes):
+        chosen = min(found, key=lambda f: f[0] + f[1])
+        fits = _is_alike(chosen[0] + chosen[1], sum(noise))
+    else:
+        best = min(f[0] for f in found)
+        chosen = min((f for f in found if _is_alike(f[0], best)), key=lambda f: f[1])
+        fits = _is_alike(chosen[0], noise[0])
+    images.range, images.unsuited = chosen[2], "" if fits else WORSE
 
 
-def _misfit(probes: Sequence[Probe], moments: Sequence[Moments]) -> tuple[float, float]:
+def _is_alike(misfit: float, other: float) -> bool:
+    return misfit <= ALIKE * other + UNSURE
+
+
+def _is_known(probes: Sequence[Probe]) -> bool:
+    """Whether BatchNormalization tells of any layer what it made in training."""
+    return any(probe.deviation is not None for probe in probes)
+
+
+def _misfit(probes: Sequence[Probe], seen: Iterable[Sequence[Array]]) -> tuple[float, float]:
     """How far means and deviations are from those of training, over all layers."""
-    known = any(probe.deviation is not None for probe in probes)
+    moments = [Moments(axis=probe.axis, most=MOST_VALUES) for probe in probes]
+    for outputs in seen:
+        for statistic, values in zip(moments, outputs, strict=True):
+            statistic.update(values)
+    known = _is_known(probes)
     means, spreads = [], []
     for probe, statistic in zip(probes, moments, strict=True):
         if known and probe.deviation is None:
@@ -185,6 +217,14 @@ def _misfit(probes: Sequence[Probe], moments: Sequence[Moments]) -> tuple[float,
 
 def _values(session: Session, probes: Sequence[Probe], feed: dict[str, Array]) -> list[Array]:
     return session.run(feed, [probe.name for probe in probes])
+
+
+def _normalizes(node: gs.Node) -> bool:
+    """Whether a node divides by the deviation of what it reads, alone or as exporters write it."""
+    if node.op in NORMALIZERS:
+        return True
+    divisor = producer(node.inputs[1]) if node.op == "Div" else None
+    return divisor is not None and divisor.op == "Sqrt"
 
 
 def _probes(graph: gs.Graph) -> list[Probe]:

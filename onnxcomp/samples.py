@@ -34,11 +34,13 @@ class Samples:
         label: what a report calls it.
         read: starts from the first sample; yields (where it is from, unchecked feed).
         count: number of samples, None when only reading them tells.
+        unsuited: why made-up ones tell no ranges; empty for real ones, and for images that do.
     """
 
     label: str
     read: Callable[[], Iterator[tuple[str, Any]]]
     count: int | None = None
+    unsuited: str = ""
 
 
 def open_samples(source: str | os.PathLike[str] | Iterable[Any], signature: Signature) -> Samples:

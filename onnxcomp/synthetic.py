@@ -18,8 +18,8 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import CalibrationError
 from onnxcomp.indices import index_bounds
+from onnxcomp.refined_inputs import NOISE, Images, refined_images
 from onnxcomp.refined_inputs import SAMPLES as REFINED_SAMPLES
-from onnxcomp.refined_inputs import Images, refined_images
 from onnxcomp.runtime import Feed
 from onnxcomp.samples import Samples
 from onnxcomp.signature import Array, InputSpec, Signature, is_free
@@ -94,11 +94,12 @@ def synthetic_samples(
             images = refined_images(graph, signature, shape, seed) if refined else None
             if images is not None:
                 count = REFINED_SAMPLES if count is None else count
-                label = f"seed {seed}, images in the range that suits the weights, "
-                label += images.range.label
-                return Samples(label, _image_reader(signature, images, count), count)
+                fits = "that nothing confirms" if images.unsuited else "that suits the weights"
+                label = f"seed {seed}, images in the range {fits}, {images.range.label}"
+                reader = _image_reader(signature, images, count)
+                return Samples(label, reader, count, images.unsuited)
             count = SAMPLES if count is None else count
-            return Samples(f"seed {seed}", _reader(inputs, count), count)
+            return Samples(f"seed {seed}", _reader(inputs, count), count, NOISE)
     raise CalibrationError("found no synthetic inputs with which the model runs; give it samples")
 
 

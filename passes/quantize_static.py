@@ -57,6 +57,8 @@ class QuantizeStatic(Pass):
         smallest_weight: layers with fewer weights than this stay in float.
         embeddings: store tables that Gather reads as codes too, with one scale a row.
         attention: multiply activations by activations in integers even where that does not pay.
+        made_up: which inputs may stand in for samples that are not given: "any", or "suited" ones
+            only, images that suit the weights; otherwise the model stays as it is.
     """
 
     needs_calibration: ClassVar[bool] = True
@@ -80,6 +82,7 @@ class QuantizeStatic(Pass):
     smallest_weight: int = 0
     embeddings: bool = True
     attention: bool = False
+    made_up: Literal["any", "suited"] = "any"
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
@@ -119,6 +122,13 @@ class QuantizeStatic(Pass):
                 if node.op in context.target.operators:
                     report.skip(node, OLD_OPSET.format(graph.opset))
             return
+        unsuited = context.samples().unsuited
+        if unsuited:
+            report.notes.append(f"{unsuited}: give samples with --calibration")
+            if self.made_up == "suited":
+                foreseen, _ = self._foreseen(graph.copy(), context.target)
+                report.skipped |= dict.fromkeys(foreseen, unsuited)
+                return
         self._rewrite_nodes(graph, context, report, {})
         names = Names(graph)
         self._rewrite_bodies(graph, context, report, {}, names)

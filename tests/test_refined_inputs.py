@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from onnxcomp.dead_leaves import dead_leaves
 from onnxcomp.graph import sort_nodes
 from onnxcomp.logits import widened_logits
 from onnxcomp.model import load_model
+from onnxcomp.optimize import optimize
 from onnxcomp.passes.base import PassContext, PassReport
 from onnxcomp.passes.quantize_static import QuantizeStatic
 from onnxcomp.passes.simplify_graph import SimplifyGraph
-from onnxcomp.refined_inputs import RANGES, PixelRange, is_image
+from onnxcomp.recipe import Gates, Recipe, compose
+from onnxcomp.refined_inputs import BLIND, NOISE, RANGES, WORSE, PixelRange, is_image
+from onnxcomp.report import PassResult
 from onnxcomp.runtime import open_session
 from onnxcomp.statistics import Range
 from onnxcomp.targets import resolve_target
@@ -87,7 +91,9 @@ def test_the_range_is_the_one_of_training(expected: PixelRange, folded: bool) ->
     if folded:
         SimplifyGraph().rewrite(graph, PassContext(target=resolve_target()), PassReport())
         assert [node.op for node in graph.nodes] == ["Conv", "Relu"]
-    assert refined(graph).description.endswith(f"weights, {expected.label})")
+    found = refined(graph)
+    assert found.description.endswith(f", {expected.label})")
+    assert folded or found.unsuited == ""  # one folded layer alone tells too little to be sure
 
 
 def test_the_seed_decides_every_byte() -> None:
@@ -122,6 +128,24 @@ def test_other_inputs_stay_as_they_were() -> None:
         w=np.ones((16, 4), np.float32),
     )
     assert refined(graph).description == "8 synthetic samples (seed 0)"
+    assert refined(graph).unsuited == NOISE
+
+
+def test_images_that_no_range_makes_fit_say_so() -> None:
+    """BatchNormalization that has seen noise, and layers that normalize what they read."""
+    assert refined(convnet(RANGES[2])).unsuited == ""
+    graph, rng = convnet(RANGES[2]), np.random.default_rng(1)
+    norm = next(node for node in graph.nodes if node.op == "BatchNormalization")
+    weights = next(node for node in graph.nodes if node.op == "Conv").inputs[1].values
+    windows = rng.standard_normal((4096, 3, 3, 3))
+    outputs = np.einsum("nijk,oijk->no", windows, weights)
+    norm.inputs[3] = gs.Constant("noise.mean", outputs.mean(0).astype(np.float32))
+    norm.inputs[4] = gs.Constant("noise.variance", outputs.var(0).astype(np.float32))
+    assert refined(graph).unsuited == WORSE
+    assert refined(load_model(MODELS / "digits_vit.onnx").graph).unsuited == BLIND
+    assert (
+        "that nothing confirms" in refined(load_model(MODELS / "digits_vit.onnx").graph).description
+    )
 
 
 def test_only_logits_get_wider_ranges() -> None:
@@ -160,3 +184,28 @@ def accuracy(graph: gs.Graph, calibration: Calibration) -> float:
         images, labels = test["input"], test["label"]
     answers = session.run({session.inputs[0]: images.astype(np.float32)})[0].argmax(-1)
     return float((answers == labels).mean())
+
+
+def static_of(model: str, recipe: Recipe, **options: Any) -> PassResult:
+    """What the static step of a recipe did, whatever it took in time."""
+    untimed = dataclasses.replace(recipe, gates=Gates(min_sqnr_db=15.0))
+    result = optimize(MODELS / f"{model}.onnx", untimed, **options)
+    return next(found for found in result.report.passes if found.name == "quantize_static")
+
+
+@pytest.mark.parametrize("recipe", ["data_free", "default"])
+def test_built_in_recipes_measure_no_ranges_on_what_shows_none(recipe: str) -> None:
+    chosen = Recipe.load(recipe)
+    refused = static_of("digits_vit", chosen)
+    assert (refused.status, refused.changed) == ("unchanged", [])
+    assert set(refused.skipped.values()) == {BLIND}
+    assert any("--calibration" in note for note in refused.notes)
+    assert static_of("digits_resnet", chosen).status == "kept"
+    samples = MODELS / "digits_calibration.npz"
+    assert static_of("digits_vit", chosen, calibration=samples).status == "kept"
+
+
+def test_who_asks_for_static_gets_it_with_a_note() -> None:
+    asked = static_of("digits_vit", compose([QuantizeStatic()]))
+    assert asked.changed
+    assert any("nothing tells the range" in note for note in asked.notes)
