@@ -208,7 +208,9 @@ def refine(
         UnsupportedModel: onnxruntime cannot run a part of a graph.
     """
     if not (can_step(before) and can_step(after)):
-        return {label(layer.node): "the graph has bodies" for layer in layers}
+        return {
+            label(layer.node): "the graph has sequences or inputs with defaults" for layer in layers
+        }
     factor = FEW_BITS_SAMPLES if any(layer.bits <= FEW_BITS for layer in layers) else 1
     feeds = list(samples(factor * min(count, _affordable(before))))
     floats, codes = Steps(before, feeds), Steps(after, feeds)

@@ -11,10 +11,24 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import Graph, carried_of, consumers, is_constant, opsets, producer, subgraphs
+from onnxcomp.body_graphs import read_from_outside
+from onnxcomp.graph import (
+    Graph,
+    all_nodes,
+    carried_of,
+    consumers,
+    is_constant,
+    opsets,
+    producer,
+    subgraphs,
+)
 from onnxcomp.runtime import Feed, open_session
 
 Array = np.ndarray[Any, np.dtype[Any]]
+LISTS = (
+    *("Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"),
+    *("SequenceMap", "SplitToSequence"),
+)
 CHEAP = "DequantizeLinear"  # run again by whoever reads it: codes are kept, not what they stand for
 
 
@@ -22,12 +36,19 @@ class Steps:
     """The values of one tensor after another over a few feeds."""
 
     def __init__(self, graph: gs.Graph, feeds: Iterable[Feed]) -> None:
-        """``graph`` must be sorted and have no bodies (see `can_step`)."""
+        """``graph`` must be sorted; an If, Loop or Scan in it is one step (see `can_step`)."""
         self._graph = graph
         self._tensors = graph.tensors()
         self._position = {id(node): index for index, node in enumerate(graph.nodes)}
         self._values: list[Feed] = [dict(feed) for feed in feeds]
         self._done: set[int] = set()
+        self._inside: set[int] = set()  # nodes in bodies
+        self._owners: dict[int, list[gs.Node]] = {}  # by tensor: whose bodies read it
+        for node in graph.nodes:
+            for _, body in subgraphs(node):
+                self._inside |= {id(inner) for inner in all_nodes(body)}
+                for tensor in read_from_outside(body):
+                    self._owners.setdefault(id(tensor), []).append(node)
 
     def advance(self, name: str) -> list[Array]:
         """The values of tensor ``name``, one for each feed; runs only what has not run yet.
@@ -52,7 +73,7 @@ class Steps:
         kept = [
             t.name for node, t in made if t.name == name or (node.op != CHEAP and self._is_read(t))
         ]
-        read = sorted({t.name for node in nodes for t in node.inputs} & self._values[0].keys())
+        read = sorted({t.name for node in nodes for t in _reads(node)} & self._values[0].keys())
         session = open_session(self._part(nodes, read), extra_outputs=kept)
         for feed in self._values:
             found = session.run({n: feed[n] for n in read}, kept)
@@ -69,14 +90,15 @@ class Steps:
                 continue
             if id(node) not in found:
                 found[id(node)] = node
-                open_tensors.extend(node.inputs)
+                open_tensors.extend(_reads(node))
         return sorted(found.values(), key=lambda node: self._position[id(node)])
 
     def _part(self, nodes: Sequence[gs.Node], read: Sequence[str]) -> gs.Graph:
-        inputs = []
+        inputs, has_bodies = [], any(True for node in nodes for _ in subgraphs(node))
         for name in read:
-            shapes = {feed[name].shape for feed in self._values}
-            shape = shapes.pop() if len(shapes) == 1 else [None] * self._values[0][name].ndim
+            shape = _shape([feed[name].shape for feed in self._values])
+            if has_bodies and shape is not None:  # fixed shapes let onnxruntime unwrap an If, and
+                shape = [None] * len(shape)  # where its branches nest it aborts (1.31)
             inputs.append(gs.Variable(name, self._values[0][name].dtype, shape))
         graph = self._graph
         domains = opsets(graph)
@@ -84,11 +106,12 @@ class Steps:
 
     def _is_read(self, tensor: gs.Tensor) -> bool:
         """Whether a node that has not run yet reads ``tensor``, directly or dequantized."""
+        readers = [node for node in consumers(tensor) if id(node) not in self._inside]
         return any(
             any(self._is_read(t) for t in node.outputs)
             if node.op == CHEAP
             else id(node) not in self._done
-            for node in consumers(tensor)
+            for node in [*readers, *self._owners.get(id(tensor), ())]
         )
 
     def _forget(self) -> None:
@@ -99,6 +122,22 @@ class Steps:
 
 
 def can_step(graph: gs.Graph) -> bool:
-    """Whether `Steps` can run ``graph``: no If, Loop or Scan, and no input may be left out."""
-    has_bodies = any(True for node in graph.nodes for _ in subgraphs(node))
-    return not has_bodies and not carried_of(graph).defaults
+    """Whether `Steps` can run ``graph``: all values are tensors, and no input may be left out."""
+    types = {t.type for node in graph.nodes for t in node.outputs if isinstance(t, gs.Variable)}
+    bodies = [body for node in graph.nodes for _, body in subgraphs(node)]
+    types |= {t.type for body in bodies for t in body.outputs if isinstance(t, gs.Variable)}
+    makes_lists = any(node.op in LISTS for node in graph.nodes)
+    return types <= {"tensor_type"} and not makes_lists and not carried_of(graph).defaults
+
+
+def _shape(shapes: Sequence[Sequence[int]]) -> list[int | None] | None:
+    """What all of ``shapes`` fit; None where they have several ranks."""
+    first = shapes[0]
+    if any(len(shape) != len(first) for shape in shapes):
+        return None
+    return [n if all(s[axis] == n for s in shapes) else None for axis, n in enumerate(first)]
+
+
+def _reads(node: gs.Node) -> list[gs.Tensor]:
+    bodies = [body for _, body in subgraphs(node)]
+    return [*node.inputs, *(t for body in bodies for t in read_from_outside(body))]

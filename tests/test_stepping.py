@@ -9,6 +9,7 @@ import pytest
 from onnxcomp.graph import Graph
 from onnxcomp.runtime import open_session
 from onnxcomp.stepping import Steps, can_step
+from onnxcomp.testing import graph_of
 
 
 def diamond() -> gs.Graph:
@@ -69,9 +70,57 @@ def test_only_what_is_still_read_is_kept() -> None:
     assert set(steps.kept()) == set()
 
 
-def test_graphs_with_bodies_are_told_apart() -> None:
-    graph = diamond()
-    assert can_step(graph)
-    body = Graph(nodes=[], inputs=[], outputs=[], opset=17)
-    graph.nodes.append(gs.Node("If", "If", attrs={"then_branch": body}, inputs=[], outputs=[]))
+def branching() -> gs.Graph:
+    return graph_of(
+        """g (bool c, float[2] x) => (float[2] z) {
+            a = Neg (x)
+            b = Abs (x)
+            y = If (c) <
+                then_branch = yes () => (float[2] p) {
+                    p = If (c) <
+                        then_branch = both () => (float[2] q) { q = Mul (a, two) },
+                        else_branch = one () => (float[2] r) { r = Identity (x) }
+                    >
+                },
+                else_branch = no () => (float[1, 2] s) { s = Unsqueeze (b, zero) }
+            >
+            w = Add (y, y)
+            z = Reshape (w, flat)
+        }""",
+        two=np.float32([2, 3]),
+        zero=np.array([0]),
+        flat=np.array([2]),
+    )
+
+
+@pytest.mark.parametrize("order", ["abywz", "yz", "z", "bz", "wz"])
+def test_a_node_with_bodies_is_one_step(order: str) -> None:
+    graph = branching()
+    given = [{"c": np.array(k % 2 == 0), "x": np.float32([k, -k])} for k in range(4)]
+    session = open_session(graph, extra_outputs=list("abywz"))
+    steps = Steps(graph, given)
+    for name in order:
+        for feed, value in zip(given, steps.advance(name), strict=True):
+            np.testing.assert_array_equal(value, session.run(feed, [name])[0])
+    if order[-1] == "z":
+        assert steps.kept() == []
+
+
+def test_what_bodies_read_is_kept_until_they_have_run() -> None:
+    steps = Steps(branching(), [{"c": np.array(True), "x": np.float32([1, 2])}])
+    steps.advance("a")
+    assert set(steps.kept()) == {"c", "x", "a"}
+    steps.advance("b")
+    assert set(steps.kept()) == {"c", "x", "a", "b"}
+    steps.advance("y")
+    assert set(steps.kept()) == {"y"}
+
+
+def test_graphs_of_more_than_tensors_are_told_apart() -> None:
+    assert can_step(diamond())
+    assert can_step(branching())
+    graph = graph_of(
+        "g (float[2] x) => (float[1, 2] y) "
+        "{ s = SequenceConstruct (x)  y = ConcatFromSequence <axis = 0, new_axis = 1> (s) }"
+    )
     assert not can_step(graph)
