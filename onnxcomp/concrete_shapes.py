@@ -19,7 +19,6 @@ from onnx import inliner
 from onnxcomp.exporting import to_proto, without_data
 from onnxcomp.graph import (
     Graph,
-    all_nodes,
     carried_of,
     is_constant,
     is_standard,
@@ -47,8 +46,6 @@ def with_concrete_shapes(
     for tensor in twin.inputs:
         if tensor.name in shapes:
             tensor.shape = [int(size) for size in shapes[tensor.name]]
-    for node in all_nodes(twin):
-        _unfuse(node)
     types = inferred_types(twin)
     for _ in range(MOST_ROUNDS):
         unknown = [_fold(body, found) for body, found in types]
@@ -72,14 +69,6 @@ def _expanded(graph: gs.Graph) -> Graph:
         twin: Graph = graph.copy()
         return twin
     return from_proto(inliner.inline_local_functions(to_proto(graph, without_data)))
-
-
-def _unfuse(node: gs.Node) -> None:
-    """onnxruntime's FusedConv as the Conv that it is, which inference knows."""
-    if node.op == "FusedConv":
-        node.op, node.domain = "Conv", None
-        node.attrs = {k: v for k, v in node.attrs.items() if not k.startswith("activation")}
-        node.inputs = list(node.inputs)[:3]
 
 
 def _fold(graph: gs.Graph, types: Mapping[str, TensorType]) -> bool:

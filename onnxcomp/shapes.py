@@ -19,6 +19,12 @@ log = logging.getLogger(__name__)
 
 Dim = int | str | None  # size, symbol, unknown
 UNINFERRED = ("GroupNormalization", "MeanVarianceNormalization", "SimplifiedLayerNormalization")
+MICROSOFT = "com.microsoft"  # onnxruntime's own operators
+ALIKE = {
+    *((MICROSOFT, op) for op in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")),
+    *((MICROSOFT, f"Skip{kind}LayerNormalization") for kind in ("", "Simplified")),
+}
+FUSED = {(MICROSOFT, f"Fused{op}"): op for op in ("Conv", "Gemm", "MatMul")}
 
 
 @dataclass(frozen=True)
@@ -81,13 +87,26 @@ def _forget_types(graph: onnx.GraphProto) -> None:
 
 
 def _stand_in(graph: onnx.GraphProto) -> None:
-    """Puts Identity where the first output is shaped like the first input and onnx cannot tell."""
+    """Puts in what has the same shape where onnx cannot tell, for onnxruntime's operators too."""
     for node in graph.node:
-        if node.op_type in UNINFERRED and node.domain in STANDARD_DOMAINS:
-            node.op_type = "Identity"
+        ours = node.domain in STANDARD_DOMAINS
+        if node.op_type in UNINFERRED if ours else (node.domain, node.op_type) in ALIKE:
+            node.op_type, node.domain = "Identity", ""
             del node.input[1:], node.output[1:], node.attribute[:]
+        elif (node.domain, node.op_type) in FUSED and not _is_transposed(node):
+            node.op_type, node.domain = FUSED[node.domain, node.op_type], ""
+            known = onnx.defs.get_schema(node.op_type).attributes
+            own = [attribute for attribute in node.attribute if attribute.name in known]
+            del node.input[3:], node.attribute[:]
+            node.attribute.extend(own)
     for _, body in _bodies(graph):
         _stand_in(body)
+
+
+def _is_transposed(node: onnx.NodeProto) -> bool:
+    return node.op_type == "FusedMatMul" and any(
+        attribute.i for attribute in node.attribute if attribute.name.startswith("trans")
+    )
 
 
 def _forget_shapes(values: Iterable[onnx.ValueInfoProto]) -> None:

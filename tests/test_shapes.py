@@ -145,3 +145,27 @@ def test_shapes_pass_operators_that_onnx_has_no_inference_for() -> None:
 
     assert [graph.tensors()[name].shape for name in "abc"] == [["N", 6, 5]] * 3
     assert graph.nodes[0].op == "GroupNormalization"
+
+
+def test_shapes_pass_what_onnxruntime_fused() -> None:
+    graph = graph_of(
+        """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[N, 3, 8, 8] x) => (float[N, M] y, float[N, P] z) {
+            a = com.microsoft.FusedConv <activation = "Relu", strides = [2, 2]> (x, w)
+            b = Flatten (a) c = com.microsoft.FusedGemm <activation = "Relu", transB = 1> (b, g)
+            d = com.microsoft.BiasGelu (c, v) y = com.microsoft.FusedMatMul <alpha = 0.5> (d, m)
+            e = com.microsoft.FusedMatMul <transB = 1> (d, n) z = Relu (e) }""",
+        w=np.ones((4, 3, 2, 2), np.float32),
+        g=np.ones((7, 64), np.float32),
+        v=np.ones(7, np.float32),
+        m=np.ones((7, 5), np.float32),
+        n=np.ones((2, 7), np.float32),
+    )
+
+    infer_shapes(graph)
+
+    shapes = {name: tensor.shape for name, tensor in graph.tensors().items()}
+    assert shapes["a"] == ["N", 4, 4, 4]
+    assert shapes["c"] == shapes["d"] == ["N", 7]
+    assert shapes["e"] is None  # onnx cannot tell of transposed factors
+    assert graph.nodes[0].op == "FusedConv"
