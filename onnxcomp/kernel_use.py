@@ -24,6 +24,7 @@ RUNS = 4  # of which the first warms up; the fastest of the others counts
 CODES = ("int8", "uint8", "int4", "uint4")
 REAL = ("float", "float16", "bfloat16", "double")
 INTEGER_KERNELS = re.compile(r"QLinear|QGemm|QAttention|.*Integer|DynamicQuantizeLSTM|MatMulNBits")
+WITH_BODIES = ("If", "Loop", "Scan")
 _SUFFIX = "_kernel_time"
 
 
@@ -131,6 +132,10 @@ def _kernels(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], _Kern
     for event in events:
         name, args = str(event.get("name", "")), event.get("args", {})
         if event.get("cat") != "Node" or not name.endswith(_SUFFIX):
+            continue
+        if (
+            args.get("op_name") in WITH_BODIES
+        ):  # its time is that of the kernels inside, which count
             continue
         key = (name.removesuffix(_SUFFIX), str(args.get("node_index", "")))
         if key not in found:

@@ -92,6 +92,8 @@ def test_bodies_are_part_of_it() -> None:
     use = kernels_of(graph, {"x": normal(4), "flag": np.asarray(True)})
     assert use is not None
     assert sorted(c.tensor for c in use.conversions) == ["x", "x"]
+    assert {k.op for k in use.kernels} == {"QuantizeLinear", "DequantizeLinear"}  # no If
+    assert sum(c.time_share for c in use.conversions) == pytest.approx(1, abs=0.01)
 
 
 def test_inspect_runs_a_quantized_model(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
