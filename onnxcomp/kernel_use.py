@@ -133,9 +133,7 @@ def _kernels(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], _Kern
         name, args = str(event.get("name", "")), event.get("args", {})
         if event.get("cat") != "Node" or not name.endswith(_SUFFIX):
             continue
-        if (
-            args.get("op_name") in WITH_BODIES
-        ):  # its time is that of the kernels inside, which count
+        if args.get("op_name") in WITH_BODIES:  # its time is that of the kernels inside
             continue
         key = (name.removesuffix(_SUFFIX), str(args.get("node_index", "")))
         if key not in found:
