@@ -17,6 +17,7 @@ from onnxcomp.samples import load_function
 
 LARGEST_REFERENCE = 2**28  # bytes of outputs of the original that are kept for comparing
 MOST_CLASSES = 2**17
+Clock = Callable[[], float]
 Evaluator = Callable[[Any], float]  # an onnxruntime.InferenceSession -> score, higher is better
 
 
@@ -196,21 +197,25 @@ class Timing:
 
 def interleaved(
     sessions: Sequence[Session],
-    feed: Feed,
+    feed: Feed | Sequence[Feed],
     rounds: int = 11,
     round_ms: float = 10.0,
     budget_s: float = 6.0,
+    clock: Clock = time.perf_counter,
 ) -> Timing:
     """Times models by turns A B A B, so that a drift of the machine falls on all alike.
 
     Args:
         sessions: of the models, the one to compare with first.
-        feed: what to run.
+        feed: what to run; of models with other inputs, one for each.
         rounds: turns of each model.
         round_ms: a turn repeats the run until it takes about this long.
         budget_s: slow models get fewer rounds, but three at least, to stay near this time.
+        clock: in seconds; the CPU time of this thread where sessions have one thread and others
+            share the machine.
     """
-    once = [_once_ms(session, feed) for session in sessions]
+    feeds = [feed] * len(sessions) if isinstance(feed, dict) else feed
+    once = [_once_ms(session, each, clock) for session, each in zip(sessions, feeds, strict=True)]
     counts = [max(1, min(1000, round(round_ms / ms))) for ms in once]
     per_round = sum(count * ms for count, ms in zip(counts, once, strict=True)) / 1000
     rounds = min(rounds, max(3, int(budget_s / per_round)))
@@ -218,10 +223,10 @@ def interleaved(
     for row in range(rounds):
         for column in range(len(sessions)):
             at = (column + row) % len(sessions)  # nobody always runs after the same neighbour
-            start = time.perf_counter()
+            start = clock()
             for _ in range(counts[at]):
-                sessions[at].run(feed)
-            times[row, at] = (time.perf_counter() - start) * 1000 / counts[at]
+                sessions[at].run(feeds[at])
+            times[row, at] = (clock() - start) * 1000 / counts[at]
     fastest = times.min(axis=0)
     return Timing(
         milliseconds=tuple(np.median(times, axis=0).tolist()),
@@ -230,11 +235,11 @@ def interleaved(
     )
 
 
-def _once_ms(session: Session, feed: Feed) -> float:
+def _once_ms(session: Session, feed: Feed, clock: Clock) -> float:
     session.run(feed)
-    start = time.perf_counter()
+    start = clock()
     session.run(feed)
-    return max((time.perf_counter() - start) * 1000, 1e-3)
+    return max((clock() - start) * 1000, 1e-3)
 
 
 def load_evaluator(source: str) -> Evaluator:
