@@ -61,6 +61,8 @@ class Table:
         sizes: one for each axis of the table.
         knots: sizes that were measured, ascending; an array for each axis.
         values: [len(knots[0]), len(knots[1]), ...]
+        step: sizes are rounded up to its multiples first, as a kernel does that works on blocks;
+            0 for none.
 
     Raises:
         ValueError: the shapes do not fit, or knots do not ascend.
@@ -69,6 +71,7 @@ class Table:
     sizes: tuple[Size, ...]
     knots: tuple[Array, ...]
     values: Array
+    step: int = 0
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.knots):
@@ -82,11 +85,17 @@ class Table:
         """The value when these fractions are kept; a name that is missing keeps all."""
         values = np.asarray(self.values, np.float64)
         for size, knots in zip(self.sizes, self.knots, strict=True):
-            place = np.interp(size.at(kept), knots, np.arange(len(knots)))
+            place = np.interp(rounded_up(size.at(kept), self.step), knots, np.arange(len(knots)))
             low = min(int(place), max(len(knots) - 2, 0))
             high = min(low + 1, len(knots) - 1)
             values = values[low] + (place - low) * (values[high] - values[low])
         return float(values)
+
+
+def rounded_up(sizes: Any, step: Any) -> Any:
+    """Sizes as multiples of ``step``, but for rounding errors; as they are where it is 0."""
+    blocks = np.ceil(sizes / np.where(step, step, 1) - 1e-9)
+    return np.where(step, blocks * step, sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

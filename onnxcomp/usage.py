@@ -1,7 +1,7 @@
 """A resource as arrays: what many plans use up, and what each choice alone would change.
 
-Products of sizes that a choice takes part in are polynomials in the fraction it keeps, and sums of
-tables are bent lines: both are put together once and then evaluated at all levels.
+Products of sizes that a choice takes part in are polynomials in the fraction it keeps: they are
+summed up once and then evaluated at all levels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxcomp.resources import Product, Resource, Size, Table
+from onnxcomp.resources import Product, Resource, Size, Table, rounded_up
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +41,7 @@ class Usage:
         moved = self._slopes != 0
         self._products_of = _Members(moved[self._factors].any(axis=1))
         axes = moved[self._axes].sum(axis=1)
-        self._bent_of, self._crossed_of = _Members(axes == 1), _Members(axes > 1)
+        self._lines_of, self._crossed_of = _Members(axes == 1), _Members(axes > 1)
         touched = np.concatenate((moved[self._factors].any(axis=1), axes > 0))
         self.neighbours = [
             np.union1d(np.flatnonzero(touched[touched[:, at]].any(axis=0)), [at])
@@ -70,7 +70,10 @@ class Usage:
         sizes = self.sizes(kept)
         steps = candidates - kept[choices][:, None]
         values = self._product_changes(sizes, choices, steps)
-        for members, summed in ((self._bent_of, self._bent), (self._crossed_of, self._crossed)):
+        for members, summed in (
+            (self._lines_of, self._lines),
+            (self._crossed_of, self._crossed),
+        ):
             segments, terms = members.of(choices)
             starts = np.searchsorted(segments, np.arange(len(choices) + 1))
             for row in np.unique(segments):
@@ -102,21 +105,13 @@ class Usage:
         total: Array = self._tables.at(moved, terms[:, None]).sum(axis=0)
         return total
 
-    def _bent(self, terms: Array, sizes: Array, slopes: Array, steps: Array) -> Array:
-        """The same up to a constant, of tables of which one axis moves: lines bent at the knots."""
+    def _lines(self, terms: Array, sizes: Array, slopes: Array, steps: Array) -> Array:
+        """The same of tables of which one axis moves: only that has to be interpolated."""
         moving = (slopes != 0).argmax(axis=1)
-        at, values = self._tables.lines(terms, sizes, moving)
         rows = np.arange(len(terms))
-        at = (at - sizes[rows, moving][:, None]) / slopes[rows, moving][:, None]
-        rise = np.zeros((len(terms), at.shape[1] + 1))  # level before the first knot and behind all
-        known = np.isfinite(at)
-        length = np.subtract(at[:, 1:], at[:, :-1], out=np.ones_like(at[:, 1:]), where=known[:, 1:])
-        np.divide(np.diff(values), length, out=rise[:, 1:-1], where=known[:, 1:])
-        order = np.argsort(at[known])
-        bends, bent = at[known][order], np.diff(rise)[known][order]
-        heights = np.cumsum(np.append(0.0, np.cumsum(bent)[:-1] * np.diff(bends)))
-        found: Array = np.interp(steps, bends, heights)
-        return found
+        moved = sizes[rows, moving][:, None] + slopes[rows, moving][:, None] * steps
+        total: Array = self._tables.along(terms, sizes, moving, moved).sum(axis=0)
+        return total
 
 
 class _Sizes:
@@ -187,6 +182,7 @@ class _Tables:
         longest = max((len(k) for table in tables for k in table.knots), default=1)
         self._knots = np.full((len(tables), axes, longest), math.inf)
         self._last, self._strides = (np.zeros((len(tables), axes), np.int64) for _ in range(2))
+        self._steps = np.asarray([table.step for table in tables], np.int64)
         values = [np.ravel(table.values).astype(np.float64) for table in tables]
         self._values = np.concatenate([*values, np.zeros(1)])
         self._starts = np.cumsum([0, *map(len, values)], dtype=np.int64)[:-1]
@@ -196,25 +192,37 @@ class _Tables:
                 self._last[row, axis] = len(knots) - 1
                 self._strides[row, axis] = math.prod(map(len, table.knots[axis + 1 :]))
 
-    def lines(self, rows: Array, sizes: Array, moving: Array) -> tuple[Array, Array]:
-        """Knots of one axis of each table, inf behind the last, and values there, [rows, knots].
+    def along(self, rows: Array, sizes: Array, moving: Array, moved: Array) -> Array:
+        """Values of tables along one axis of each, [rows, n].
 
         Args:
             rows: indices of tables.
             sizes: of the other axes, [rows, axes].
             moving: the axis, [rows].
+            moved: its sizes, [rows, n].
         """
-        knots = self._knots[rows, moving]
-        points = np.repeat(sizes[:, None], knots.shape[1], axis=1)
-        points[np.arange(len(rows)), :, moving] = np.where(np.isfinite(knots), knots, 0.0)
-        return knots, self.at(points, rows[:, None])
+        each, knots = np.arange(len(rows)), self._knots[rows, moving]
+        points = np.repeat(
+            rounded_up(sizes, self._steps[rows][:, None])[:, None], knots.shape[1], 1
+        )
+        points[each, :, moving] = np.where(np.isfinite(knots), knots, 0.0)
+        values = self._between(points, rows[:, None])
+        moved = rounded_up(moved, self._steps[rows][:, None])
+        stop = self._last[rows, moving] + 1
+        lines = zip(moved, knots, values, stop, strict=True)
+        return np.stack([np.interp(x, at[:n], known[:n]) for x, at, known, n in lines])
 
     def at(self, sizes: Array, rows: Array | None = None) -> Array:
         """Values at sizes [..., axes] of the tables ``rows``, which broadcast; None for all."""
+        steps = self._steps if rows is None else self._steps[rows]
+        return self._between(rounded_up(sizes, steps[..., None]), rows)
+
+    def _between(self, sizes: Array, rows: Array | None) -> Array:
+        """`at`, of sizes that need no rounding up."""
         which: Any = slice(None) if rows is None else rows
         knots, last = self._knots[which], self._last[which]
-        below = (knots[..., 1:] <= sizes[..., None]).sum(axis=-1)
-        low = np.minimum(below, np.maximum(last - 1, 0))
+        low = (knots[..., 1:] <= sizes[..., None]).sum(axis=-1)
+        low = np.minimum(low, np.maximum(last - 1, 0))
         high = np.minimum(low + 1, last)
         shape = (*low.shape, knots.shape[-1])
         start, stop = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,12 @@ def tables(draw: Any) -> Table:
     lengths = [draw(st.integers(1, 4)) for _ in axes]
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     knots = tuple(np.sort(rng.choice(80, length, replace=False)) + 0.5 for length in lengths)
-    return Table(sizes=tuple(axes), knots=knots, values=rng.random(lengths))
+    return Table(
+        sizes=tuple(axes),
+        knots=knots,
+        values=rng.random(lengths),
+        step=draw(st.sampled_from([0, 0, 8])),
+    )
 
 
 resources = st.builds(
@@ -73,6 +79,12 @@ def test_a_table_is_exact_at_knots_linear_between_and_constant_outside() -> None
     assert table.value({"a": 0.5, "b": 0.5}) == 2  # 32, 6
     assert table.value({"a": 0.75, "b": 0.75}) == pytest.approx((2 + 6 + 10 + 20) / 4)  # 48, 8
     assert table.value({"a": 0.1, "b": 0.1}) == 1  # 6.4, 2.8
+
+
+def test_a_kernel_that_works_on_blocks_rounds_up() -> None:
+    table = dataclasses.replace(layer([[1.0, 3.0], [2.0, 6.0], [10.0, 20.0]]), step=16)
+    assert table.value({"a": 17 / 64}) == table.value({"a": 0.5}) == 6  # 32, and 16 for 10
+    assert table.value({"a": 33 / 64}) == pytest.approx((6 + 20) / 2)  # 48
 
 
 @pytest.mark.parametrize(
