@@ -1,7 +1,8 @@
 """Which range a tensor's codes are spread over, by what its histogram tells: no graphs.
 
 Clipping rare values makes the steps of all others finer. The calibrators differ in how they weigh
-one against the other.
+one against the other. Both searches here are exhaustive: for each of a grid of steps, every zero
+point is tried at once, as what a level costs follows from sums over the cells below its edges.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from onnxcomp.statistics import HistogramResult, Range
 
 Array = npt.NDArray[Any]
 Felt = Callable[[Array], Array]
+Cost = Callable[[Array, Array, int], Array]
 
-CANDIDATES = 64  # ends tried at a time
-SMALLEST_KEPT = 1 / 64  # of each end
-REFINEMENTS = 3  # times each end is tried alone
+STEPS, SMALLEST_STEP = 32, 1 / 64  # tried, as shares of the step of the whole range
+FINER_STEPS, REFINEMENTS = 9, 2  # around the best of them, and around the best of those
 CLIPPING_WEIGHT = 1.5  # errors of clipping share one sign and add up in the next layer's sums
 
 
@@ -34,9 +35,9 @@ def least_error_range(
     """The range within the exact one that loses least, in mean squared error.
 
     Values outside are clipped to its ends, those inside rounded to one of ``codes`` levels
-    (Sung, Shin and Hwang, "Resiliency of deep neural networks under quantization", 2015). Both
-    ends are shrunk together first, then each alone. All values of a histogram cell are taken to
-    lie at its centre. Where channels have weights, errors count as much.
+    (Sung, Shin and Hwang, "Resiliency of deep neural networks under quantization", 2015). All
+    values of a histogram cell are taken to lie at its centre. Where channels have weights, errors
+    count as much. The ends are multiples of a step, at most half of one beyond the exact ends.
 
     Args:
         seen: the values.
@@ -46,11 +47,8 @@ def least_error_range(
         clipping_weight: how much the error of a clipped value counts more than that of others.
     """
 
-    def cost(lows: Array, highs: Array) -> Array:
-        return _squared_errors(centres, counts, lows, highs, codes, felt, clipping_weight)
-
     centres, counts = _cells(seen, weighted=True)
-    return _search(seen, cost)
+    return _search(seen, centres, codes, _squared_error(centres, counts, felt, clipping_weight))
 
 
 def least_divergence_range(seen: HistogramResult, codes: int = 256) -> Range:
@@ -66,12 +64,7 @@ def least_divergence_range(seen: HistogramResult, codes: int = 256) -> Range:
     if not some.any():
         return Range(np.asarray(min(seen.low, 0.0)), np.asarray(max(seen.high, 0.0)))
     centres, counts = centres[some], counts[some]
-
-    def cost(lows: Array, highs: Array) -> Array:
-        pairs = zip(lows.tolist(), highs.tolist(), strict=True)
-        return np.asarray([_divergence(centres, counts, low, high, codes) for low, high in pairs])
-
-    return _search(seen, cost)
+    return _search(seen, centres, codes, _divergence(counts))
 
 
 def power_of_two_range(seen: Range, codes: int = 256) -> Range:
@@ -118,71 +111,98 @@ def _cells(seen: HistogramResult, weighted: bool = False) -> tuple[Array, Array]
     return centres, counts[occupied].astype(np.float64)
 
 
-def _search(seen: HistogramResult, cost: Callable[[Array, Array], Array]) -> Range:
-    """The pair of ends of least cost among shrunk ones, found one end at a time."""
+def _search(seen: HistogramResult, centres: Array, codes: int, cost: Cost) -> Range:
+    """The step and zero point of least cost, as a range.
+
+    Args:
+        seen: the values.
+        centres: of the cells that count.
+        codes: levels.
+        cost: takes the values of consecutive levels, [steps, levels], how many cells lie below
+            the edges between them, [steps, levels + 1], and how many runs of ``codes`` levels
+            there are; returns what each run costs, [steps, runs].
+    """
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    if not np.isfinite(high - low) or high == low:
+    whole = high / (codes - 1) - low / (codes - 1)  # divided first: the difference may overflow
+    if not np.isfinite(high - low) or whole == 0:
         return Range(np.asarray(low), np.asarray(high))
-    kept = np.geomspace(1.0, SMALLEST_KEPT, CANDIDATES)
-    best = _best(cost, low * kept, high * kept)
-    for _ in range(REFINEMENTS if low < 0 < high else 0):
-        last = best
-        best = _best(cost, low * kept, best[1])
-        best = _best(cost, best[0], high * kept)
-        if best == last:
-            break
-    near = np.linspace(1 - 2.5 / CANDIDATES, 1 + 2.5 / CANDIDATES, 11)
-    best = _best(cost, np.maximum(best[0] * near, low), best[1])
-    best = _best(cost, best[0], np.minimum(best[1] * near, high))
-    return Range(np.asarray(best[0]), np.asarray(best[1]))
+    levels = np.arange(0 if low == 0 else 1 - codes, codes if high > 0 else 1)
+    first = levels[: len(levels) - codes + 1]
+
+    def best(steps: Array) -> tuple[float, int]:
+        steps = steps[:, None]
+        edges = (np.append(levels, levels[-1] + 1) - 0.5) * steps
+        costs = cost(levels * steps, np.searchsorted(centres, edges), len(first))
+        over = np.maximum(low - first * steps, (first + codes - 1) * steps - high)
+        costs[over > (0.5 + 1e-6) * steps] = np.inf
+        at = np.unravel_index(np.argmin(costs), costs.shape)
+        return float(steps[at[0], 0]), int(first[at[1]])
+
+    step, start = best(whole * np.geomspace(1.0, SMALLEST_STEP, STEPS))
+    ratio = SMALLEST_STEP ** (1 / (STEPS - 1))
+    for _ in range(REFINEMENTS):
+        near = step * np.geomspace(ratio, 1 / ratio, FINER_STEPS)
+        step, start = best(near[near <= whole * (1 + 1e-9)])
+        ratio **= 2 / (FINER_STEPS - 1)
+    return Range(np.asarray(start * step), np.asarray((start + codes - 1) * step))
 
 
-def _best(
-    cost: Callable[[Array, Array], Array], lows: Array | float, highs: Array | float
-) -> tuple[float, float]:
-    """The pair of ends, of arrays [candidates] or one for all, of least cost."""
-    lows, highs = np.broadcast_arrays(np.atleast_1d(lows), highs)
-    best = int(np.argmin(cost(lows, highs)))
-    return float(lows[best]), float(highs[best])
+def _squared_error(
+    centres: Array, counts: Array, felt: Felt | None, clipping_weight: float
+) -> Cost:
+    values = centres if felt is None else felt(centres)
+    sums = [_running(counts * values**power) for power in range(3)]
+    totals = [total[-1] for total in sums]
+
+    def cost(levels: Array, below: Array, runs: int) -> Array:
+        levels = levels if felt is None else felt(levels)
+        zeroth, first, second = (total[below] for total in sums)
+        inside = levels * (levels * np.diff(zeroth) - 2 * np.diff(first))
+        inside = np.pad(np.cumsum(inside, axis=1), ((0, 0), (1, 0)))
+        lost = inside[:, -runs:] - inside[:, :runs] + second[:, -runs:] - second[:, :runs]
+        lowest, highest = levels[:, :runs], levels[:, -runs:]
+        cut = lowest * (lowest * zeroth[:, :runs] - 2 * first[:, :runs]) + second[:, :runs]
+        zeroth, first, second = (
+            total - part[:, -runs:]
+            for total, part in zip(totals, (zeroth, first, second), strict=True)
+        )
+        cut += highest * (highest * zeroth - 2 * first) + second
+        return np.asarray(lost + clipping_weight * cut)
+
+    return cost
 
 
-def _squared_errors(
-    centres: Array,
-    counts: Array,
-    lows: Array,
-    highs: Array,
-    codes: int,
-    felt: Felt | None,
-    clipping_weight: float,
-) -> Array:
-    """Sums of squared errors, [candidates]."""
-    scale = (highs - lows)[:, None] / (codes - 1)
-    first = np.rint(lows[:, None] / scale)
-    raw = centres / scale
-    np.rint(raw, out=raw)
-    rounded = np.maximum(raw, first)
-    np.minimum(rounded, first + (codes - 1), out=rounded)
-    clipped = rounded != raw
-    rounded *= scale
-    if felt is not None:
-        rounded, centres = felt(rounded), felt(centres)
-    rounded -= centres
-    np.square(rounded, out=rounded)
-    np.multiply(rounded, clipping_weight, out=rounded, where=clipped)
-    return np.asarray(rounded @ counts)
+def _divergence(counts: Array) -> Cost:
+    """``counts`` are of cells that are not empty."""
+    before, informations, total = _running(counts), _running(_information(counts)), counts.sum()
+
+    def cost(levels: Array, below: Array, runs: int) -> Array:
+        start, end = below[:, :runs], below[:, -runs:]
+        cells, held, places = np.diff(below), np.diff(before[below]), np.arange(levels.shape[1])
+        logs = np.log(held / np.maximum(cells, 1), where=cells > 0, out=np.zeros_like(held))
+        given = np.pad(np.cumsum(held * logs, axis=1), ((0, 0), (1, 0)))
+        given = given[:, -runs:] - given[:, :runs]
+        own = informations[end] - informations[start]
+        lower, upper, kept = before[start], total - before[end], before[end] - before[start]
+        next_level = np.where(cells > 0, places, len(places) - 1)
+        next_level = np.minimum.accumulate(next_level[:, ::-1], axis=1)[:, ::-1][:, :runs]
+        last_level = np.maximum.accumulate(np.where(cells > 0, places, 0), axis=1)[:, -runs:]
+        given += lower * np.take_along_axis(logs, next_level, 1)
+        given += upper * np.take_along_axis(logs, last_level, 1)
+        lowest, highest = counts[np.minimum(start, len(counts) - 1)], counts[end - 1]
+        alone = np.where(end - start == 1, lower, 0.0)
+        own += _information(lowest + lower) - _information(lowest)
+        own += _information(highest + alone + upper) - _information(highest + alone)
+        found = (own - given) / total + np.log(np.maximum(kept, 1.0) / total)
+        return np.where(end > start, found, np.inf)
+
+    return cost
 
 
-def _divergence(centres: Array, counts: Array, low: float, high: float, codes: int) -> float:
-    step = (high - low) / (codes - 1)
-    levels = np.rint(centres / step).astype(np.int64) - int(np.rint(low / step))
-    inside = (levels >= 0) & (levels < codes)
-    if not inside.any():
-        return math.inf
-    levels, kept = levels[inside], counts[inside]
-    reference = kept.copy()
-    first, last = np.argmax(inside), len(inside) - np.argmax(inside[::-1])
-    reference[0] += counts[:first].sum()
-    reference[-1] += counts[last:].sum()
-    shared = np.bincount(levels, kept, codes) / np.maximum(np.bincount(levels, minlength=codes), 1)
-    p, q = reference / reference.sum(), shared[levels] / kept.sum()
-    return float((p * np.log(p / q)).sum())
+def _information(counts: Array) -> Array:
+    return np.asarray(counts * np.log(np.maximum(counts, 1.0)))
+
+
+def _running(values: Array) -> Array:
+    """Sums of the first 0, 1, ... values."""
+    return np.concatenate([np.zeros(1), np.cumsum(values)])
