@@ -145,6 +145,31 @@ def test_few_coarse_choices_are_near_the_optimum(make: Any) -> None:
     assert np.mean(np.asarray(excess) < 1e-9) > 0.7
 
 
+def test_many_coarse_choices_are_near_the_optimum() -> None:
+    """27 groups of 16 to 64 channels in steps of 8, against dynamic programming."""
+    excess = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        choices, terms, units = [], [], rng.choice([3, 5, 7, 9, 11], 27)
+        for at, unit in enumerate(units):
+            size = (16, 32, 64)[at // 9]
+            decay = np.exp(-np.arange(size)[::-1] / size * rng.uniform(1, 8))
+            cost = np.append(0.0, np.cumsum(decay)) * rng.lognormal()
+            choices.append(Choice.of_removal(f"g{at}", cost, multiple=8))
+            terms.append(Product.of_powers(unit * size / 8, {f"g{at}": 1}))
+        resource = Resource(terms=tuple(terms))
+        budget = int(resource.value() * rng.uniform(0.4, 0.9))
+        best = np.append(0.0, np.full(budget, np.inf))  # least cost of using up exactly so much
+        for choice, unit in zip(choices, units, strict=True):
+            used = [int(level) // 8 * unit for level in choice.levels]
+            shifted = [np.append(np.full(n, np.inf), best)[: budget + 1] for n in used]
+            best = (np.stack(shifted) + choice.cost[:, None]).min(axis=0)
+        excess.append(allocate(choices, resource, budget).cost / best.min() - 1)
+    assert min(excess) >= -1e-9
+    assert np.mean(excess) < 0.01
+    assert max(excess) < 0.03
+
+
 def test_many_fine_choices_meet_the_continuous_optimum() -> None:
     """sum w_g (1 - x_g)^2 with sum c_g x_g = B: by Lagrange x_g = 1 - price c_g / (2 w_g)."""
     rng = np.random.default_rng(0)
