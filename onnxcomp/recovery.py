@@ -16,6 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
+from onnxcomp.clipped_regression import Rows, best_clipped_fit
 from onnxcomp.gram import Array
 from onnxcomp.graph import Names, consumers, is_constant, label, producer
 from onnxcomp.linear_layers import LinearLayer
@@ -23,6 +24,7 @@ from onnxcomp.linear_layers import reason_against as reason_against_layer
 from onnxcomp.regression import Fit, Moments, best_fit, reason_against
 from onnxcomp.stepping import Steps, can_step
 
+_Rows = list[Array]  # x, y and, where there is one, what y is added to
 Kept = Mapping[str, Sequence[Array | None]]
 SAMPLES = 256
 LEAST_ROWS = 1 << 14
@@ -30,6 +32,7 @@ ROWS_PER_INPUT = 8
 WIDEST = 4608  # inputs of an output
 HELD_EVERY = 4  # one sample in so many judges the fit made from the others
 FEWEST, HELD_VALUES = 8, 1 << 26  # samples, and values of one tensor over all of them
+MOST_VALUES = 1 << 26  # of a layer's rows where they have to be kept
 CHUNK_VALUES = 1 << 20  # of a layer's rows, by samples that are read at the same places
 OPAQUE = {"ConvTranspose", "Gemm", "Conv", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "DeformConv"}
 
@@ -101,43 +104,61 @@ def recover(
         if advance is not None:
             advance(index, len(layers))
         waiting.discard(id(layer.node))
-        _refit(layer, _stream_of(layer, original, waiting), walk, names, recovered)
+        _refit(layer, _target_of(layer, original, waiting), walk, names, recovered)
     return recovered
 
 
 def _refit(
-    layer: LinearLayer, stream: _Stream | None, walk: _Walk, names: Names, recovered: Recovered
+    layer: LinearLayer, target: _Target, walk: _Walk, names: Names, recovered: Recovered
 ) -> None:
     """Gives ``layer`` new weights, or a reason why not."""
     name = label(layer.node)
-    bias = layer.bias
-    start = Fit(layer.weights, bias)
-    moments = walk.moments(layer, stream)
-    reason = moments if isinstance(moments, str) else reason_against(sum_of(moments))
-    if reason is not None or isinstance(moments, str):
-        recovered.skipped[name] = str(reason)
+    start, with_bias = Fit(layer.weights, layer.bias), layer.takes_bias
+    evidence = walk.evidence(layer, target)
+    if isinstance(evidence, str):
+        recovered.skipped[name] = evidence
         return
-    shown, held = moments
-    fit, before, after = best_fit(shown, held, start, with_bias=layer.takes_bias)
-    recovered.errors[name] = before, after
-    if fit is start:
+    chosen = best_fit(*evidence.moments, start, with_bias=with_bias)
+    fit, before, after = chosen.whole, chosen.before, chosen.after
+    if evidence.rows is not None:
+        plain = chosen.shown, chosen.whole
+        found = best_clipped_fit(*evidence.rows, start, plain, chosen.ridge, with_bias=with_bias)
+        fit, before, after = found
+    recovered.errors[name] = before, min(before, after)
+    if not after < before:
         recovered.skipped[name] = "no other weights do better on samples held back"
         return
-    layer.write(fit.weights, fit.bias if layer.takes_bias else None, names)
+    layer.write(fit.weights, fit.bias if with_bias else None, names)
     recovered.refitted.append(name)
 
 
-def sum_of(moments: tuple[Moments, Moments]) -> Moments:
-    """Of all samples."""
-    return moments[0] + moments[1]
+@dataclass(frozen=True)
+class _Target:
+    """What a layer is to make.
+
+    Attributes:
+        total: name of the tensor to be as in the original.
+        other: what is added to the layer's output to make it, or None.
+        low, high: bounds that ``total`` is cut off at before anything reads it.
+    """
+
+    total: str
+    other: str | None
+    low: float
+    high: float
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether there is a bound."""
+        return bool(np.isfinite(self.low) or np.isfinite(self.high))
 
 
 @dataclass(frozen=True)
-class _Stream:
-    """Where a layer's output is added to something: what, and the sum; names of tensors."""
+class _Evidence:
+    """Of samples to fit and of samples to judge by; rows where the target is clipped."""
 
-    other: str
-    total: str
+    moments: tuple[Moments, Moments]
+    rows: tuple[Rows, Rows] | None
 
 
 class _Walk:
@@ -147,55 +168,81 @@ class _Walk:
         self._before, self._after, self._kept = before, after, kept
         self._count, self._seed, self._layers = count, seed, 0
 
-    def moments(self, layer: LinearLayer, stream: _Stream | None) -> tuple[Moments, Moments] | str:
-        """Of the samples a fit is made from and of those it is judged by, or what is wrong."""
+    def evidence(self, layer: LinearLayer, target: _Target) -> _Evidence | str:
+        """What the samples show of a layer, or what is wrong with them."""
         self._layers += 1
         inputs = self._after.advance(layer.source)
-        wanted = self._wanted(layer.made.name)
-        if stream is not None:
-            others, totals = self._after.advance(stream.other), self._wanted(stream.total)
-            if all(o.shape == t.shape for o, t in zip(others, totals, strict=True)):
-                wanted = [total - other for total, other in zip(totals, others, strict=True)]
-        width = layer.weights.shape[-1]
-        rows = max(LEAST_ROWS, ROWS_PER_INPUT * width)
-        parts: list[Moments | None] = [None, None]
-        for held, x, y in self._rows(layer, inputs, wanted, -(-rows // self._count)):
-            if y.shape[1] != layer.weights.shape[1] or x.shape[1:] != (width, y.shape[2]):
-                return f"its output has {y.shape[1]} channels, not {layer.weights.shape[1]}"
-            more, sofar = Moments.of(x, y), parts[held]
-            parts[held] = more if sofar is None else sofar + more
-        shown, judged = parts
+        others = None if target.other is None else self._after.advance(target.other)
+        wanted = [
+            _restricted(values, self._kept.get(target.total))
+            for values in self._before.advance(target.total)
+        ]
+        if others is not None:
+            shapes = (values.shape for values in wanted)
+            others = [np.broadcast_to(o, shape) for o, shape in zip(others, shapes, strict=True)]
+        groups, out, width = layer.weights.shape
+        count = max(LEAST_ROWS, ROWS_PER_INPUT * width)
+        if target.is_clipped:
+            count = min(count, MOST_VALUES // (groups * (width + out)))
+        found: tuple[list[_Rows], list[_Rows]] = ([], [])
+        moments: list[Moments | None] = [None, None]
+        for held, rows in self._rows(layer, inputs, wanted, others, -(-count // self._count)):
+            x, y = rows[:2]
+            if x.shape != (groups, width, y.shape[2]) or y.shape[:2] != (groups, out):
+                return "its shape is not what is left of the original's"
+            more, sofar = Moments.of(x, y), moments[held]
+            moments[held] = more if sofar is None else sofar + more
+            if target.is_clipped:
+                found[held].append(rows)
+        shown, judged = moments
         if shown is None or judged is None:
             return "there are no samples"
-        return shown, judged
-
-    def _wanted(self, name: str) -> list[Array]:
-        """What ``original`` makes, of which only what is kept."""
-        return [_restricted(values, self._kept.get(name)) for values in self._before.advance(name)]
+        reason = reason_against(shown + judged)
+        if reason is not None or not target.is_clipped:
+            return reason or _Evidence((shown, judged), None)
+        return _Evidence((shown, judged), (_clipped(found[0], target), _clipped(found[1], target)))
 
     def _rows(
-        self, layer: LinearLayer, inputs: list[Array], wanted: list[Array], each: int
-    ) -> Iterator[tuple[bool, Array, Array]]:
-        """Rows x and y, [groups, d, n] and [groups, out, n], and whether they are held back."""
-        pairs = list(zip(inputs, wanted, strict=True))
+        self,
+        layer: LinearLayer,
+        inputs: list[Array],
+        wanted: list[Array],
+        others: list[Array] | None,
+        each: int,
+    ) -> Iterator[tuple[bool, _Rows]]:
+        """Rows of x, of y and of what y is added to, and whether they are held back."""
+        sides = [inputs, wanted] if others is None else [inputs, wanted, others]
+        samples = list(zip(*sides, strict=True))
         if layer.node.op != "Conv":  # whatever its axes, a feed is one sample
-            pairs = [(x[None], y[None]) for x, y in pairs]
+            samples = [tuple(values[None] for values in sample) for sample in samples]
         few = max(1, CHUNK_VALUES // max(1, each * layer.weights.shape[-1] * layer.groups))
-        if len({x.shape for x, _ in pairs}) > 1:
+        if len({sample[0].shape for sample in samples}) > 1:
             few = 1
+        scarce = len(samples) < FEWEST  # then one row in so many is held back instead
         for held in (False, True):
-            part = [p for k, p in enumerate(pairs) if (k % HELD_EVERY == HELD_EVERY - 1) is held]
-            scarce = len(pairs) < FEWEST  # then one row in so many is held back instead
-            for first in range(0, len(pairs if scarce else part), few):
-                chunk = (pairs if scarce else part)[first : first + few]
+            part = [x for k, x in enumerate(samples) if scarce or _is_held(k) is held]
+            for first in range(0, len(part), few):
                 seed = [self._seed, self._layers, held, first]
-                x, y = (np.concatenate(side) for side in zip(*chunk, strict=True))
-                rows = layer.inputs(x, each, seed), layer.outputs(y, each, seed)
+                x, *made = (np.concatenate(v) for v in zip(*part[first : first + few], strict=True))
+                sampled = [layer.inputs(x, each, seed)]
+                sampled += [layer.outputs(y, each, seed) for y in made]
+                rows = [np.concatenate(list(values), axis=-1) for values in sampled]
                 if scarce:
-                    chosen = np.arange(rows[0].shape[-1]) % HELD_EVERY == HELD_EVERY - 1
-                    rows = rows[0][..., chosen == held], rows[1][..., chosen == held]
-                a, b = (np.concatenate(list(side), axis=-1) for side in rows)
-                yield held, a, b
+                    chosen = np.asarray([_is_held(k) is held for k in range(rows[0].shape[-1])])
+                    rows = [values[..., chosen] for values in rows]
+                if len(rows) == 3:
+                    rows[1] = rows[1] - rows[2]
+                yield held, rows
+
+
+def _is_held(index: int) -> bool:
+    return index % HELD_EVERY == HELD_EVERY - 1
+
+
+def _clipped(parts: Sequence[_Rows], target: _Target) -> Rows:
+    x, y, *other = (np.concatenate(side, axis=-1) for side in zip(*parts, strict=True))
+    added = other[0] if other else np.zeros((), y.dtype)
+    return Rows(x, y, target.low - added, target.high - added)
 
 
 def _restricted(values: Array, kept: Sequence[Array | None] | None) -> Array:
@@ -237,18 +284,40 @@ def _reason_against(node: gs.Node, original: gs.Graph) -> str | None:
     return None
 
 
-def _stream_of(layer: LinearLayer, original: gs.Graph, waiting: set[int]) -> _Stream | None:
-    """What the output of ``layer`` is added to, if no layer that is ``waiting`` has part in it."""
+def _target_of(layer: LinearLayer, original: gs.Graph, waiting: set[int]) -> _Target:
+    """What ``layer`` is to make: with what it is added to, unless layers ``waiting`` make that."""
     made = layer.made
+    plain = _Target(made.name, None, *_bounds(made))
     readers = consumers(made)
     if len(readers) != 1 or readers[0].op not in ("Add", "Sum") or len(readers[0].inputs) != 2:
-        return None
+        return plain
     (adder,) = readers
-    other = adder.inputs[1 if adder.inputs[0] is made else 0]
-    total = adder.outputs[0].name
-    if other is made or is_constant(other) or total not in original.tensors():
-        return None
-    return None if _depends_on(other, waiting) else _Stream(other.name, total)
+    other, total = adder.inputs[1 if adder.inputs[0] is made else 0], adder.outputs[0]
+    if other is made or is_constant(other) or total.name not in original.tensors():
+        return plain
+    if made.shape is not None and total.shape is not None and made.shape != total.shape:
+        return plain  # what is added makes it larger
+    if _depends_on(other, waiting):
+        return plain
+    return _Target(total.name, other.name, *_bounds(total))
+
+
+def _bounds(tensor: gs.Tensor) -> tuple[float, float]:
+    """The bounds that all that reads ``tensor`` sees it clipped to."""
+    readers = consumers(tensor)
+    if len(readers) != 1 or readers[0].op not in ("Relu", "Clip"):
+        return -np.inf, np.inf
+    (clip,) = readers
+    if clip.op == "Relu":
+        return 0.0, np.inf
+    bounds = []
+    for index, (name, default) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
+        given = clip.inputs[index] if len(clip.inputs) > index else None
+        if given is None or not given.name:
+            bounds.append(float(clip.attrs.get(name, default)))
+        else:
+            bounds.append(float(given.values) if is_constant(given) else default)
+    return bounds[0], bounds[1]
 
 
 def _depends_on(tensor: gs.Tensor, nodes: set[int]) -> bool:

@@ -33,6 +33,23 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A fit whose ridge did best on samples held back.
+
+    Attributes:
+        shown, whole: made without those samples, and from all.
+        ridge: its ridge; the largest tried where a new bias alone does best.
+        before, after: errors of the weights there are and of ``shown`` on the samples held back.
+    """
+
+    shown: Fit
+    whole: Fit
+    ridge: float
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Moments:
     """Sums over rows of what a layer reads, x, and what it should make of that, y; float64.
 
@@ -153,20 +170,13 @@ def reason_against(moments: Moments) -> str | None:
     return None
 
 
-def best_fit(
-    shown: Moments, held: Moments, start: Fit, *, with_bias: bool
-) -> tuple[Fit, float, float]:
-    """The fit whose ridge does best on samples not seen, made from all of them.
-
-    Returns:
-        the fit, ``start`` itself if none is better; the errors of ``start`` and of the fit made
-        from ``shown`` on ``held``.
-    """
+def best_fit(shown: Moments, held: Moments, start: Fit, *, with_bias: bool) -> Choice:
+    """The fit whose ridge does best on samples not seen."""
     ridges = list(RIDGES if shown.width <= WIDE else FEW_RIDGES)
     before = held.error(start)
-    errors = [held.error(fit) for fit in shown.fits(start, ridges, with_bias=with_bias)]
+    fits = list(shown.fits(start, ridges, with_bias=with_bias))
+    errors = [held.error(fit) for fit in fits]
     best = int(np.argmin(errors))
-    if not errors[best] < before:
-        return start, before, before
     chosen = ridges[best : best + 1]  # none: the bias alone
-    return next((shown + held).fits(start, chosen, with_bias=with_bias)), before, errors[best]
+    whole = next((shown + held).fits(start, chosen, with_bias=with_bias))
+    return Choice(fits[best], whole, chosen[0] if chosen else ridges[-1], before, errors[best])

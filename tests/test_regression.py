@@ -95,8 +95,12 @@ def test_the_ridge_is_chosen_on_rows_held_back() -> None:
         return Moments.of(x, 0.9 * start.weights @ x + 3 + rng.standard_normal((1, 2, count)))
 
     shown, held, fresh = moments(50), moments(50), moments(5000)
-    fit, before, after = best_fit(shown, held, start, with_bias=True)
-    assert after < before
+    choice = best_fit(shown, held, start, with_bias=True)
+    fit = choice.whole
+    assert choice.before == held.error(start)
+    assert choice.after == held.error(choice.shown) < choice.before
+    again = next((shown + held).fits(start, [choice.ridge], with_bias=True))
+    np.testing.assert_array_equal(fit.weights, again.weights)
     (free,) = list((shown + held).fits(start, [TINY], with_bias=True))[:1]
     assert fresh.error(fit) < 0.8 * fresh.error(free)
     assert fresh.error(fit) < 0.2 * fresh.error(start)
@@ -105,14 +109,10 @@ def test_the_ridge_is_chosen_on_rows_held_back() -> None:
 def test_what_is_best_already_stays() -> None:
     x, _, start = rows_of(5)
     y = start.weights @ x + start.bias[..., None]
-    fit, before, after = best_fit(
-        Moments.of(x[..., :300], y[..., :300]),
-        Moments.of(x[..., 300:], y[..., 300:]),
-        start,
-        with_bias=True,
-    )
-    assert fit is start
-    assert before == after == 0
+    parts = Moments.of(x[..., :300], y[..., :300]), Moments.of(x[..., 300:], y[..., 300:])
+    choice = best_fit(*parts, start, with_bias=True)
+    assert choice.before == choice.after == 0
+    np.testing.assert_allclose(choice.whole.weights, start.weights, atol=1e-12)
 
 
 def test_inputs_that_never_vary_leave_their_weights_alone() -> None:

@@ -1,0 +1,129 @@
+"""Least squares where a Relu or a Clip follows: what it cuts off need not be met.
+
+Let the goal be clip(y) where W0 x + b0 is not cut off, and W0 x + b0 itself where it is. But for a
+constant, |clip(y) - clip(W x + b)|^2 never exceeds |goal - W x - b|^2 and equals it at W0. So each
+plain fit to the goal of the one before lowers the error (Hunter and Lange, "A tutorial on MM
+algorithms", 2004). All share one Gram matrix; Nesterov's momentum saves steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.gram import Array
+from onnxcomp.regression import Fit
+
+STEPS = 8
+MOST_WORK = 1 << 36  # multiplications of all steps of a layer
+LEAST_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a layer reads, what it should make of that, and where that is cut off.
+
+    Attributes:
+        inputs: x, [groups, d, n].
+        outputs: y, [groups, out, n].
+        low, high: bounds of y, each of the shape of y or of one that broadcasts to it.
+    """
+
+    inputs: Array
+    outputs: Array
+    low: Array
+    high: Array
+
+    def error(self, fit: Fit) -> float:
+        """E|clip(y) - clip(W x + b)|^2 as a share of the variance of clip(y)."""
+        wanted = np.clip(self.outputs, self.low, self.high)
+        rest = wanted - np.clip(self._made(fit), self.low, self.high)
+        lost = float(np.sum(np.square(rest, dtype=np.float64)))
+        centred = wanted - wanted.mean(axis=2, keepdims=True)
+        spread = float(np.sum(np.square(centred, dtype=np.float64)))
+        return lost / spread if spread > 0 else (np.inf if lost > 0 else 0.0)
+
+    def fit(self, start: Fit, towards: Fit, ridge: float, *, with_bias: bool) -> Fit:
+        """A local minimum of E|clip(y) - clip(W x + b)|^2 + ridge * m |W - W0|^2, nearly.
+
+        Args:
+            start: where to begin.
+            towards: W0, and the bias that stays without ``with_bias``.
+            ridge: a share of m, the mean of the diagonal of E[x xT].
+            with_bias: whether the bias may change.
+        """
+        x = self.inputs
+        count = x.shape[2]
+        gram = np.matmul(x, x.transpose(0, 2, 1)).astype(np.float64) / count
+        mean = x.mean(axis=2, dtype=np.float64)
+        if with_bias:
+            gram -= mean[:, :, None] * mean[:, None, :]
+        width = x.shape[1]
+        scale = np.trace(gram, axis1=1, axis2=2)[:, None, None] / width
+        inverse = np.linalg.inv(gram + np.where(scale > 0, ridge * scale, 1.0) * np.eye(width))
+        now, before = start, start
+        for step in range(steps_for(x.size * self.outputs.shape[1])):
+            push = max(0.0, (step - 1) / (step + 2))
+            goal = self._goal(_ahead(now, before, push))
+            cross = np.matmul(goal, x.transpose(0, 2, 1)).astype(np.float64) / count
+            level = goal.mean(axis=2, dtype=np.float64) if with_bias else towards.bias
+            cross -= level[:, :, None] * mean[:, None, :]
+            weights = towards.weights + (cross - towards.weights @ gram) @ inverse
+            shift = np.einsum("god,gd->go", weights, mean) if with_bias else 0.0
+            now, before = Fit(weights, level - shift), now
+        return now
+
+    def _made(self, fit: Fit) -> Array:
+        dtype = self.inputs.dtype
+        made = np.matmul(fit.weights.astype(dtype), self.inputs)
+        return np.asarray(made + fit.bias[..., None].astype(dtype))
+
+    def _goal(self, fit: Fit) -> Array:
+        """clip(y), but where what is made is cut off what is made."""
+        made = self._made(fit)
+        is_seen = (made > self.low) & (made < self.high)
+        return np.where(is_seen, np.clip(self.outputs, self.low, self.high), made)
+
+
+def _ahead(now: Fit, before: Fit, push: float) -> Fit:
+    weights = now.weights + push * (now.weights - before.weights)
+    return Fit(weights, now.bias + push * (now.bias - before.bias))
+
+
+def steps_for(products: int) -> int:
+    """How many steps a problem with so many products a step may take; 0 for none."""
+    steps = min(STEPS, MOST_WORK // max(1, 2 * products))
+    return int(steps) if steps >= LEAST_STEPS else 0
+
+
+def best_clipped_fit(
+    shown: Rows, held: Rows, start: Fit, plain: tuple[Fit, Fit], ridge: float, *, with_bias: bool
+) -> tuple[Fit, float, float]:
+    """The best on ``held`` of the weights there are, a plain fit and a fit that is clipped.
+
+    Args:
+        shown, held: of samples to fit, and others to judge by.
+        start: the weights and the bias there are.
+        plain: fits of `Moments`, made from ``shown`` and from all.
+        ridge: with which those were made.
+        with_bias: whether the bias may change.
+
+    Returns:
+        the fit made from all samples, ``start`` itself if none is better; the errors on ``held``
+        of ``start`` and of the fit made from ``shown``.
+    """
+    clipped = shown.fit(plain[0], start, ridge, with_bias=with_bias)
+    errors = [held.error(fit) for fit in (start, plain[0], clipped)]
+    best = int(np.argmin(errors))
+    if best == 2:
+        parts = zip(_parts(shown), _parts(held), strict=True)
+        whole = Rows(*(np.concatenate(pair, axis=2) for pair in parts))
+        return whole.fit(plain[1], start, ridge, with_bias=with_bias), errors[0], errors[2]
+    return (start, plain[1])[best], errors[0], errors[best]
+
+
+def _parts(rows: Rows) -> list[Array]:
+    shape = rows.outputs.shape
+    bounds = [np.broadcast_to(bound, shape) for bound in (rows.low, rows.high)]
+    return [rows.inputs, rows.outputs, *bounds]
