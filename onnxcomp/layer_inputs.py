@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -22,13 +22,7 @@ def rows_and_means(
     if window is None:
         table = values.reshape(len(values), -1, values.shape[-1])
         return rows, table.mean(axis=1, dtype=np.float64).astype(np.float32)[:, None]
-    padded, sizes = _padded(values, window)
-    axes = zip(sizes, _offsets(window), strict=True)
-    for axis, (size, (offsets, step)) in reversed(list(enumerate(axes, start=2))):
-        spans = [slice(o, o + (size - 1) * step + 1, step) for o in offsets.tolist()]
-        before = (slice(None),) * axis
-        padded = np.stack([padded[(*before, span)].mean(axis=axis) for span in spans], axis=axis)
-    return rows, padded.reshape(len(values), window.group, -1)
+    return rows, _means(values, window).reshape(len(values), window.group, -1)
 
 
 def sampled_rows(values: Array, window: Window | None, count: int, seed: Sequence[int]) -> Array:
@@ -50,13 +44,31 @@ def sampled_rows(values: Array, window: Window | None, count: int, seed: Sequenc
         return table[:, _places(rng, table.shape[1], count)].swapaxes(1, 2)[:, None]
     padded, sizes = _padded(values, window)
     places = np.unravel_index(_places(rng, int(np.prod(sizes)), count), sizes)
-    at: list[Any] = []
+    spatial, at = padded.shape[2:], np.zeros((1, len(places[0])), np.intp)
     for axis, (offsets, step) in enumerate(_offsets(window)):
-        shape = [1] * (len(sizes) + 1)
-        shape[axis] = -1
-        at.append(places[axis] * step + offsets.reshape(shape))
-    rows = padded[(slice(None), slice(None), *at)]
-    return np.asarray(rows.reshape(len(values), window.group, -1, rows.shape[-1]))
+        here = places[axis] * step + offsets[:, None]
+        at = (at[:, None] * spatial[axis] + here).reshape(-1, at.shape[1])
+    rows = padded.reshape(*padded.shape[:2], -1).take(at, axis=2)
+    return rows.reshape(len(values), window.group, -1, at.shape[1])
+
+
+def _means(values: Array, window: Window) -> Array:
+    """Of [samples, channels, *spatial], the mean that each element of the kernel meets.
+
+    Axis after axis, as products with ones where it is met: padding adds nothing to a sum.
+    """
+    axes = zip(window.padding(values.shape[2:]), window.extents, _offsets(window), strict=True)
+    for axis, ((begin, end), extent, (offsets, step)) in enumerate(axes, start=2):
+        length = values.shape[axis]
+        size = (length + begin + end - extent) // step + 1
+        met = np.arange(size)[:, None] * step + offsets - begin
+        ones = np.zeros((length, len(offsets)), values.dtype)
+        places, elements = np.nonzero((met >= 0) & (met < length))
+        ones[met[places, elements], elements] = 1
+        table = values.reshape(math.prod(values.shape[:axis]), length, -1)
+        sums = ones.T @ table if table.shape[2] > 1 else table[..., 0] @ ones
+        values = sums.reshape(*values.shape[:axis], -1, *values.shape[axis + 1 :]) / size
+    return values
 
 
 def _places(rng: np.random.Generator, total: int, count: int) -> Array:
@@ -69,7 +81,11 @@ def _padded(values: Array, window: Window) -> tuple[Array, list[int]]:
     """Samples [samples, channels, *spatial] with padding, and the sizes of the output's axes."""
     padding = window.padding(values.shape[2:])
     if any(pad for pair in padding for pad in pair):
-        values = np.pad(values, [(0, 0), (0, 0), *padding])
+        inside = [slice(b, b + n) for (b, _), n in zip(padding, values.shape[2:], strict=True)]
+        grown = [n + b + e for (b, e), n in zip(padding, values.shape[2:], strict=True)]
+        whole = np.zeros((*values.shape[:2], *grown), values.dtype)
+        whole[(slice(None), slice(None), *inside)] = values
+        values = whole
     strides = window.strides or (1,) * len(window.kernel)
     sizes = [
         (size - extent) // stride + 1

@@ -21,7 +21,7 @@ from onnxcomp.blas import one_blas_thread
 from onnxcomp.gram import Window
 from onnxcomp.graph import is_constant, label, producer
 from onnxcomp.layer_inputs import rows_and_means
-from onnxcomp.paired import Paired
+from onnxcomp.paired import moments
 from onnxcomp.placement import Plan
 from onnxcomp.quantization import FEW_BITS, TINY, Array, bias_codes
 from onnxcomp.rounding import descend, gptq
@@ -158,6 +158,17 @@ class Layer:
         dequantizer = _dequantizer(tensor)
         return dequantizer.inputs[0], dequantizer.inputs[1].values
 
+    def decode(self, codes: Array) -> Array:
+        """What the written layer reads where its input has these codes: float32."""
+        scale, zero_point = (t.values for t in _dequantizer(self.node.inputs[0]).inputs[1:3])
+        if scale.ndim:  # one for each channel
+            shape = (-1, *[1] * (len(self.weights.shape) - 2))
+            scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+        values = codes.astype(np.float32)
+        values -= np.float32(zero_point)
+        values *= scale
+        return values
+
     @property
     def groups(self) -> int:
         """Of a Conv; 1 otherwise."""
@@ -223,15 +234,10 @@ def refine(
         if reason is not None:
             left[label(layer.node)] = reason
             continue
-        reader = _dequantizer(layer.node.inputs[0])
-        scale, zero_point = (t.values for t in reader.inputs[1:3])
-        if scale.ndim:  # one for each channel
-            rank = len(layer.weights.shape)
-            scale, zero_point = (x.reshape(-1, *[1] * (rank - 2)) for x in (scale, zero_point))
-        seen = floats.advance(layer.source)
-        read = codes.advance(reader.inputs[0].name)
-        shown = ((c.astype(np.float32) - np.float32(zero_point)) * scale for c in read)
-        if not _refine_layer(layer, list(zip(seen, shown, strict=True)), [seed, index]):
+        read = codes.advance(_dequantizer(layer.node.inputs[0]).inputs[0].name)
+        pairs = list(zip(floats.advance(layer.source), read, strict=True))
+        del read
+        if not _refine_layer(layer, pairs, [seed, index]):
             left[label(layer.node)] = "its values are too large: rounded to the nearest codes"
     return left
 
@@ -259,19 +265,22 @@ def _reason_against(layer: Layer, users: Mapping[str, int]) -> str | None:
 
 
 def _refine_layer(layer: Layer, pairs: list[tuple[Array, Array]], seed: list[int]) -> bool:
-    """``pairs`` are a layer's inputs in the float and the quantized model, one pair a sample;
-    whether their products are finite."""
+    """``pairs`` are a layer's inputs in the float model and its codes in the quantized, one pair a
+    sample, and forgotten once they are read; whether their products are finite."""
     weights = layer.table(layer.weights.astype(np.float64))
     written = layer.written_bias if layer.corrects_bias else None
     centred = written is not None
     wanted = max(LEAST_ROWS, ROWS_PER_INPUT * weights.shape[2])
     wanted *= FEW_BITS_ROWS if layer.bits <= FEW_BITS else 1
     each = min(ROWS_PER_SAMPLE, -(-wanted // len(pairs)))
-    rows, means = _inputs(layer, pairs, each, seed)
-    shown, held, whole = _moments(rows, centred)
-    if not (np.isfinite(whole.gram).all() and np.isfinite(whole.cross).all()):
+    sides, seen, means = _inputs(layer, pairs, each, seed)
+    pairs.clear()
+    shown, held, whole = moments(sides, seen, centred)
+    del sides  # what is no longer needed of a wide layer makes room
+    if not (np.isfinite(whole.gram).all() and np.isfinite(whole.lost).all()):
         return False
     losses = held.losses(weights, shown.regressions(weights, RIDGES))
+    del shown, held
     (target,) = whole.regressions(weights, [RIDGES[int(np.argmin(losses))]])
     scale, high = layer.scale, 2 ** (layer.bits - 1) - 1
     damping = max(LEAST_DAMPING, whole.gram.shape[-1] / whole.count)
@@ -288,38 +297,29 @@ def _refine_layer(layer: Layer, pairs: list[tuple[Array, Array]], seed: list[int
 
 def _inputs(
     layer: Layer, pairs: list[tuple[Array, Array]], count: int, seed: list[int]
-) -> tuple[list[tuple[Array, Array]], tuple[Array, Array]]:
-    """Rows of x and of x_q of each sample, [groups, d, count], and means [samples, groups, d]."""
-    if layer.window is None:  # whatever its axes, a feed is one sample
-        pairs = [(x[None], read[None]) for x, read in pairs]
+) -> tuple[list[Array], int, tuple[Array, Array]]:
+    """Rows of x and of x_q, [groups, d, count], those held back last; how many are not; and means
+    of x and of x_q in each sample, [samples, groups, d]."""
     few = max(1, CHUNK_VALUES // max(1, pairs[0][0].size))
     if len({x.shape for x, _ in pairs}) > 1:
         few = 1
     rows: list[tuple[Array, Array]] = []
     means: list[Array] = []
     for first in range(0, len(pairs), few):
-        sides = zip(*pairs[first : first + few], strict=True)
-        values = np.concatenate([np.concatenate(side) for side in sides])
+        some = pairs[first : first + few]
+        both = [*(x for x, _ in some), *(layer.decode(read) for _, read in some)]
+        # whatever the axes of a matrix, a feed is one sample
+        values = np.stack(both) if layer.window is None else np.concatenate(both)
         found, mean = rows_and_means(values, layer.window, count, [*seed, first])
         half = len(values) // 2
         rows += zip(found[:half], found[half:], strict=True)
         means.append(np.stack([mean[:half], mean[half:]]))
+    held = rows[HELD_BACK - 1 :: HELD_BACK]
+    del rows[HELD_BACK - 1 :: HELD_BACK]
+    shown = sum(x.shape[2] for x, _ in rows)
+    sides = [np.concatenate(side, axis=2) for side in zip(*rows, *held, strict=True)]
     seen, read = np.concatenate(means, axis=1).astype(np.float64)
-    return rows, (seen, read)
-
-
-def _moments(rows: list[tuple[Array, Array]], centred: bool) -> tuple[Paired, Paired, Paired]:
-    """Of the samples a regression is made from, of those it is judged by, and of all."""
-    held = [row for k, row in enumerate(rows) if k % HELD_BACK == HELD_BACK - 1]
-    shown = [row for k, row in enumerate(rows) if k % HELD_BACK != HELD_BACK - 1]
-    parts = [
-        Paired.of(*(np.concatenate(side, axis=2) for side in zip(*part, strict=True)))
-        for part in (shown, held)
-        if part
-    ]
-    parts = [parts[0], parts[-1], parts[0] + parts[1] if held else parts[0]]  # few: none held
-    first, second, whole = (part.centred() if centred else part for part in parts)
-    return first, second, whole
+    return sides, shown, (seen, read)
 
 
 def output_shift(weights: Array, rounded: Array, seen: Array, read: Array) -> Array:

@@ -75,9 +75,12 @@ class Steps:
         ]
         read = sorted({t.name for node in nodes for t in _reads(node)} & self._values[0].keys())
         session = open_session(self._part(nodes, read), extra_outputs=kept)
+        unread = self._unread()
         for feed in self._values:
             found = session.run({n: feed[n] for n in read}, kept)
             feed.update(zip(kept, found, strict=True))
+            for old in unread:  # before the next feed's values take as much again
+                del feed[old]
 
     def _needed(self, name: str) -> list[gs.Node]:
         """The nodes that lead from the values at hand to ``name``, in the order of the graph."""
@@ -115,10 +118,14 @@ class Steps:
         )
 
     def _forget(self) -> None:
-        for name in list(self._values[0]):
-            if name in self._tensors and not self._is_read(self._tensors[name]):
-                for feed in self._values:
-                    del feed[name]
+        for name in self._unread():
+            for feed in self._values:
+                del feed[name]
+
+    def _unread(self) -> list[str]:
+        """Names of values at hand that no node will read any more."""
+        known = [name for name in self._values[0] if name in self._tensors]
+        return [name for name in known if not self._is_read(self._tensors[name])]
 
 
 def can_step(graph: gs.Graph) -> bool:
