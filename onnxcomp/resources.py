@@ -94,6 +94,8 @@ class Table:
 
 def rounded_up(sizes: Any, step: Any) -> Any:
     """Sizes as multiples of ``step``, but for rounding errors; as they are where it is 0."""
+    if not np.any(step):
+        return sizes
     blocks = np.ceil(sizes / np.where(step, step, 1) - 1e-9)
     return np.where(step, blocks * step, sizes)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,19 +70,13 @@ class Usage:
         sizes = self.sizes(kept)
         steps = candidates - kept[choices][:, None]
         values = self._product_changes(sizes, choices, steps)
-        for members, summed in (
-            (self._lines_of, self._lines),
-            (self._crossed_of, self._crossed),
-        ):
-            segments, terms = members.of(choices)
-            starts = np.searchsorted(segments, np.arange(len(choices) + 1))
-            for row in np.unique(segments):
-                chosen = terms[starts[row] : starts[row + 1]]
-                axes = self._axes[chosen]
-                at = np.append(steps[row], 0.0)
-                tabled = summed(chosen, sizes[axes], self._slopes[axes, choices[row]], at)
-                values[row] += tabled[:-1] - tabled[-1]
-        return values
+        if not len(self._axes):
+            return values
+        with_now = np.pad(steps, ((0, 0), (0, 1)))
+        tabled = np.zeros(with_now.shape)
+        self._add_lines(tabled, sizes, choices, with_now)
+        self._add_crossed(tabled, sizes, choices, with_now)
+        return values + tabled[:, :-1] - tabled[:, -1:]
 
     def _product_changes(self, sizes: Array, choices: Array, steps: Array) -> Array:
         segments, terms = self._products_of.of(choices)
@@ -99,19 +93,27 @@ class Usage:
             values = (values + factor[:, None]) * steps
         return values
 
-    def _crossed(self, terms: Array, sizes: Array, slopes: Array, steps: Array) -> Array:
-        """The sum of tables where sizes are sizes + slopes * step: [terms, axes] -> [steps]."""
-        moved = sizes[:, None] + slopes[:, None] * steps[:, None]
-        total: Array = self._tables.at(moved, terms[:, None]).sum(axis=0)
-        return total
-
-    def _lines(self, terms: Array, sizes: Array, slopes: Array, steps: Array) -> Array:
-        """The same of tables of which one axis moves: only that has to be interpolated."""
+    def _add_lines(self, total: Array, sizes: Array, choices: Array, steps: Array) -> None:
+        """Adds the tables of which one axis moves: only that has to be interpolated."""
+        segments, terms = self._lines_of.of(choices)
+        if not terms.size:
+            return
+        axes, rows = self._axes[terms], np.arange(len(terms))
+        slopes = self._slopes[axes, choices[segments][:, None]]
         moving = (slopes != 0).argmax(axis=1)
-        rows = np.arange(len(terms))
-        moved = sizes[rows, moving][:, None] + slopes[rows, moving][:, None] * steps
-        total: Array = self._tables.along(terms, sizes, moving, moved).sum(axis=0)
-        return total
+        moved = steps[segments] * slopes[rows, moving][:, None]
+        moved += sizes[axes[rows, moving]][:, None]
+        lines = self._tables.along(terms, sizes[axes], moving, moved)
+        for row, line in zip(segments, lines, strict=True):
+            total[row] += line
+
+    def _add_crossed(self, total: Array, sizes: Array, choices: Array, steps: Array) -> None:
+        """Adds the tables of which several axes move at once, choice by choice: they are large."""
+        segments, terms = self._crossed_of.of(choices)
+        for row, term in zip(segments, terms, strict=True):
+            axes = self._axes[term]
+            moved = sizes[axes] + self._slopes[axes, choices[row]] * steps[row][:, None]
+            total[row] += self._tables.at(moved, term)
 
 
 class _Sizes:
@@ -192,8 +194,8 @@ class _Tables:
                 self._last[row, axis] = len(knots) - 1
                 self._strides[row, axis] = math.prod(map(len, table.knots[axis + 1 :]))
 
-    def along(self, rows: Array, sizes: Array, moving: Array, moved: Array) -> Array:
-        """Values of tables along one axis of each, [rows, n].
+    def along(self, rows: Array, sizes: Array, moving: Array, moved: Array) -> Iterator[Array]:
+        """Values of tables along one axis of each, [n].
 
         Args:
             rows: indices of tables.
@@ -202,22 +204,20 @@ class _Tables:
             moved: its sizes, [rows, n].
         """
         each, knots = np.arange(len(rows)), self._knots[rows, moving]
-        points = np.repeat(
-            rounded_up(sizes, self._steps[rows][:, None])[:, None], knots.shape[1], 1
-        )
+        steps = self._steps[rows][:, None]
+        points = np.repeat(rounded_up(sizes, steps)[:, None], knots.shape[1], 1)
         points[each, :, moving] = np.where(np.isfinite(knots), knots, 0.0)
         values = self._between(points, rows[:, None])
-        moved = rounded_up(moved, self._steps[rows][:, None])
-        stop = self._last[rows, moving] + 1
-        lines = zip(moved, knots, values, stop, strict=True)
-        return np.stack([np.interp(x, at[:n], known[:n]) for x, at, known, n in lines])
+        stops = self._last[rows, moving] + 1
+        lines = zip(rounded_up(moved, steps), knots, values, stops, strict=True)
+        return (np.interp(x, at[:stop], known[:stop]) for x, at, known, stop in lines)
 
-    def at(self, sizes: Array, rows: Array | None = None) -> Array:
+    def at(self, sizes: Array, rows: Any = None) -> Array:
         """Values at sizes [..., axes] of the tables ``rows``, which broadcast; None for all."""
         steps = self._steps if rows is None else self._steps[rows]
         return self._between(rounded_up(sizes, steps[..., None]), rows)
 
-    def _between(self, sizes: Array, rows: Array | None) -> Array:
+    def _between(self, sizes: Array, rows: Any) -> Array:
         """`at`, of sizes that need no rounding up."""
         which: Any = slice(None) if rows is None else rows
         knots, last = self._knots[which], self._last[which]
