@@ -129,6 +129,10 @@ class Equations:
         elif long:
             self.factors.append(Factor(flat, long))
 
+    def classes(self) -> Array:
+        """The least label of the class of every label, factors apart, [count]."""
+        return _joined(np.arange(self.count), self._edges)
+
     def solve(self, weights: Array, granularity: Granularity = "auto") -> tuple[Array, Array]:
         """The class of every label, and the reason of every class that stays.
 
@@ -141,17 +145,12 @@ class Equations:
             root: [count] the least label of each class.
             reason: [count] an index into ``reasons``, or -1 where the class may be removed.
         """
-        root = np.arange(self.count)
-        if self._edges:
-            one, other = (np.concatenate(side) for side in zip(*self._edges, strict=True))
-            root = components(root, one, other)
+        root = self.classes()
         waiting = self.factors
         while waiting:
             reason = self._reasons(root)
             waiting, edges = self._settle(waiting, root, reason >= 0, weights, granularity)
-            if edges:
-                one, other = (np.concatenate(side) for side in zip(*edges, strict=True))
-                root = components(root, one, other)
+            root = _joined(root, edges)
         return root, self._reasons(root)
 
     def _reasons(self, root: Array) -> Array:
@@ -197,6 +196,13 @@ class Equations:
             else:
                 edges.append((factor.flat, factor.wide(part)))
         return [factor for i, factor in enumerate(waiting) if i not in chosen], edges
+
+
+def _joined(root: Array, edges: Sequence[tuple[Array, Array]]) -> Array:
+    if not edges:
+        return root
+    one, other = (np.concatenate(side) for side in zip(*edges, strict=True))
+    return components(root, one, other)
 
 
 def _free_parts(factor: Factor, root: Array, pinned: Array) -> list[int]:

@@ -102,7 +102,7 @@ def find_channels(graph: gs.Graph, granularity: Granularity = "auto") -> Channel
             the outer one (whole heads or groups of a Conv), ``head_dim`` the inner one, ``auto``
             the one whose classes touch most parameters.
     """
-    sweep, unknown = _swept(graph)
+    sweep, unknown = collect(graph)
     weights = _weights(sweep)
     root, reason = sweep.equations.solve(weights, granularity)
     tensors = _order(graph, sweep)
@@ -116,7 +116,8 @@ def find_channels(graph: gs.Graph, granularity: Granularity = "auto") -> Channel
     )
 
 
-def _swept(graph: gs.Graph) -> tuple[Sweep, dict[str, str]]:
+def collect(graph: gs.Graph) -> tuple[Sweep, dict[str, str]]:
+    """The equations of a graph, unsolved; and why the tensors of some nodes stay, by label."""
     sweep, unknown = Sweep(), {}
     for tensor in graph.inputs:
         if tensor.shape is not None:

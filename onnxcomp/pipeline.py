@@ -89,7 +89,11 @@ class Run:
         if verify == "each" and measurements.large:
             self.verify = "final"  # one more session of a model this size costs more than it tells
         self.context = PassContext(
-            calibration=measurements.calibration, target=target, seed=seed, advance=progress.advance
+            calibration=measurements.calibration,
+            target=target,
+            seed=seed,
+            advance=progress.advance,
+            original=model.graph,
         )
         self.graph = model.graph.copy()
         self.passes: list[PassResult] = []
@@ -182,8 +186,8 @@ class Run:
             return None
         finally:
             outcome.seconds += time.perf_counter() - start
-            outcome.changed, outcome.skipped = report.changed, report.skipped
-            outcome.numbers, outcome.notes = report.numbers, report.notes
+            for name in ("changed", "skipped", "numbers", "notes", "removed"):
+                setattr(outcome, name, getattr(report, name))
         if not report.changed:
             outcome.status = "unchanged"
             return None
@@ -214,15 +218,8 @@ class Run:
         measured = Measured(bytes=0, fidelity=outcome.fidelity, score=outcome.score)
         mixture = None
         try:
-            mixture = mix(
-                self.graph,
-                step,
-                self.context,
-                self.measurements,
-                self.gates,
-                measured,
-                self.progress,
-            )
+            what = self.measurements, self.gates, measured
+            mixture = mix(self.graph, step, self.context, *what, self.progress)
         except OnnxcompError as error:
             outcome.notes.append(f"looking for nodes to keep in float failed: {error}")
         outcome.seconds += time.perf_counter() - start

@@ -93,6 +93,7 @@ class PassResult:
         skipped: label -> why the pass left it alone.
         numbers: figures of the pass itself, units in the names.
         notes: anything else a person should know.
+        removed: of each channel group that lost units, what left, in names of the original model.
         bytes: of the model after the pass.
         latency_ratio: time after the pass / time of the original; None where not measured.
         fidelity: of the model after the pass against the original; None where not measured.
@@ -108,6 +109,7 @@ class PassResult:
     skipped: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    removed: list[dict[str, Any]] = field(default_factory=list)
     bytes: int | None = None
     latency_ratio: float | None = None
     fidelity: Fidelity | None = None

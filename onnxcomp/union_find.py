@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
 
 
 def components(root: Array, one: Array, other: Array) -> Array:

@@ -9,6 +9,7 @@ from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.passes.convert_float16 import ConvertFloat16
 from onnxcomp.passes.equalize_channels import EqualizeChannels
 from onnxcomp.passes.prune_blocks import PruneBlocks
+from onnxcomp.passes.prune_channels import PruneChannels
 from onnxcomp.passes.quantize_dynamic import QuantizeDynamic
 from onnxcomp.passes.quantize_static import QuantizeStatic
 from onnxcomp.passes.quantize_weights import QuantizeWeights
@@ -17,6 +18,7 @@ from onnxcomp.passes.simplify_graph import SimplifyGraph
 PASSES: tuple[type[Pass], ...] = (
     SimplifyGraph,
     PruneBlocks,
+    PruneChannels,
     EqualizeChannels,
     QuantizeStatic,
     QuantizeDynamic,

@@ -35,12 +35,19 @@ class PassContext:
         target: what runtime and CPU the result is for.
         seed: of every random choice: the same seed gives the same bytes.
         advance: called with (done, total) by long work.
+        original: the model before the first pass, for reports in its names; not to be changed.
     """
 
     target: Target
     calibration: Calibration | None = None
     seed: int = 0
     advance: Advance = no_progress
+    original: gs.Graph | None = None
+
+    @property
+    def has_real_samples(self) -> bool:
+        """Whether samples were given, not made up."""
+        return self.calibration is not None and not self.calibration.synthetic
 
     def samples(self) -> Calibration:
         """The calibration samples.
@@ -61,6 +68,8 @@ class PassReport:
         changed: labels of nodes that were changed.
         skipped: label -> reason, for every node that the pass might have changed and did not.
         numbers: what else is worth knowing, units in the names.
+        removed: of each channel group that lost units, what left, in names of the original model;
+            docs/report.md has the keys.
         current: label of the node at work, for the message when the pass raises.
     """
 
@@ -68,6 +77,7 @@ class PassReport:
     skipped: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    removed: list[dict[str, Any]] = field(default_factory=list)
     current: str = ""
 
     def change(self, node: gs.Node | str) -> None:

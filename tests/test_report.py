@@ -39,6 +39,7 @@ def full_report() -> Report:
         skipped={"conv2": "its input is not measured"},
         numbers={"layers": 3.0},
         notes=["a note"],
+        removed=[{"group": "conv1", "units": 64, "removed_units": 32, "cost": 0.25, "places": []}],
         bytes=1000,
         latency_ratio=0.5,
         fidelity=fidelity,

@@ -1,0 +1,120 @@
+"""Removed channels in the names of the ORIGINAL model, whatever was rewritten on the way.
+
+Activations keep their names from pass to pass. So what was cut from them is marked on the labels
+of the original graph, and its own equations say which of its constants it takes along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.channel_equations import Factor
+from onnxcomp.channel_preparation import prepare
+from onnxcomp.channels import collect
+from onnxcomp.graph import Graph
+from onnxcomp.shapes import infer_shapes
+from onnxcomp.union_find import Array
+
+Losses = dict[tuple[str, int], Array]  # tensor and axis -> indices that it lost
+NOBODY = -1
+
+
+@dataclass(frozen=True)
+class RemovedPlace:
+    """Indices that an axis of the original model lost.
+
+    Attributes:
+        tensor: its name in the original model.
+        axis: as ONNX counts it, at least 0.
+        indices: of the original axis, ascending, [n].
+        constant: whether it is an initializer or an activation.
+    """
+
+    tensor: str
+    axis: int
+    indices: Array
+    constant: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a report."""
+        return {
+            "tensor": self.tensor,
+            "axis": self.axis,
+            "indices": self.indices.tolist(),
+            "constant": self.constant,
+        }
+
+
+def trace(original: gs.Graph, losses: Sequence[Losses]) -> list[tuple[RemovedPlace, ...]]:
+    """For each group the places of the original model that its removed units stood at.
+
+    Args:
+        original: not changed.
+        losses: of each group, what axes of a graph that was made from it lost.
+    """
+    twin: Graph = original.copy()
+    infer_shapes(twin)
+    origins = prepare(twin)
+    sweep, _ = collect(twin)
+    root = sweep.equations.classes()
+    owner = np.full(len(root), NOBODY)
+    for number, lost in enumerate(losses):
+        for (name, axis), indices in lost.items():
+            axes = sweep.of.get(name)
+            if axes is None or name in sweep.constants or axis >= len(axes):
+                continue
+            if axes[axis].size > indices.max(initial=-1):
+                owner[root[axes[axis][indices]]] = number
+    _through_factors(sweep.equations.factors, root, owner)
+    return _places(sweep.of, sweep.constants, origins, owner[root], len(losses))
+
+
+def _through_factors(factors: Sequence[Factor], root: Array, owner: Array) -> None:
+    """An index of a part has left where all that it makes has; and the other way round."""
+    while True:
+        before = owner.copy()
+        for factor in factors:
+            sizes = [part.size for part in factor.parts]
+            flat = owner[root[factor.flat]].reshape(sizes)
+            for i, part in enumerate(factor.parts):
+                others = tuple(axis for axis in range(len(sizes)) if axis != i)
+                whole = flat.min(axis=others) > NOBODY
+                left = np.where(whole, flat.max(axis=others), NOBODY)
+                owner[root[part]] = np.maximum(owner[root[part]], left)
+                shape = [1] * len(sizes)
+                shape[i] = -1
+                flat = np.maximum(flat, owner[root[part]].reshape(shape))
+            owner[root[factor.flat]] = np.maximum(owner[root[factor.flat]], flat.ravel())
+        if np.array_equal(before, owner):
+            return
+
+
+def _places(
+    axes: Mapping[str, Sequence[Array]],
+    constants: Mapping[str, Any],
+    origins: Mapping[str, str],
+    owner: Array,
+    count: int,
+) -> list[tuple[RemovedPlace, ...]]:
+    """By group; a copy of a constant stands for the one that it was copied from."""
+    found: list[dict[tuple[str, int], Array]] = [{} for _ in range(count)]
+    for name, vectors in axes.items():
+        for axis, labels in enumerate(vectors):
+            mine = owner[labels]
+            for number in np.unique(mine[mine > NOBODY]).tolist():
+                key = origins.get(name, name), axis
+                indices = np.flatnonzero(mine == number)
+                known = found[number].get(key, indices[:0])
+                found[number][key] = np.union1d(known, indices)
+    return [
+        tuple(
+            RemovedPlace(name, axis, indices, name in constants)
+            for (name, axis), indices in places.items()
+        )
+        for places in found
+    ]

@@ -1,0 +1,338 @@
+"""Removes channels, heads and widths; what is left is a smaller dense model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.allocation import Choice, allocate, at_sparsity, uniform
+from onnxcomp.channel_equations import Granularity
+from onnxcomp.channel_preparation import prepare
+from onnxcomp.channels import ChannelGroup, Channels, find_channels
+from onnxcomp.cutting import Kept, cut
+from onnxcomp.graph import label, sort_nodes
+from onnxcomp.graph_resources import bytes_of, macs_of, parameters_of
+from onnxcomp.macs import macs_by_node
+from onnxcomp.model import graph_bytes
+from onnxcomp.parameters import count_parameters
+from onnxcomp.passes.base import Pass, PassContext, PassReport
+from onnxcomp.recovery import recover
+from onnxcomp.removal_plan import Importance, Ranked, ranked
+from onnxcomp.resources import Product, Resource, Size
+from onnxcomp.shapes import infer_shapes
+from onnxcomp.tracing import Losses, trace
+from onnxcomp.union_find import Array
+from onnxcomp.unit_parts import weight_axes
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be left of a resource."""
+
+    resource: Resource
+    amount: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneChannels(Pass):
+    """Removes the channels, heads and widths that matter least, and refits what reads them.
+
+    Attributes:
+        sparsity: the fraction of units to remove, unless a budget is given.
+        max_macs: budget: the fraction of the multiplications that may be left, 0 to 1.
+        max_parameters: budget: the fraction of the parameters.
+        max_bytes: budget: the fraction of the bytes of the file.
+        scope: ``uniform``, the same fraction of every group; ``global``, the units of the whole
+            model that cost least for what they free; ``auto``, global for a budget, else uniform.
+        importance: ``l1``, ``l2``, ``activation``, ``reconstruction``, or ``auto``:
+            reconstruction where samples were given, else l2.
+        multiple: the number of channels left of an axis is one of it, where it is cut.
+        max_sparsity: the largest fraction that a group may lose.
+        granularity: what shrinks where heads or groups of a Conv could, or the width of each:
+            ``head``, ``head_dim``, ``both`` one after the other, or ``auto``.
+        keep_first: leave what the first layer makes.
+        keep_last: leave what the last layer reads.
+        recovery: refit the weights of what reads pruned channels, where samples were given.
+        samples: how many to look at.
+    """
+
+    sparsity: float = 0.3
+    max_macs: float | None = None
+    max_parameters: float | None = None
+    max_bytes: float | None = None
+    scope: Literal["auto", "uniform", "global"] = "auto"
+    importance: Literal["auto", "l1", "l2", "activation", "reconstruction"] = "auto"
+    multiple: int = 8
+    max_sparsity: float = 0.9
+    granularity: Literal["auto", "head", "head_dim", "both"] = "auto"
+    keep_first: bool = False
+    keep_last: bool = False
+    recovery: bool = True
+    samples: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        for name in ("sparsity", "max_sparsity"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
+                )
+        for name in BUDGETS:
+            share = getattr(self, name)
+            if share is not None and not 0 < share <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, not {share}")
+        if sum(getattr(self, name) is not None for name in BUDGETS) > 1:
+            raise ValueError(f"give one of {', '.join(BUDGETS)}")
+        for name in ("multiple", "samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def candidates(self, graph: gs.Graph) -> list[str]:
+        """Labels of the layers that make channels."""
+        return [label(layer.node) for layer in weight_axes(graph)]
+
+    def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
+        """Finds the groups, cuts them and refits what reads them."""
+        came = graph.copy()
+        infer_shapes(graph)
+        prepare(graph)
+        sort_nodes(graph)
+        before = graph.copy()
+        kept: Kept = {}
+        losses: list[tuple[dict[str, Any], Losses]] = []
+        for step in self._steps():
+            channels = find_channels(graph, step)
+            budget = self._budget(came, graph, channels, context)
+            plan = self._plan(graph, channels, budget, context, report)
+            if plan:
+                removed = {item.group.name: item.removed(count) for item, count in plan}
+                losses += _losses(plan, removed, graph, kept)
+                kept = _composed(kept, cut(graph, channels, removed))
+        report.numbers["parameters_before"] = count_parameters(came)
+        report.numbers["parameters_after"] = count_parameters(graph)
+        if not losses:
+            return
+        self._tell(before, kept, losses, context, report)
+        if self.recovery and context.has_real_samples:
+            self._recover(before, graph, kept, context, report)
+
+    def _steps(self) -> tuple[Granularity, ...]:
+        return ("head", "head_dim") if self.granularity == "both" else (self.granularity,)
+
+    def _budget(
+        self, came: gs.Graph, graph: gs.Graph, channels: Channels, context: PassContext
+    ) -> Budget | None:
+        """What may be left: a part of what the pass was given."""
+        name = next((name for name in BUDGETS if getattr(self, name) is not None), None)
+        if name is None:
+            return None
+        shapes: dict[str, Sequence[int]] = {}
+        if name == "max_macs":
+            feed = next(context.samples().feeds(1))
+            shapes = {key: value.shape for key, value in feed.items()}
+        whole, resource = BUDGETS[name]
+        share = getattr(self, name)
+        return Budget(resource(graph, channels, shapes), share * whole(came, shapes))
+
+    def _plan(
+        self,
+        graph: gs.Graph,
+        channels: Channels,
+        budget: Budget | None,
+        context: PassContext,
+        report: PassReport,
+    ) -> list[tuple[Ranked, int]]:
+        """The groups that lose units, and how many each keeps."""
+        for name, why in channels.unknown.items():
+            report.skip(name, f"its channels stay: {why}")
+        wanted = self._wanted(graph, channels, report)
+        kinds = {name: options._importance(context) for name, options in wanted.items()}
+        found = ranked(graph, channels, kinds, context.calibration, self.samples, context.advance)
+        choices: dict[str, tuple[Ranked, Choice]] = {}
+        for item in found:
+            options = wanted[item.group.name]
+            choice = item.choice(options.multiple, options.max_sparsity)
+            if len(choice.levels) < 2:
+                size = f"{item.group.size} units of {item.group.span} channels"
+                report.skip(item.group.name, f"{size} cannot lose any and keep a multiple")
+                continue
+            choices[item.group.name] = item, choice
+        counts = self._counts(choices, wanted, budget)
+        plan = []
+        for name, (item, _) in choices.items():
+            if counts[name] < item.group.size:
+                plan.append((item, counts[name]))
+            else:
+                report.skip(name, "the nearest number of channels that is allowed is all")
+        return plan
+
+    def _wanted(
+        self, graph: gs.Graph, channels: Channels, report: PassReport
+    ) -> dict[str, PruneChannels]:
+        """The groups that may be pruned with their options."""
+        layers = list(weight_axes(graph))
+        held: dict[tuple[str, int], str] = {}
+        if layers and self.keep_first:
+            held[layers[0].weights.name, layers[0].makes] = "made by the first layer"
+        if layers and self.keep_last:
+            held[layers[-1].weights.name, layers[-1].reads] = "read by the last layer"
+        wanted = {}
+        for group in channels.groups:
+            options = self.options_for(group.name)
+            why = [held[p.tensor, p.axis] for p in group.places if (p.tensor, p.axis) in held]
+            if options is None:
+                report.skip(group.name, "skipped by the recipe")
+            elif why:
+                report.skip(group.name, why[0])
+            else:
+                wanted[group.name] = options
+        return wanted
+
+    def _importance(self, context: PassContext) -> Importance:
+        if self.importance == "auto":
+            return "reconstruction" if context.has_real_samples else "l2"
+        if self.importance in ("activation", "reconstruction"):
+            context.samples()
+        return self.importance
+
+    def _counts(
+        self,
+        choices: Mapping[str, tuple[Ranked, Choice]],
+        wanted: Mapping[str, PruneChannels],
+        budget: Budget | None,
+    ) -> Mapping[str, int]:
+        """How many units each group keeps."""
+        fixed: dict[str, int] = {}
+        for name, (_, choice) in choices.items():
+            if wanted[name].sparsity != self.sparsity or (budget is None and not self._is_global()):
+                fixed |= at_sparsity([choice], wanted[name].sparsity)
+        free = [
+            dataclasses.replace(choice, levels=choice.levels[at], cost=choice.cost[at])
+            for name, (_, choice) in choices.items()
+            for at in [choice.levels == fixed.get(name, choice.levels)]
+        ]
+        if not free or len(fixed) == len(choices):
+            return fixed
+        if budget is None:
+            resource = _held({name: ranked.group for name, (ranked, _) in choices.items()})
+            budget = Budget(resource, (1 - self.sparsity) * resource.value())
+        share_out = allocate if self._is_global() or self.scope == "auto" else uniform
+        return share_out(free, budget.resource, budget.amount).levels
+
+    def _is_global(self) -> bool:
+        return self.scope == "global"
+
+    def _tell(
+        self,
+        before: gs.Graph,
+        kept: Kept,
+        losses: Sequence[tuple[dict[str, Any], Losses]],
+        context: PassContext,
+        report: PassReport,
+    ) -> None:
+        """Records what left, in the names of the original."""
+        for node in before.nodes:
+            if any(tensor.name in kept for tensor in (*node.inputs, *node.outputs)):
+                report.change(node)
+        original = context.original if context.original is not None else before
+        traced = trace(original, [lost for _, lost in losses])
+        for (entry, _), places in zip(losses, traced, strict=True):
+            report.removed.append(entry | {"places": [place.as_dict() for place in places]})
+        report.numbers["groups"] = len(losses)
+
+    def _recover(
+        self,
+        before: gs.Graph,
+        graph: gs.Graph,
+        kept: Kept,
+        context: PassContext,
+        report: PassReport,
+    ) -> None:
+        found = recover(
+            before,
+            graph,
+            kept,
+            context.samples(),
+            samples=self.samples,
+            seed=context.seed,
+            advance=context.advance,
+        )
+        report.numbers["refitted_layers"] = len(found.refitted)
+        for name, reason in found.skipped.items():
+            report.skip(name, f"not refitted: {reason}")
+
+
+def _held(groups: Mapping[str, ChannelGroup]) -> Resource:
+    """The parameters that units hold."""
+    sizes = {name: Size(parts={name: float(g.parameters.sum())}) for name, g in groups.items()}
+    terms = tuple(Product(coefficient=1.0, sizes=(size,)) for size in sizes.values())
+    return Resource(terms=terms, unit="parameters")
+
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def known_macs(graph: gs.Graph, shapes: Shapes) -> int:
+    """MACs of one run, those of unknown operators left out."""
+    return sum(cost.macs for cost in macs_by_node(graph, shapes) if cost.macs is not None)
+
+
+BUDGETS: Mapping[
+    str,
+    tuple[Callable[[gs.Graph, Shapes], float], Callable[[gs.Graph, Channels, Shapes], Resource]],
+] = {  # option -> of the whole model, and as a function of what is kept
+    "max_macs": (known_macs, macs_of),
+    "max_parameters": (
+        lambda graph, shapes: count_parameters(graph),
+        lambda graph, channels, shapes: parameters_of(graph, channels),
+    ),
+    "max_bytes": (
+        lambda graph, shapes: graph_bytes(graph),
+        lambda graph, channels, shapes: bytes_of(graph, channels),
+    ),
+}
+
+
+def _losses(
+    plan: Sequence[tuple[Ranked, int]],
+    removed: Mapping[str, Array],
+    graph: gs.Graph,
+    kept: Kept,
+) -> list[tuple[dict[str, Any], Losses]]:
+    """For each group what to report, and the indices lost, as the axes were before any cut."""
+    found = []
+    for item, count in plan:
+        group = item.group
+        lost: Losses = {}
+        for place in group.places:
+            gone = np.isin(place.units, removed[group.name])
+            earlier = kept.get(place.tensor, ())
+            left = earlier[place.axis] if earlier else None
+            indices = np.flatnonzero(gone)
+            lost[place.tensor, place.axis] = indices if left is None else left[indices]
+        entry = {
+            "group": group.name,
+            "units": group.size,
+            "removed_units": group.size - count,
+            "cost": item.cost(count),
+        }
+        found.append((entry, lost))
+    return found
+
+
+def _composed(first: Kept, second: Kept) -> Kept:
+    """What is left after two cuts, as indices of before both."""
+    result = dict(first)
+    for name, axes in second.items():
+        earlier = first.get(name, (None,) * len(axes))
+        pairs = zip(earlier, axes, strict=True)
+        result[name] = tuple(
+            after if before is None else before if after is None else before[after]
+            for before, after in pairs
+        )
+    return result

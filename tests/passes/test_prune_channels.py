@@ -1,0 +1,169 @@
+"""Channels leave, what reads them is refitted, and the report says what left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from onnxcomp import optimize
+from onnxcomp.errors import OnnxcompError
+from onnxcomp.optimize import Result
+from onnxcomp.recipe import compose, parse_pass
+from onnxcomp.testing import model_of
+
+RNG = np.random.default_rng(3)
+
+
+def normal(*shape: int) -> np.ndarray[Any, Any]:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def saved(path: Path) -> tuple[Path, dict[str, np.ndarray[Any, Any]]]:
+    """x [N, 8] -> 16 units that are mixtures of 6 -> 4; two equal biases share one constant."""
+    basis = normal(8, 6)
+    weights = {
+        "w1": basis @ normal(6, 16) * 0.5,
+        "w2": normal(16, 16),
+        "w3": normal(16, 4),
+        "bias": normal(16),
+    }
+    model = model_of(
+        """mlp (float[N, 8] x) => (float[N, 4] y) {
+            [first] a = Gemm (x, w1, bias)
+            [second] b = Gemm (a, w2, bias)  c = Relu (b)
+            [third] y = MatMul (c, w3) }""",
+        **weights,
+    )
+    onnx.save(model, path / "model.onnx")
+    return path / "model.onnx", weights
+
+
+def pruned(path: Path, options: str, samples: int = 512) -> Result:
+    source, _ = saved(path)
+    feeds = [{"x": normal(4, 8)} for _ in range(samples)]
+    step = parse_pass(f"prune_channels:{options}")
+    return optimize(source, compose([step]), calibration=feeds, output=path / "out.onnx")
+
+
+def test_units_that_others_make_up_for_go_first_and_cost_nothing(tmp_path: Path) -> None:
+    result = pruned(tmp_path, "sparsity=0.5,multiple=1")
+    removed = {entry["group"]: entry for entry in result.report.passes[0].removed}
+    assert removed["first"]["removed_units"] == removed["second"]["removed_units"] == 8
+    assert removed["first"]["cost"] < 1e-2 < removed["second"]["cost"]
+    assert [tuple(t.dims) for t in onnx.load(tmp_path / "out.onnx").graph.initializer][:1]
+
+
+def test_the_report_names_every_place_in_the_original(tmp_path: Path) -> None:
+    result = pruned(tmp_path, "sparsity=0.25,multiple=1,importance=l2,recovery=false")
+    entry = next(e for e in result.report.passes[0].removed if e["group"] == "second")
+    places = {(p["tensor"], p["axis"]): (p["indices"], p["constant"]) for p in entry["places"]}
+    indices = places["w2", 1][0]
+    assert len(indices) == 4
+    assert places == {
+        ("w2", 1): (indices, True),
+        ("bias", 0): (indices, True),
+        ("b", 1): (indices, False),
+        ("c", 1): (indices, False),
+        ("w3", 0): (indices, True),
+    }
+
+
+def test_the_answer_is_that_of_the_masked_original(tmp_path: Path) -> None:
+    result = pruned(tmp_path, "sparsity=0.5,multiple=1,importance=l1,recovery=false")
+    _, weights = saved_weights(tmp_path)
+    first, second = (mask_of(result, name) for name in ("first", "second"))
+    x = normal(5, 8)
+    hidden = (x @ weights["w1"] + weights["bias"]) * first
+    expected = np.maximum(hidden @ weights["w2"] + weights["bias"], 0) * second @ weights["w3"]
+    (found,) = ort.InferenceSession(tmp_path / "out.onnx").run(None, {"x": x})
+    assert np.allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def saved_weights(path: Path) -> tuple[Path, dict[str, np.ndarray[Any, Any]]]:
+    model = onnx.load(path / "model.onnx")
+    return path, {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def mask_of(result: Result, group: str) -> np.ndarray[Any, Any]:
+    entry = next(e for e in result.report.passes[0].removed if e["group"] == group)
+    mask = np.ones(entry["units"], np.float32)
+    mask[entry["places"][0]["indices"]] = 0
+    return mask
+
+
+def test_recovery_repairs_most_of_the_damage(tmp_path: Path) -> None:
+    errors = {}
+    for options in ("recovery=true", "recovery=false"):
+        result = pruned(tmp_path, f"sparsity=0.25,multiple=1,{options}")
+        assert result.report.fidelity is not None
+        errors[options] = result.report.fidelity.sqnr_db
+    assert errors["recovery=true"] > errors["recovery=false"] + 3
+
+
+@pytest.mark.parametrize("name", ["max_macs", "max_parameters"])
+def test_a_budget_is_met(tmp_path: Path, name: str) -> None:
+    report = pruned(tmp_path, f"{name}=0.6,multiple=1").report
+    before, after = (
+        (report.before.macs, report.after.macs)
+        if name == "max_macs"
+        else (report.before.parameters, report.after.parameters)
+    )
+    assert before is not None
+    assert after is not None
+    assert 0.5 * before < after <= 0.6 * before
+    counts = {e["group"]: e["removed_units"] for e in report.passes[0].removed}
+    assert counts["first"] > counts.get("second", 0)  # it costs less
+
+
+def test_widths_stay_multiples(tmp_path: Path) -> None:
+    result = pruned(tmp_path, "sparsity=0.4")
+    assert {e["removed_units"] for e in result.report.passes[0].removed} == {8}
+    result = pruned(tmp_path, "sparsity=0.1")
+    assert result.report.passes[0].status == "unchanged"
+    assert "all" in result.report.passes[0].skipped["first"]
+
+
+def test_first_and_last_layers_can_be_kept(tmp_path: Path) -> None:
+    result = pruned(tmp_path, "sparsity=0.5,keep_first=true,keep_last=true")
+    assert result.report.passes[0].skipped == {
+        "first": "made by the first layer",
+        "second": "read by the last layer",
+    }
+
+
+def test_an_override_goes_by_the_name_of_the_group(tmp_path: Path) -> None:
+    source, _ = saved(tmp_path)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        '[[passes]]\nname = "prune_channels"\nsparsity = 0.5\nmultiple = 1\n'
+        "[passes.overrides.second]\nsparsity = 0.25\n"
+    )
+    feeds = [{"x": normal(4, 8)} for _ in range(64)]
+    report = optimize(source, str(recipe), calibration=feeds).report
+    counts = {e["group"]: e["removed_units"] for e in report.passes[0].removed}
+    assert counts == {"first": 8, "second": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("sparsity=1.5", "sparsity must be at least 0 and below 1, not 1.5"),
+        ("max_macs=2", "max_macs must be above 0 and at most 1, not 2"),
+        ("max_macs=0.5,max_bytes=0.5", "give one of max_macs, max_parameters, max_bytes"),
+        ("multiple=0", "multiple must be at least 1, not 0"),
+    ],
+)
+def test_bad_options_are_refused(options: str, message: str) -> None:
+    with pytest.raises(OnnxcompError, match=message):
+        parse_pass(f"prune_channels:{options}")
+
+
+def test_a_budget_that_cannot_be_met_says_what_can(tmp_path: Path) -> None:
+    result = pruned(tmp_path, "max_macs=0.01,multiple=8")
+    assert result.report.passes[0].status == "failed"
+    assert "cannot be met" in result.report.passes[0].reason
