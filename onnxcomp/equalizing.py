@@ -51,16 +51,17 @@ class ChannelValues:
         ):
             self._as_expected = False
             return
-        table = np.moveaxis(values, self._kept, range(len(self._kept)))
-        table = table.reshape(self._channels, -1)
+        if self._kept != [1] or len(values) != 1:  # else there is nothing to move
+            values = np.moveaxis(values, self._kept, range(len(self._kept)))
+        table = values.reshape(self._channels, -1)
         if table.shape[1] == 0:
             return
-        self._as_expected = self._as_expected and bool(np.isfinite(table).all())
         self._squares += np.einsum("ij,ij->i", table, table, dtype=np.float64)
         self._count += table.shape[1]
         step = -(-table.shape[1] // self._picks)
         picked = table[:, step // 2 :: step]
         extremes = np.stack([table.min(axis=1), table.max(axis=1)], axis=1)
+        self._as_expected = self._as_expected and bool(np.isfinite(extremes).all())
         self._picked.append(np.concatenate([picked, extremes], axis=1))
         self._weights.append(np.repeat([float(step), 1.0], [picked.shape[1], 2]))
 

@@ -178,9 +178,10 @@ def subgraphs(node: gs.Node) -> Iterator[tuple[str, gs.Graph]]:
 def all_graphs(graph: gs.Graph) -> Iterator[gs.Graph]:
     """``graph`` and every body nested in it, outermost first."""
     yield graph
-    for node in graph.nodes:
-        for _, body in subgraphs(node):
-            yield from all_graphs(body)
+    for node in graph.nodes:  # not by `subgraphs`: few nodes have bodies, and this is asked often
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from all_graphs(value)
 
 
 def all_nodes(graph: gs.Graph) -> Iterator[gs.Node]:

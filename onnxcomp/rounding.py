@@ -133,8 +133,13 @@ class _Columns:
         weights, scale, zero_point = (
             x[..., j, :] for x in (self.weights, self.scale, self.zero_point)
         )
-        wanted = weights + self.carried[..., j, :] / factor[..., j, j, None]
-        codes = np.clip(np.rint(wanted / scale) + zero_point, low, high)
+        codes = self.carried[..., j, :] / factor[..., j, j, None]  # in place from here
+        codes += weights
+        codes /= scale
+        np.rint(codes, out=codes)
+        codes += zero_point
+        np.maximum(codes, low, out=codes)
+        np.minimum(codes, high, out=codes)
         errors = weights - (codes - zero_point) * scale
         self.codes[..., j, :], self.errors[..., j, :] = codes, errors
         self.carried[..., j + 1 :, :] += factor[..., j, j + 1 :, None] * errors[..., None, :]

@@ -170,4 +170,6 @@ def _channels_first(values: Array, axis: int | None) -> Array:
     """[channels, everything else], [1, everything] when axis is None; a view where possible."""
     if axis is None:
         return values.reshape(1, -1)
+    if axis == 1 and len(values) == 1:  # nothing to move, which takes longer than all else
+        return values.reshape(values.shape[1], -1)
     return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
