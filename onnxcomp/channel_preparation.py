@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_sweep import is_size
 from onnxcomp.graph import Names, consumers, is_constant, label, producer, remove_unused
+from onnxcomp.rewriting import Budget, scopes
+from onnxcomp.shapes import infer_shapes
+from onnxcomp.sizes import SHAPE_RULES
 
 WEIGHTED = ("Conv", "ConvTranspose", "FusedConv", "FusedMatMul", "Gather", "Gemm", "MatMul")
 Origins = dict[str, str]  # constant -> the one it is a copy of
@@ -20,12 +24,43 @@ def prepare(graph: gs.Graph) -> Origins:
     Returns:
         by name of every copied constant the one that it was copied from.
     """
+    _constant_sizes(graph)
     names = Names(graph)
     _constant_targets(graph, names)
     _gathered_shuffles(graph, names)
     origins = _own_vectors(graph, names)
     remove_unused(graph)
     return origins
+
+
+@dataclass
+class _Untold:
+    """Where the rules on sizes say what they did, which nobody asks for here."""
+
+    changed: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, node: gs.Node | str, reason: str) -> None:
+        """Forgets it."""
+
+
+def _constant_sizes(graph: gs.Graph) -> None:
+    """What is computed from shapes becomes constant where it is certain: else it all has to stay.
+
+    Every size that becomes known may let others be inferred.
+    """
+    while any(node.op == "Shape" for node in graph.nodes):
+        scope = scopes(graph, _Untold(), Budget(0))[0]
+        rules = [
+            rule(scope, node)
+            for node in list(graph.nodes)
+            if not node.domain and node.outputs
+            for rule in SHAPE_RULES.get(node.op, ())
+        ]
+        if not any(rules):
+            return
+        remove_unused(graph)
+        infer_shapes(graph)
 
 
 def _own_vectors(graph: gs.Graph, names: Names) -> Origins:

@@ -232,3 +232,25 @@ def test_a_computed_target_of_a_reshape_keeps_its_numbers_and_its_tensor() -> No
 
     assert channels.groups == ()
     assert set(channels.unknown.values()) == {"its target is computed"}
+
+
+def test_targets_computed_from_shapes_are_followed_without_simplifying_first() -> None:
+    """As TorchScript writes x.view(n, 4, -1): inference does not see the last length."""
+    graph, channels = analysed(
+        """m (float[N, 5] x) => (float[N, 2] y) {
+            a = MatMul (x, w1) s = Shape (a) n = Gather <axis = 0> (s, zero)
+            t = Concat <axis = 0> (n, heads) h = Reshape (a, t) r = Relu (h)
+            s2 = Shape (r) n2 = Gather <axis = 0> (s2, zero) t2 = Concat <axis = 0> (n2, flat)
+            j = Reshape (r, t2) y = MatMul (j, w2) }""",
+        **{"w1": normal(5, 12), "w2": normal(12, 2), "zero": np.array([0])},
+        **{"heads": np.array([4, -1]), "flat": np.array([-1])},
+    )
+    x = normal(2, 5)
+    w1, w2 = (graph.tensors()[name].values for name in ("w1", "w2"))
+
+    (group,) = channels.groups
+    cut(graph, channels, {group.name: np.array([1])})
+
+    assert (group.size, group.span, channels.unknown) == (4, 3, {})
+    expected = np.maximum(x @ np.delete(w1, [3, 4, 5], 1), 0) @ np.delete(w2, [3, 4, 5], 0)
+    np.testing.assert_allclose(answer(graph, x=x), expected, rtol=1e-5, atol=1e-6)
