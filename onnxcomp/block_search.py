@@ -13,6 +13,7 @@ from onnxcomp.branch_switches import SwitchedSession
 from onnxcomp.calibration import Calibration
 from onnxcomp.evaluation import Reference
 from onnxcomp.graph import Names, label, remove_unused, sort_nodes
+from onnxcomp.joined_maps import join_map
 from onnxcomp.residual_blocks import Branch, Shapes, Wiring, drop_branches
 from onnxcomp.runtime import Feed
 from onnxcomp.stand_in_fits import find_layouts, fit_stand_ins, refit
@@ -61,7 +62,7 @@ class BlockSearch:
         self.costs = Costs(graph, wiring, branches, {n: np.shape(v) for n, v in feed.items()})
         fitted, held = calibration.split()
         runs = max(self.costs.macs, 1) * len(branches)
-        count = min(2 * samples, max(FEWEST_FITTED, int(MACS / (3 * runs))))
+        count = min(4 * samples, max(FEWEST_FITTED, int(MACS / (3 * runs))))
         self._feeds: Feeds = lambda: fitted.feeds(count)
         self._layouts: list[Layout | None] = [None] * len(branches)
         forms: dict[int, Sequence[StandIn | None]] = {i: [None] for i in range(len(branches))}
@@ -77,9 +78,12 @@ class BlockSearch:
                 linear=repair == "linear",
                 threads=THREADS,
             )
-        self._forms = forms
         self._session = SwitchedSession(graph, branches, self._layouts, threads=THREADS)
-        self.scored = min(samples, max(FEWEST_SCORED, int(MACS / (TRIES * runs))))
+        self.scored = min(samples, int(MACS / (TRIES * runs)))
+        if self.scored < FEWEST_SCORED:  # a form for each has to do, the one that is mostly best
+            self.scored = FEWEST_SCORED
+            forms = {index: found[-1:] for index, found in forms.items()}
+        self._forms = forms
         self._reference = Reference.of(
             self._session, held.feeds(self.scored), calibration.synthetic
         )
@@ -162,13 +166,22 @@ class BlockSearch:
         """Takes the branches out of the graph; labels of the nodes that went."""
         graph, names = self.graph, Names(self.graph)
         before = [label(node) for node in graph.nodes]
-        for index, stand_in in self.dropped.items():
+        maps: list[list[gs.Node]] = []
+        for index, stand_in in sorted(self.dropped.items()):
             layout = self._layouts[index]
             if stand_in is not None and layout is not None:
-                write_stand_in(graph, self.branches[index], layout, stand_in, names)
+                maps.append(write_stand_in(graph, self.branches[index], layout, stand_in, names))
         drop_branches(graph, [self.branches[i] for i, s in self.dropped.items() if s is None])
-        graph.nodes[:] = [node for node in graph.nodes if node.outputs]
-        sort_nodes(graph)
-        remove_unused(graph)
+        _clean(graph)
+        joined = [nodes for nodes in maps if nodes and join_map(graph, nodes, names)]
+        if joined:
+            _clean(graph)
         after = {label(node) for node in graph.nodes}
         return [name for name in before if name not in after]
+
+
+def _clean(graph: gs.Graph) -> None:
+    """Removes what nobody needs, in an order in which it can run."""
+    graph.nodes[:] = [node for node in graph.nodes if node.outputs]
+    sort_nodes(graph)
+    remove_unused(graph)

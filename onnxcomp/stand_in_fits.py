@@ -71,7 +71,7 @@ def fit_stand_ins(
                 fits[i].update(layouts[i].rows(seen[stream]), layouts[i].rows(seen[made]))
         for i, fit in fits.items():
             found[i] = [None, fit.constant()]
-            if linear and layouts[i].channels <= WIDEST:
+            if fit.is_determined:
                 found[i].append(fit.linear())
     return found
 
@@ -117,7 +117,7 @@ def refit(
         seen = _run(session, feed, names)
         target = layout.rows(whole) - layout.rows(seen[sum_name])
         fit.update(layout.rows(seen[branch.stream]), target)
-    return fit.linear() if linear else fit.constant()
+    return fit.linear() if fit.is_determined else fit.constant()
 
 
 def _run(session: Session, feed: Feed, names: Sequence[str]) -> dict[str, Array]:

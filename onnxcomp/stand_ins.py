@@ -17,8 +17,9 @@ from onnxcomp.quantization import TINY, Array
 from onnxcomp.residual_blocks import Branch, Shapes
 
 MOST_POSITIONS = 512  # of a tensor in one sample
+LEAST_POSITIONS = 2  # for each channel
 WIDEST = 1024  # channels; the Gram matrices of more take too much time and memory
-RIDGES = 10.0 ** np.arange(-4.0, 4.5, 0.5)  # tried, of the mean eigenvalue
+RIDGES = 10.0 ** np.arange(-6.0, 4.5, 0.5)  # tried, of the mean eigenvalue
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,11 @@ class StandInFit:
         """The weighted mean of the branch."""
         return StandIn(self._target / max(self._weight, TINY))
 
+    @property
+    def is_determined(self) -> bool:
+        """Whether enough was seen for a map that is not made up of chance."""
+        return self._linear and self._positions >= LEAST_POSITIONS * len(self._target)
+
     def linear(self) -> StandIn:
         """The ridge regression whose ridge generalized cross-validation chooses.
 
@@ -153,27 +159,33 @@ class StandInFit:
 
 def write_stand_in(
     graph: gs.Graph, branch: Branch, layout: Layout, stand_in: StandIn, names: Names
-) -> None:
-    """Puts a stand-in where a branch was; x + T x becomes one product. The branch stays, unread."""
+) -> list[gs.Node]:
+    """Puts a stand-in where a branch was; x + T x becomes one product. The branch stays, unread.
+
+    Returns:
+        The nodes of a linear map, as `map_nodes`.
+    """
     index, operand = branch.cut
     node = graph.nodes[index]
     dtype = node.inputs[operand].dtype or np.dtype(np.float32)
-    constant = gs.Constant(names.fresh(f"{branch.name}.constant"), stand_in.constant.astype(dtype))
     if stand_in.matrix is None:
-        constant.values = layout.vector(constant.values)
-        node.inputs[operand] = constant
-        return
-    matrix, stream = stand_in.matrix, graph.tensors()[branch.stream]
+        values = layout.vector(stand_in.constant.astype(dtype))
+        node.inputs[operand] = gs.Constant(names.fresh(f"{branch.name}.constant"), values)
+        return []
     others = [tensor for i, tensor in enumerate(node.inputs) if i != operand]
     if [tensor.name for tensor in others] == [branch.stream]:
-        matrix, made = matrix + np.eye(len(matrix)), node.outputs[0]
+        matrix, made = stand_in.matrix + np.eye(layout.channels), node.outputs[0]
         node.inputs.clear()
         node.outputs.clear()
     else:
-        made = gs.Variable(names.fresh(f"{branch.name}.stand_in"), dtype)
+        matrix, made = stand_in.matrix, gs.Variable(names.fresh(f"{branch.name}.stand_in"), dtype)
         node.inputs[operand] = made
+    stream = graph.tensors()[branch.stream]
     weight = gs.Constant(names.fresh(f"{branch.name}.map"), layout.matrix(matrix.astype(dtype)))
-    graph.nodes.extend(map_nodes(stream, weight, constant, made, layout, names))
+    constant = gs.Constant(names.fresh(f"{branch.name}.constant"), stand_in.constant.astype(dtype))
+    nodes = map_nodes(stream, weight, constant, made, layout, names)
+    graph.nodes.extend(nodes)
+    return nodes
 
 
 def map_nodes(

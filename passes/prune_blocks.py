@@ -37,8 +37,8 @@ class PruneBlocks(Pass):
         min_sqnr_db: stop before an output falls below, against the model before this pass.
         repair: what may stand in for a branch: a "linear" map of the stream or a "constant",
             fitted to samples and kept where others confirm it, or "none".
-        samples: at most so many to fit to, and so many others to measure errors on; large models
-            get fewer.
+        samples: at most so many to measure errors on, and four times as many others to fit to;
+            large models get fewer.
     """
 
     needs_calibration: ClassVar[bool] = True
@@ -48,7 +48,7 @@ class PruneBlocks(Pass):
     count: int | None = None
     min_sqnr_db: float | None = None
     repair: Literal["linear", "constant", "none"] = "linear"
-    samples: int = 64
+    samples: int = 32
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""

@@ -164,6 +164,57 @@ def test_linear_branches_become_one_product() -> None:
     assert_same_answers(whole, graph, feeds(2), min_sqnr_db=80)
 
 
+def linear_chain() -> gs.Graph:
+    """x [N, 16] -> two blocks x + (x A_i) B_i, the second behind a layer -> y [N, 16]."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.standard_normal(shape, np.float32) / 4
+        for name, shape in {
+            **dict.fromkeys(("a0", "a1"), (WIDTH, 64)),
+            **dict.fromkeys(("b0", "b1"), (64, WIDTH)),
+            "c": (WIDTH,),
+        }.items()
+    }
+    return graph_of(
+        f"""net (float[N, {WIDTH}] x) => (float[N, {WIDTH}] y) {{
+            u0 = MatMul (x, a0) d0 = MatMul (u0, b0) v0 = Add (d0, c) [sum0] s0 = Add (x, v0)
+            u1 = MatMul (s0, a1) d1 = MatMul (u1, b1) [sum1] s1 = Add (s0, d1) y = Tanh (s1) }}""",
+        **weights,
+    )
+
+
+def test_maps_in_a_row_become_one() -> None:
+    graph = linear_chain()
+    whole = graph.copy()
+    report = run_pass(graph, feeds(64), count=2)
+    assert [node.op for node in graph.nodes] == ["MatMul", "Add", "Tanh"]
+    assert report.numbers["macs_after"] * 16 == report.numbers["macs_before"]
+    assert_same_answers(whole, graph, feeds(2), min_sqnr_db=80)
+
+
+def test_a_map_goes_into_the_convolution_before_it() -> None:
+    rng = np.random.default_rng(0)
+    text = """net (float[1, 3, 6, 6] x) => (float[1, 4, 6, 6] y) {
+        [first] a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w0, b0)
+        c = Conv <kernel_shape = [1, 1]> (a, w1) d = Conv <kernel_shape = [1, 1]> (c, w2, b2)
+        [sum0] s = Add (d, a) y = Tanh (s) }"""
+    shapes = {"w0": (4, 3, 3, 3), "b0": (4,), "w1": (24, 4, 1, 1), "w2": (4, 24, 1, 1), "b2": (4,)}
+    graph = graph_of(text, **{n: rng.standard_normal(s, np.float32) / 2 for n, s in shapes.items()})
+    whole = graph.copy()
+    report = run_pass(graph, feeds(32, shape=(1, 3, 6, 6)), count=1)
+    assert graph.nodes[0].name == "first"
+    assert [node.op for node in graph.nodes] == ["Conv", "Tanh"]
+    assert report.numbers["macs_after"] == 36 * 4 * 27
+    assert_same_answers(whole, graph, feeds(2, shape=(1, 3, 6, 6)), min_sqnr_db=80)
+
+
+def test_few_positions_determine_no_map() -> None:
+    graph = linear_chain()
+    report = run_pass(graph, feeds(5), count=2)  # 15 positions, 16 channels
+    assert "linear map" not in " ".join(report.notes)
+    assert report.numbers["branches_dropped"] == 2
+
+
 def test_a_constant_stands_in_for_what_does_not_change() -> None:
     rng = np.random.default_rng(0)
     text = """net (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y) {
