@@ -15,6 +15,7 @@ from onnxcomp.options import (
     calibration_option,
     check_gates_are_measured,
     evaluate_option,
+    groups_options,
     json_option,
     model_argument,
     parse_shape,
@@ -198,10 +199,20 @@ def optimize_command(
     metavar="INPUT=1x3x224x224",
     help="Shape of an input, for counting MACs.",
 )
+@groups_options
 @json_option
-def inspect_command(model: Path, top: int, shapes: tuple[str, ...], as_json: bool) -> None:
+def inspect_command(
+    model: Path, top: int, shapes: tuple[str, ...], as_json: bool, groups: bool, **options: Any
+) -> None:
     """Show what MODEL is made of, and what each pass could touch."""
     given = dict(map(parse_shape, shapes))
+    if groups:
+        from onnxcomp.group_tables import show_groups
+
+        show_groups(model, given, as_json=as_json, top=top, **options)
+        return
+    if any(options.values()):
+        raise click.UsageError("--calibration and --svg belong to --groups; add it")
     with working() as progress:
         from onnxcomp.inspection import inspect
 

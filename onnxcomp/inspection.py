@@ -163,7 +163,7 @@ def inspect(
     """
     model = model if isinstance(model, Model) else load_model(model)
     graph, header = model.graph, carried_of(model.graph).header
-    concrete, assumed = _shapes(graph, shapes or {})
+    concrete, assumed = input_shapes(graph, shapes or {})
     costs = macs_by_node(graph, concrete)
     layers = _layers(graph, {cost.name: cost.macs for cost in costs})
     unknown = tuple(cost.name for cost in costs if cost.macs is None)
@@ -291,7 +291,7 @@ def _custom_domains(graph: gs.Graph) -> dict[str, list[str]]:
     return {domain: sorted(ops) for domain, ops in sorted(found.items())}
 
 
-def _shapes(
+def input_shapes(
     graph: gs.Graph, given: Mapping[str, Sequence[int]]
 ) -> tuple[dict[str, list[int]], dict[str, int]]:
     """Shapes of all required inputs, and the sizes in them that nobody gave.

@@ -72,6 +72,24 @@ def rounds_option(preset: int) -> Decorator:
     )
 
 
+def groups_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `inspect` takes for the channels that can be pruned together."""
+    wanted = click.option(
+        "--groups", is_flag=True, help="Show instead which channels can be pruned together."
+    )
+    picture = click.option(
+        "--svg",
+        type=click.Path(path_type=Path),
+        metavar="FILE.svg",
+        help="With --groups: draw them.",
+    )
+    samples = click.option(
+        "--calibration", metavar="SRC", help="With --groups: samples to measure costs on."
+    )
+    decorated: Callable[..., Any] = wanted(picture(samples(command)))
+    return decorated
+
+
 def parse_shape(text: str) -> tuple[str, list[int]]:
     """The input and sizes of ``INPUT=1x3x224x224``; of a scalar, ``INPUT=``."""
     name, _, sizes = text.rpartition("=")

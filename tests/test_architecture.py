@@ -15,6 +15,7 @@ LAYERS: dict[str, set[str]] = {
     "command line": {
         "onnxcomp.__main__",
         "onnxcomp.cli",
+        "onnxcomp.group_tables",
         "onnxcomp.optimize_command",
         "onnxcomp.options",
         "onnxcomp.program",
@@ -25,6 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "orchestration": {
         "onnxcomp.comparison",
         "onnxcomp.gates",
+        "onnxcomp.group_inspection",
         "onnxcomp.inspection",
         "onnxcomp.listings",
         "onnxcomp.measuring",
