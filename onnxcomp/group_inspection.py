@@ -27,6 +27,7 @@ from onnxcomp.progress import Progress
 from onnxcomp.removal_plan import Importance, ranked
 from onnxcomp.report import plain
 from onnxcomp.resources import Resource
+from onnxcomp.runtime import one_line
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.targets import resolve_target
 from onnxcomp.usage import Usage
@@ -208,8 +209,8 @@ def prepared(graph: Graph) -> tuple[Graph, list[str]]:
     try:
         simplify().rewrite(simple, PassContext(target=resolve_target()), PassReport())
         twin = simple
-    except OnnxcompError as error:
-        notes.append(f"the model was taken as it is, without simplify_graph: {error}")
+    except Exception as error:  # as the pipeline, which undoes it
+        notes.append(f"the model was taken as it is: simplify_graph failed: {one_line(error)}")
     sort_nodes(twin)
     infer_shapes(twin)
     prepare(twin)

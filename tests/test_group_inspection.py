@@ -29,6 +29,10 @@ from onnxcomp.group_inspection import (
     inspect_groups,
 )
 from onnxcomp.model import Model, load_model
+from onnxcomp.optimize import optimize
+from onnxcomp.passes.prune_channels import PruneChannels
+from onnxcomp.passes.simplify_graph import SimplifyGraph
+from onnxcomp.recipe import compose
 from onnxcomp.testing import model_of, small_convnet
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "groups-1.json"
@@ -135,6 +139,17 @@ def test_the_model_is_not_changed(tmp_path: Path) -> None:
     draw_groups(model)
 
     assert [(node.op, node.name, len(node.inputs)) for node in model.graph.nodes] == before
+
+
+def test_names_and_units_are_those_of_the_pass(models: Path) -> None:
+    """So that a recipe's overrides can be written from what is shown."""
+    model = load_model(models / "digits_vit.onnx")
+    recipe = compose([SimplifyGraph(), PruneChannels(sparsity=0.5, multiple=1)])
+
+    *_, result = optimize(model, recipe, verify="off").report.passes
+
+    removed = {entry["group"]: entry["units"] for entry in result.removed}
+    assert removed == {group.name: group.units for group in inspect_groups(model).groups}
 
 
 # --- the picture ------------------------------------------------------------------------------
