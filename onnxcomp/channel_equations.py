@@ -52,8 +52,14 @@ class Factor:
 
 @dataclass
 class Equations:
-    """Labels given out so far and what was said about them."""
+    """Labels given out so far and what was said about them.
 
+    Attributes:
+        merged: whether all indices of an axis that stays share one label. Where labels only tell
+            which indices are the same, they must not.
+    """
+
+    merged: bool = True
     count: int = 1
     reasons: list[str] = field(default_factory=lambda: [LONE])
     factors: list[Factor] = field(default_factory=list)
@@ -72,6 +78,8 @@ class Equations:
         """Labels of an axis that stays as it is, [size]."""
         if size <= 1:
             return SINGLE if size else UNKNOWN
+        if not self.merged:
+            return self.fresh(size)
         self.count += 1
         label = np.asarray([self.count - 1])
         self.pin(label, reason)

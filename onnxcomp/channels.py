@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.channel_equations import Granularity, Unfollowed
+from onnxcomp.channel_equations import Equations, Granularity, Unfollowed
 from onnxcomp.channel_rules import rule_of
 from onnxcomp.channel_sweep import Axes, Sweep
 from onnxcomp.graph import all_nodes, label, subgraphs
@@ -116,9 +116,12 @@ def find_channels(graph: gs.Graph, granularity: Granularity = "auto") -> Channel
     )
 
 
-def collect(graph: gs.Graph) -> tuple[Sweep, dict[str, str]]:
-    """The equations of a graph, unsolved; and why the tensors of some nodes stay, by label."""
-    sweep, unknown = Sweep(), {}
+def collect(graph: gs.Graph, merged: bool = True) -> tuple[Sweep, dict[str, str]]:
+    """The equations of a graph, unsolved; and why the tensors of some nodes stay, by label.
+
+    ``merged`` is as in `Equations`.
+    """
+    sweep, unknown = Sweep(Equations(merged)), {}
     for tensor in graph.inputs:
         if tensor.shape is not None:
             sweep.of[tensor.name] = sweep.fixed(tensor, INPUT)

@@ -60,7 +60,7 @@ def trace(original: gs.Graph, losses: Sequence[Losses]) -> list[tuple[RemovedPla
     twin: Graph = original.copy()
     infer_shapes(twin)
     origins = prepare(twin)
-    sweep, _ = collect(twin)
+    sweep, _ = collect(twin, merged=False)
     root = sweep.equations.classes()
     owner = np.full(len(root), NOBODY)
     for number, lost in enumerate(losses):

@@ -1,0 +1,66 @@
+"""What left, in names of the model before anything rewrote it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxcomp.testing import graph_of
+from onnxcomp.tracing import Losses, trace
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def traced(text: str, losses: Losses, **constants: Any) -> dict[tuple[str, int], list[int]]:
+    (places,) = trace(graph_of(text, **constants), [losses])
+    return {(place.tensor, place.axis): place.indices.tolist() for place in places}
+
+
+def test_constants_are_found_from_the_activations_that_lost_channels() -> None:
+    """A folded BatchNormalization is not in the pruned graph; its vectors are in the original."""
+    found = traced(
+        """m (float[1, 3, 4, 4] x) => (float[1, 2, 4, 4] y) {
+            c = Conv (x, w) n = BatchNormalization (c, s, t, m, v) y = Conv (n, w2) }""",
+        {("n", 1): np.array([1, 3])},
+        **{name: normal(5) for name in "stm"},
+        **{"v": np.ones(5, np.float32), "w": normal(5, 3, 1, 1), "w2": normal(2, 5, 1, 1)},
+    )
+
+    assert found == {
+        **{(name, 0): [1, 3] for name in ("w", "s", "t", "m", "v")},
+        **{(name, 1): [1, 3] for name in ("c", "n", "w2")},
+    }
+
+
+def test_flat_axes_are_found_from_their_factors() -> None:
+    found = traced(
+        """m (float[2, 3] x) => (float[2, 2] y) {
+            a = MatMul (x, w) h = Reshape (a, heads) r = Relu (h) f = Reshape (r, flat)
+            y = MatMul (f, w2) }""",
+        {("r", 1): np.array([1])},
+        **{"w": normal(3, 6), "w2": normal(6, 2)},
+        **{"heads": np.array([2, 3, 2]), "flat": np.array([2, 6])},
+    )
+
+    assert found == {
+        **{(name, 1): [2, 3] for name in ("w", "a", "f")},
+        **{(name, 1): [1] for name in ("h", "r")},
+        ("w2", 0): [2, 3],
+    }
+
+
+def test_a_weight_that_an_operator_without_a_rule_computes_does_not_blur_the_indices() -> None:
+    found = traced(
+        """m (float[2, 6] x) => (float[2, 3] y) {
+            w = Trilu (raw) h = MatMul (x, w) r = Relu (h) y = MatMul (r, v) }""",
+        {("h", 1): np.array([0, 5])},
+        raw=normal(6, 8),
+        v=normal(8, 3),
+    )
+
+    assert found == {("w", 1): [0, 5], ("h", 1): [0, 5], ("r", 1): [0, 5], ("v", 0): [0, 5]}
