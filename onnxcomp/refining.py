@@ -225,6 +225,7 @@ def refine(
     factor = FEW_BITS_SAMPLES if any(layer.bits <= FEW_BITS for layer in layers) else 1
     feeds = list(samples(factor * min(count, _affordable(before))))
     floats, codes = Steps(before, feeds), Steps(after, feeds)
+    del feeds  # each lets go of them once they are read
     position = {id(node): index for index, node in enumerate(after.nodes)}
     alive = [layer for layer in layers if id(layer.node) in position]  # others nobody read
     users = Counter(layer.codes.name for layer in alive)
