@@ -158,7 +158,7 @@ def _squared_error(
         levels = levels if felt is None else felt(levels)
         zeroth, first, second = (total[below] for total in sums)
         inside = levels * (levels * np.diff(zeroth) - 2 * np.diff(first))
-        inside = np.pad(np.cumsum(inside, axis=1), ((0, 0), (1, 0)))
+        inside = _running(inside)
         lost = inside[:, -runs:] - inside[:, :runs] + second[:, -runs:] - second[:, :runs]
         lowest, highest = levels[:, :runs], levels[:, -runs:]
         cut = lowest * (lowest * zeroth[:, :runs] - 2 * first[:, :runs]) + second[:, :runs]
@@ -180,7 +180,7 @@ def _divergence(counts: Array) -> Cost:
         start, end = below[:, :runs], below[:, -runs:]
         cells, held, places = np.diff(below), np.diff(before[below]), np.arange(levels.shape[1])
         logs = np.log(held / np.maximum(cells, 1), where=cells > 0, out=np.zeros_like(held))
-        given = np.pad(np.cumsum(held * logs, axis=1), ((0, 0), (1, 0)))
+        given = _running(held * logs)
         given = given[:, -runs:] - given[:, :runs]
         own = informations[end] - informations[start]
         lower, upper, kept = before[start], total - before[end], before[end] - before[start]
@@ -204,5 +204,7 @@ def _information(counts: Array) -> Array:
 
 
 def _running(values: Array) -> Array:
-    """Sums of the first 0, 1, ... values."""
-    return np.concatenate([np.zeros(1), np.cumsum(values)])
+    """Sums of the first 0, 1, ... values of the last axis."""
+    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
+    np.cumsum(values, axis=-1, out=sums[..., 1:])
+    return sums
