@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import Factor
 from onnxcomp.channel_preparation import prepare
+from onnxcomp.channel_sweep import is_size
 from onnxcomp.channels import collect
 from onnxcomp.graph import Graph
 from onnxcomp.shapes import infer_shapes
@@ -50,28 +51,54 @@ class RemovedPlace:
         }
 
 
-def trace(original: gs.Graph, losses: Sequence[Losses]) -> list[tuple[RemovedPlace, ...]]:
+def trace(
+    original: gs.Graph, losses: Sequence[Losses], made_of: gs.Graph | None = None
+) -> list[tuple[RemovedPlace, ...]]:
     """For each group the places of the original model that its removed units stood at.
 
     Args:
         original: not changed.
         losses: of each group, what axes of a graph that was made from it lost.
+        made_of: that graph before it lost them; lengths may be known there that the original
+            computes.
     """
     twin: Graph = original.copy()
     infer_shapes(twin)
+    if made_of is not None:
+        _adopt_shapes(twin, made_of)
     origins = prepare(twin)
     sweep, _ = collect(twin, merged=False)
     root = sweep.equations.classes()
     owner = np.full(len(root), NOBODY)
+    made = {tensor.name for node in twin.nodes for tensor in node.outputs}
+    unsized: list[tuple[int, RemovedPlace]] = []
     for number, lost in enumerate(losses):
         for (name, axis), indices in lost.items():
-            axes = sweep.of.get(name)
-            if axes is None or name in sweep.constants or axis >= len(axes):
+            if name not in made or not len(indices):
                 continue
-            if axes[axis].size > indices.max(initial=-1):
+            axes = sweep.of.get(name)
+            if axes is None or axes[axis].size == 0:  # of a length that only the result tells
+                unsized.append((number, RemovedPlace(name, axis, indices, False)))
+            elif axes[axis].size > indices.max():
                 owner[root[axes[axis][indices]]] = number
     _through_factors(sweep.equations.factors, root, owner)
-    return _places(sweep.of, sweep.constants, origins, owner[root], len(losses))
+    found = _places(sweep.of, sweep.constants, origins, owner[root], len(losses))
+    for number, place in unsized:
+        found[number] += (place,)
+    return found
+
+
+def _adopt_shapes(graph: gs.Graph, other: gs.Graph) -> None:
+    """Names keep denoting the same values, so what one graph knows of a shape holds in both."""
+    known = other.tensors()
+    for node in graph.nodes:
+        for tensor in node.outputs:
+            shape = known[tensor.name].shape if tensor.name in known else None
+            if tensor.shape is None:
+                tensor.shape = None if shape is None else list(shape)
+            elif shape is not None and len(shape) == len(tensor.shape):
+                pairs = zip(tensor.shape, shape, strict=True)
+                tensor.shape = [b if is_size(b) and not is_size(a) else a for a, b in pairs]
 
 
 def _through_factors(factors: Sequence[Factor], root: Array, owner: Array) -> None:

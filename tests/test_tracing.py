@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxcomp.shapes import infer_shapes
 from onnxcomp.testing import graph_of
 from onnxcomp.tracing import Losses, trace
 
@@ -64,3 +65,20 @@ def test_a_weight_that_an_operator_without_a_rule_computes_does_not_blur_the_ind
     )
 
     assert found == {("w", 1): [0, 5], ("h", 1): [0, 5], ("r", 1): [0, 5], ("v", 0): [0, 5]}
+
+
+def test_lengths_that_the_original_computes_are_known_from_what_was_made_of_it() -> None:
+    """The padding is computed, so the original says nothing of the channels behind it."""
+    text = """m (float[1, 3, 4, 4] x) => (float[1, 2, 4, 4] y) {
+        c = Conv (x, w) p = Pad (c, pads) a = Relu (p) y = Conv (a, w2) }"""
+    computed = text.replace("p = Pad", "pads = Expand (zero, eight) p = Pad")
+    weights = {"w": normal(5, 3, 1, 1), "w2": normal(2, 5, 1, 1)}
+    original = graph_of(computed, **weights, zero=np.array([0]), eight=np.array([8]))
+    simpler = graph_of(text, **weights, pads=np.zeros(8, np.int64))
+    infer_shapes(simpler)
+    losses = {(name, 1): np.array([1]) for name in "cpa"}
+
+    (places,) = trace(original, [losses], simpler)
+
+    found = {(place.tensor, place.axis): place.indices.tolist() for place in places}
+    assert found == {(name, 1): [1] for name in ("c", "p", "a", "w2")} | {("w", 0): [1]}
