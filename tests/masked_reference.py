@@ -112,9 +112,13 @@ class _Builder:
 
     def where(self, kept: npt.NDArray[np.bool_], tensor: str, fill: float = 0.0) -> str:
         key = (tensor, kept.shape, kept.tobytes(), fill)
-        if key not in self.made:
+        if key not in self.made and self.opset >= 9:
             names = (self.constant(kept), tensor, self.constant(fill, like=tensor))
             self.made[key] = self.add("Where", names)
+        elif key not in self.made:  # older operator sets have no Where of their own
+            product = self.add("Mul", (tensor, self.constant(kept, like=tensor)))
+            filled = self.constant(np.where(kept, 0.0, fill), like=tensor)
+            self.made[key] = self.add("Add", (product, filled))
         return self.made[key]
 
     def mean(self, tensor: str, kept: npt.NDArray[np.bool_], axes: Sequence[int]) -> str:
