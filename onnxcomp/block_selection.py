@@ -224,7 +224,8 @@ class Selection:
         "Accelerated Greedy Algorithms for Maximizing Submodular Set Functions", 1978).
         """
         gains = dict(self._gains(left, added))
-        fresh: dict[Unit, float] = {}
+        known = {} if self.dropped else {(i,): noise for i, noise in self.alone.items()}
+        fresh: dict[Unit, float] = {unit: known[unit] for unit in gains if unit in known}
 
         def score(unit: Unit) -> tuple[float, float]:
             return max(added[unit], 0.0) / gains[unit], -gains[unit]

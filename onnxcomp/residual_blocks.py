@@ -268,10 +268,10 @@ def _reason(
     kept = [name for name in sums.operands(index) if name != tensor]
     if len(kept) != len(sums.operands(index)) - 1:
         return "it adds a tensor to itself"
-    if not streams:
-        return "none of its inputs is computed from another"
     if any(not sums.equal(name, made) for name in (*kept, tensor)):
         return "it broadcasts one of its inputs"
+    if not streams:
+        return "none of its inputs is computed from another"
     if not own:
         return "what it adds is needed elsewhere too"
     return ""

@@ -48,7 +48,7 @@ class PruneBlocks(Pass):
     count: int | None = None
     min_sqnr_db: float | None = None
     repair: Literal["linear", "constant", "none"] = "linear"
-    samples: int = 32
+    samples: int = 64
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
