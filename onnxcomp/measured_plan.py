@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.behind_relu import with_passing_terms
 from onnxcomp.blas import one_blas_thread
 from onnxcomp.calibration import Advance, Calibration
 from onnxcomp.drowned import Evidence, drowned_layers, gated
@@ -20,6 +21,7 @@ from onnxcomp.macs import macs_by_node
 from onnxcomp.placement import Plan
 from onnxcomp.quantization import Array
 from onnxcomp.ranges import Felt, least_divergence_range, least_error_range, power_of_two_range
+from onnxcomp.shared_steps import with_shared_steps
 from onnxcomp.statistics import Histogram, MinMax, Moments, MovingAverage, Range, Statistic
 from onnxcomp.targets import Target
 
@@ -119,14 +121,16 @@ class Measuring:
         """Everything in one go over the samples."""
         made_by, told = self.graph.tensors(), importances(plan)
         most = min(MOST_VALUES, max(FEWEST_VALUES, ENOUGH_VALUES // len(self.samples)))
+        felt = sorted(n for n in wanted if self._options_at(made_by[n]).calibrator == "auto")
+        graph, passing = with_passing_terms(self.graph, felt)
         taps: dict[str, list[Statistic[Any]]] = {}
         for name in sorted(wanted):
             self._seen[name] = _statistic(self._options_at(made_by[name]), told.get(name), most)
-            taps[name] = [self._seen[name]]
+            taps[passing.get(name, name)] = [self._seen[name]]
         for name, axis in sorted(self._biased(plan) - self._moments.keys()):
             self._moments[name, axis] = Moments(axis=axis, most=most)
             taps.setdefault(name, []).append(self._moments[name, axis])
-        self.samples.observe(self.graph, taps, advance=self.advance)
+        self.samples.observe(graph, taps, advance=self.advance)
 
     def _not_finite(self, plan: Plan, wanted: set[str]) -> dict[str, str]:
         bad = {name for name in wanted if not _is_finite(self._seen[name])}
@@ -179,7 +183,17 @@ class Measuring:
                 np.asarray(min(r.low for r in found)), np.asarray(max(r.high for r in found))
             )
             ranges[scale] = power_of_two_range(whole) if self.defaults.power_of_two else whole
-        return ranges
+        if self.defaults.power_of_two or self.target.symmetric:
+            return ranges
+        alone = {
+            scale: self._seen[names[0]]
+            for scale, names in plan.observed.items()
+            if len(names) == 1
+            and names[0] not in felt
+            and self._options_at(tensors[names[0]]).calibrator == "auto"
+        }
+        seen = {n: s.result() for n, s in alone.items() if isinstance(s, Histogram)}
+        return with_shared_steps(plan, ranges, seen)
 
     def _range(self, tensor: gs.Tensor, felt: Felt | None) -> Range:
         """Of one tensor; what was chosen for one plan serves the next."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,21 @@ from onnxcomp.statistics import HistogramResult, Range
 Array = npt.NDArray[Any]
 Felt = Callable[[Array], Array]
 Cost = Callable[[Array, Array, int], Array]
+
+
+@dataclass(frozen=True)
+class StepErrors:
+    """What codes cost a tensor for each of some steps, with the best zero point for each.
+
+    Attributes:
+        first: of the levels, in steps: an integer as float64 [steps].
+        rounding, clipping: mean squared error of values within and beyond, float64 [steps].
+    """
+
+    first: Array
+    rounding: Array
+    clipping: Array
+
 
 STEPS, SMALLEST_STEP = 32, 1 / 64  # tried, as shares of the step of the whole range
 FINER_STEPS, REFINEMENTS = 9, 2  # around the best of them, and around the best of those
@@ -49,6 +65,24 @@ def least_error_range(
 
     centres, counts = _cells(seen, weighted=True)
     return _search(seen, centres, codes, _squared_error(centres, counts, felt, clipping_weight))
+
+
+def errors_by_step(seen: HistogramResult, steps: Array, codes: int = 256) -> StepErrors:
+    """As `least_error_range` weighs them, for ranges anywhere around zero.
+
+    Args:
+        seen: the values.
+        steps: [steps], positive.
+        codes: levels.
+    """
+    centres, counts = _cells(seen, weighted=True)
+    parts = _squared_errors(centres, counts / counts.sum(), None, CLIPPING_WEIGHT)
+    levels = _levels(seen, codes)
+    runs = len(levels) - codes + 1
+    lost, cut = parts(levels * steps[:, None], _below(centres, levels, steps), runs)
+    best = np.argmin(lost + cut, axis=1)[:, None]
+    lost, cut = (np.take_along_axis(x, best, 1)[:, 0] for x in (lost, cut))
+    return StepErrors(levels[best[:, 0]].astype(np.float64), lost, cut)
 
 
 def least_divergence_range(seen: HistogramResult, codes: int = 256) -> Range:
@@ -126,13 +160,12 @@ def _search(seen: HistogramResult, centres: Array, codes: int, cost: Cost) -> Ra
     whole = high / (codes - 1) - low / (codes - 1)  # divided first: the difference may overflow
     if not np.isfinite(high - low) or whole == 0:
         return Range(np.asarray(low), np.asarray(high))
-    levels = np.arange(0 if low == 0 else 1 - codes, codes if high > 0 else 1)
+    levels = _levels(seen, codes)
     first = levels[: len(levels) - codes + 1]
 
     def best(steps: Array) -> tuple[float, int]:
-        steps = steps[:, None]
-        edges = (np.append(levels, levels[-1] + 1) - 0.5) * steps
-        costs = cost(levels * steps, np.searchsorted(centres, edges), len(first))
+        below, steps = _below(centres, levels, steps), steps[:, None]
+        costs = cost(levels * steps, below, len(first))
         over = np.maximum(low - first * steps, (first + codes - 1) * steps - high)
         costs[over > (0.5 + 1e-6) * steps] = np.inf
         at = np.unravel_index(np.argmin(costs), costs.shape)
@@ -147,14 +180,33 @@ def _search(seen: HistogramResult, centres: Array, codes: int, cost: Cost) -> Ra
     return Range(np.asarray(start * step), np.asarray((start + codes - 1) * step))
 
 
+def _levels(seen: HistogramResult, codes: int) -> Array:
+    """All that ranges around zero can begin or end with, in steps."""
+    return np.arange(1 - codes if seen.low < 0 else 0, codes if seen.high > 0 else 1)
+
+
+def _below(centres: Array, levels: Array, steps: Array) -> Array:
+    """How many centres lie below the edges between ``levels``, [steps, levels + 1]."""
+    edges = np.append(levels, levels[-1] + 1) - 0.5
+    return np.searchsorted(centres, edges * steps[:, None])
+
+
 def _squared_error(
     centres: Array, counts: Array, felt: Felt | None, clipping_weight: float
 ) -> Cost:
+    parts = _squared_errors(centres, counts, felt, clipping_weight)
+    return lambda levels, below, runs: np.add(*parts(levels, below, runs))
+
+
+def _squared_errors(
+    centres: Array, counts: Array, felt: Felt | None, clipping_weight: float
+) -> Callable[[Array, Array, int], tuple[Array, Array]]:
+    """As `_search` wants its cost, but those of values within and beyond apart."""
     values = centres if felt is None else felt(centres)
     sums = [_running(counts * values**power) for power in range(3)]
     totals = [total[-1] for total in sums]
 
-    def cost(levels: Array, below: Array, runs: int) -> Array:
+    def cost(levels: Array, below: Array, runs: int) -> tuple[Array, Array]:
         levels = levels if felt is None else felt(levels)
         zeroth, first, second = (total[below] for total in sums)
         inside = levels * (levels * np.diff(zeroth) - 2 * np.diff(first))
@@ -167,7 +219,7 @@ def _squared_error(
             for total, part in zip(totals, (zeroth, first, second), strict=True)
         )
         cut += highest * (highest * zeroth - 2 * first) + second
-        return np.asarray(lost + clipping_weight * cut)
+        return lost, clipping_weight * cut
 
     return cost
 
