@@ -71,6 +71,19 @@ def cut(graph: gs.Graph, channels: Channels, removed: Mapping[str, Array]) -> Ke
     return work.kept
 
 
+def composed(first: Kept, second: Kept) -> Kept:
+    """What is left after two cuts, as indices of before both."""
+    result = dict(first)
+    for name, axes in second.items():
+        earlier = first.get(name, (None,) * len(axes))
+        pairs = zip(earlier, axes, strict=True)
+        result[name] = tuple(
+            after if before is None else before if after is None else before[after]
+            for before, after in pairs
+        )
+    return result
+
+
 def kept_axes(channels: Channels, gone: Array) -> Kept:
     """What is left of every axis once classes have gone, [labels] bool by class."""
     lost = gone[channels.root]  # [labels]

@@ -61,7 +61,16 @@ def ranked(
     limit: int | None,
     advance: Callable[[int, int], None] | None = None,
 ) -> list[Ranked]:
-    """Orders the units of the groups that ``kind`` names, by what it says for each."""
+    """Orders the units of the groups that ``kind`` names, by what it says for each.
+
+    Args:
+        graph: the one that ``channels`` were found in.
+        channels: its groups.
+        kind: of importance, by name of a group.
+        samples: for those that need some.
+        limit: how many samples to look at.
+        advance: called with (done, total).
+    """
     makers = made_parts(graph, channels)
     wanted = samples if set(kind.values()) & {"activation", "reconstruction"} else None
     found = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,29 +13,21 @@ import onnx_graphsurgeon as gs
 from onnxcomp.allocation import Choice, allocate, at_sparsity, uniform
 from onnxcomp.channel_equations import Granularity
 from onnxcomp.channel_preparation import prepare
-from onnxcomp.channels import ChannelGroup, Channels, find_channels
-from onnxcomp.cutting import Kept, cut
+from onnxcomp.channels import Channels, find_channels
+from onnxcomp.cutting import Kept, composed, cut
 from onnxcomp.graph import label, sort_nodes
-from onnxcomp.graph_resources import bytes_of, macs_of, parameters_of
-from onnxcomp.macs import macs_by_node
-from onnxcomp.model import graph_bytes
 from onnxcomp.parameters import count_parameters
 from onnxcomp.passes.base import Pass, PassContext, PassReport
+from onnxcomp.pruning_budgets import BUDGETS, Budget, budget_of, held_parameters, time_ratio
 from onnxcomp.recovery import recover
 from onnxcomp.removal_plan import Importance, Ranked, ranked
-from onnxcomp.resources import Product, Resource, Size
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.tracing import Losses, trace
 from onnxcomp.union_find import Array
 from onnxcomp.unit_parts import weight_axes
 
-
-@dataclass(frozen=True)
-class Budget:
-    """What may be left of a resource."""
-
-    resource: Resource
-    amount: float
+Plan = list[tuple[Ranked, int]]  # a group and how many units it keeps
+SPEED_TRIES = 4  # of a budget of time: layers measured alone do not foretell all of a model's time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +39,8 @@ class PruneChannels(Pass):
         max_macs: budget: the fraction of the multiplications that may be left, 0 to 1.
         max_parameters: budget: the fraction of the parameters.
         max_bytes: budget: the fraction of the bytes of the file.
+        min_speedup: budget: how many times faster one run has to be with one thread, by the
+            latency of each layer's shape, measured once and cached.
         scope: ``uniform``, the same fraction of every group; ``global``, the units of the whole
             model that cost least for what they free; ``auto``, global for a budget, else uniform.
         importance: ``l1``, ``l2``, ``activation``, ``reconstruction``, or ``auto``:
@@ -65,6 +59,7 @@ class PruneChannels(Pass):
     max_macs: float | None = None
     max_parameters: float | None = None
     max_bytes: float | None = None
+    min_speedup: float | None = None
     scope: Literal["auto", "uniform", "global"] = "auto"
     importance: Literal["auto", "l1", "l2", "activation", "reconstruction"] = "auto"
     multiple: int = 8
@@ -82,10 +77,12 @@ class PruneChannels(Pass):
                 raise ValueError(
                     f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
                 )
-        for name in BUDGETS:
+        for name in BUDGETS[:-1]:
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, not {share}")
+        if self.min_speedup is not None and self.min_speedup < 1:
+            raise ValueError(f"min_speedup must be at least 1, not {self.min_speedup}")
         if sum(getattr(self, name) is not None for name in BUDGETS) > 1:
             raise ValueError(f"give one of {', '.join(BUDGETS)}")
         for name in ("multiple", "samples"):
@@ -107,12 +104,10 @@ class PruneChannels(Pass):
         losses: list[tuple[dict[str, Any], Losses]] = []
         for step in self._steps():
             channels = find_channels(graph, step)
-            budget = self._budget(came, graph, channels, context)
-            plan = self._plan(graph, channels, budget, context, report)
+            plan = self._plan(came, graph, channels, context, report)
             if plan:
-                removed = {item.group.name: item.removed(count) for item, count in plan}
-                losses += _losses(plan, removed, graph, kept)
-                kept = _composed(kept, cut(graph, channels, removed))
+                losses += _losses(plan, kept)
+                kept = composed(kept, cut(graph, channels, _removed(plan)))
         report.numbers["parameters_before"] = count_parameters(came)
         report.numbers["parameters_after"] = count_parameters(graph)
         if not losses:
@@ -124,37 +119,23 @@ class PruneChannels(Pass):
     def _steps(self) -> tuple[Granularity, ...]:
         return ("head", "head_dim") if self.granularity == "both" else (self.granularity,)
 
-    def _budget(
-        self, came: gs.Graph, graph: gs.Graph, channels: Channels, context: PassContext
-    ) -> Budget | None:
-        """What may be left: a part of what the pass was given."""
-        name = next((name for name in BUDGETS if getattr(self, name) is not None), None)
-        if name is None:
-            return None
-        shapes: dict[str, Sequence[int]] = {}
-        if name == "max_macs":
-            feed = next(context.samples().feeds(1))
-            shapes = {key: value.shape for key, value in feed.items()}
-        whole, resource = BUDGETS[name]
-        share = getattr(self, name)
-        return Budget(resource(graph, channels, shapes), share * whole(came, shapes))
-
     def _plan(
         self,
+        came: gs.Graph,
         graph: gs.Graph,
         channels: Channels,
-        budget: Budget | None,
         context: PassContext,
         report: PassReport,
-    ) -> list[tuple[Ranked, int]]:
+    ) -> Plan:
         """The groups that lose units, and how many each keeps."""
         for name, why in channels.unknown.items():
             report.skip(name, f"its channels stay: {why}")
         wanted = self._wanted(graph, channels, report)
         kinds = {name: options._importance(context) for name, options in wanted.items()}
-        found = ranked(graph, channels, kinds, context.calibration, self.samples, context.advance)
         choices: dict[str, tuple[Ranked, Choice]] = {}
-        for item in found:
+        for item in ranked(
+            graph, channels, kinds, context.calibration, self.samples, context.advance
+        ):
             options = wanted[item.group.name]
             choice = item.choice(options.multiple, options.max_sparsity)
             if len(choice.levels) < 2:
@@ -162,13 +143,36 @@ class PruneChannels(Pass):
                 report.skip(item.group.name, f"{size} cannot lose any and keep a multiple")
                 continue
             choices[item.group.name] = item, choice
-        counts = self._counts(choices, wanted, budget)
-        plan = []
-        for name, (item, _) in choices.items():
-            if counts[name] < item.group.size:
-                plan.append((item, counts[name]))
-            else:
-                report.skip(name, "the nearest number of channels that is allowed is all")
+        plan = self._within_budget(choices, wanted, came, graph, channels, context)
+        for name in choices.keys() - {item.group.name for item, _ in plan}:
+            report.skip(name, "the number of channels that suits best is all of them")
+        return plan
+
+    def _within_budget(
+        self,
+        choices: Mapping[str, tuple[Ranked, Choice]],
+        wanted: Mapping[str, PruneChannels],
+        came: gs.Graph,
+        graph: gs.Graph,
+        channels: Channels,
+        context: PassContext,
+    ) -> Plan:
+        """Shares the budget out; one of time until the cut model is measured to keep it."""
+        option = next((name for name in BUDGETS if getattr(self, name) is not None), None)
+        if option is None:
+            return _plan_of(choices, self._counts(choices, wanted, None))
+        feed = next(context.samples().feeds(1))
+        budget = budget_of(option, getattr(self, option), came, graph, channels, feed)
+        for left in reversed(range(SPEED_TRIES)):
+            plan = _plan_of(choices, self._counts(choices, wanted, budget))
+            if option != "min_speedup" or not plan or not left:
+                break
+            trial = graph.copy()
+            cut(trial, channels, _removed(plan))
+            missed = time_ratio(came, trial, feed) * getattr(self, option)
+            if missed <= 1:
+                break
+            budget = budget.missed_by(missed)
         return plan
 
     def _wanted(
@@ -219,7 +223,7 @@ class PruneChannels(Pass):
         if not free or len(fixed) == len(choices):
             return fixed
         if budget is None:
-            resource = _held({name: ranked.group for name, (ranked, _) in choices.items()})
+            resource = held_parameters([item.group for item, _ in choices.values()])
             budget = Budget(resource, (1 - self.sparsity) * resource.value())
         share_out = allocate if self._is_global() or self.scope == "auto" else uniform
         return share_out(free, budget.resource, budget.amount).levels
@@ -240,7 +244,7 @@ class PruneChannels(Pass):
             if any(tensor.name in kept for tensor in (*node.inputs, *node.outputs)):
                 report.change(node)
         original = context.original if context.original is not None else before
-        traced = trace(original, [lost for _, lost in losses])
+        traced = trace(original, [lost for _, lost in losses], before)
         for (entry, _), places in zip(losses, traced, strict=True):
             report.removed.append(entry | {"places": [place.as_dict() for place in places]})
         report.numbers["groups"] = len(losses)
@@ -267,53 +271,25 @@ class PruneChannels(Pass):
             report.skip(name, f"not refitted: {reason}")
 
 
-def _held(groups: Mapping[str, ChannelGroup]) -> Resource:
-    """The parameters that units hold."""
-    sizes = {name: Size(parts={name: float(g.parameters.sum())}) for name, g in groups.items()}
-    terms = tuple(Product(coefficient=1.0, sizes=(size,)) for size in sizes.values())
-    return Resource(terms=terms, unit="parameters")
+def _plan_of(choices: Mapping[str, tuple[Ranked, Choice]], counts: Mapping[str, int]) -> Plan:
+    pairs = [(item, counts[name]) for name, (item, _) in choices.items()]
+    return [(item, count) for item, count in pairs if count < item.group.size]
 
 
-Shapes = Mapping[str, Sequence[int]]
+def _removed(plan: Plan) -> dict[str, Array]:
+    return {item.group.name: item.removed(count) for item, count in plan}
 
 
-def known_macs(graph: gs.Graph, shapes: Shapes) -> int:
-    """MACs of one run, those of unknown operators left out."""
-    return sum(cost.macs for cost in macs_by_node(graph, shapes) if cost.macs is not None)
-
-
-BUDGETS: Mapping[
-    str,
-    tuple[Callable[[gs.Graph, Shapes], float], Callable[[gs.Graph, Channels, Shapes], Resource]],
-] = {  # option -> of the whole model, and as a function of what is kept
-    "max_macs": (known_macs, macs_of),
-    "max_parameters": (
-        lambda graph, shapes: count_parameters(graph),
-        lambda graph, channels, shapes: parameters_of(graph, channels),
-    ),
-    "max_bytes": (
-        lambda graph, shapes: graph_bytes(graph),
-        lambda graph, channels, shapes: bytes_of(graph, channels),
-    ),
-}
-
-
-def _losses(
-    plan: Sequence[tuple[Ranked, int]],
-    removed: Mapping[str, Array],
-    graph: gs.Graph,
-    kept: Kept,
-) -> list[tuple[dict[str, Any], Losses]]:
+def _losses(plan: Plan, kept: Kept) -> list[tuple[dict[str, Any], Losses]]:
     """For each group what to report, and the indices lost, as the axes were before any cut."""
     found = []
     for item, count in plan:
-        group = item.group
+        group, units = item.group, item.removed(count)
         lost: Losses = {}
         for place in group.places:
-            gone = np.isin(place.units, removed[group.name])
+            indices = np.flatnonzero(np.isin(place.units, units))
             earlier = kept.get(place.tensor, ())
             left = earlier[place.axis] if earlier else None
-            indices = np.flatnonzero(gone)
             lost[place.tensor, place.axis] = indices if left is None else left[indices]
         entry = {
             "group": group.name,
@@ -323,16 +299,3 @@ def _losses(
         }
         found.append((entry, lost))
     return found
-
-
-def _composed(first: Kept, second: Kept) -> Kept:
-    """What is left after two cuts, as indices of before both."""
-    result = dict(first)
-    for name, axes in second.items():
-        earlier = first.get(name, (None,) * len(axes))
-        pairs = zip(earlier, axes, strict=True)
-        result[name] = tuple(
-            after if before is None else before if after is None else before[after]
-            for before, after in pairs
-        )
-    return result

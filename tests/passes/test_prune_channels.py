@@ -120,6 +120,26 @@ def test_a_budget_is_met(tmp_path: Path, name: str) -> None:
     assert counts["first"] > counts.get("second", 0)  # it costs less
 
 
+def test_a_budget_of_time_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers large enough that half the width is clearly faster."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    weights = {"w1": normal(256, 512), "w2": normal(512, 512), "w3": normal(512, 4)}
+    model = model_of(
+        """mlp (float[64, 256] x) => (float[64, 4] y) {
+            [first] a = MatMul (x, w1)  b = Relu (a)  [second] c = MatMul (b, w2)  d = Relu (c)
+            [third] y = MatMul (d, w3) }""",
+        **weights,
+    )
+    onnx.save(model, tmp_path / "wide.onnx")
+    feeds = [{"x": normal(64, 256)} for _ in range(4)]
+    step = parse_pass("prune_channels:min_speedup=2,importance=l2,recovery=false")
+    report = optimize(tmp_path / "wide.onnx", compose([step]), calibration=feeds).report
+    assert report.passes[0].status == "kept", report.passes[0].reason
+    assert report.before.macs is not None
+    assert report.after.macs is not None
+    assert 0.2 < report.after.macs / report.before.macs < 0.65
+
+
 def test_widths_stay_multiples(tmp_path: Path) -> None:
     result = pruned(tmp_path, "sparsity=0.4")
     assert {e["removed_units"] for e in result.report.passes[0].removed} == {8}
@@ -154,6 +174,7 @@ def test_an_override_goes_by_the_name_of_the_group(tmp_path: Path) -> None:
     [
         ("sparsity=1.5", "sparsity must be at least 0 and below 1, not 1.5"),
         ("max_macs=2", "max_macs must be above 0 and at most 1, not 2"),
+        ("min_speedup=0.5", "min_speedup must be at least 1, not 0.5"),
         ("max_macs=0.5,max_bytes=0.5", "give one of max_macs, max_parameters, max_bytes"),
         ("multiple=0", "multiple must be at least 1, not 0"),
     ],

@@ -1,0 +1,95 @@
+"""What pruning may leave: of MACs, parameters, bytes or measured time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from onnxcomp.channels import ChannelGroup, Channels
+from onnxcomp.evaluation import interleaved
+from onnxcomp.graph_latency import latency_of
+from onnxcomp.graph_resources import bytes_of, macs_of, parameters_of
+from onnxcomp.layer_latency import LayerLatency
+from onnxcomp.macs import macs_by_node
+from onnxcomp.model import graph_bytes
+from onnxcomp.parameters import count_parameters
+from onnxcomp.resources import Product, Resource, Size
+from onnxcomp.runtime import Feed, open_session
+
+Shapes = Mapping[str, Sequence[int]]
+BUDGETS = ("max_macs", "max_parameters", "max_bytes", "min_speedup")
+MARGIN = 0.98  # of a budget of time that was missed: the next try aims a little lower
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be left of a resource."""
+
+    resource: Resource
+    amount: float
+
+    def missed_by(self, factor: float) -> Budget:
+        """A smaller budget, after the result of this one was ``factor`` times too much."""
+        return dataclasses.replace(self, amount=self.amount * MARGIN / factor)
+
+
+def budget_of(
+    option: str, value: float, came: gs.Graph, graph: gs.Graph, channels: Channels, feed: Feed
+) -> Budget:
+    """The budget of one option of ``BUDGETS``.
+
+    Args:
+        option: ``max_...``, the share that may be left, or ``min_speedup``, how many times faster
+            the result has to be.
+        value: of the option.
+        came: the graph of which it is a share.
+        graph: the one that ``channels`` were found in.
+        channels: its groups.
+        feed: inputs at whose shapes things are counted and timed.
+    """
+    shapes = {name: values.shape for name, values in feed.items()}
+    if option == "min_speedup":
+        session = open_session(came, threads=1)
+        total = interleaved([session], feed, clock=time.thread_time).milliseconds[0]
+        resource = latency_of(graph, channels, shapes, LayerLatency(threads=1), total)
+        return Budget(resource, total / value)
+    whole, left = SHARES[option]
+    return Budget(left(graph, channels, shapes), value * whole(came, shapes))
+
+
+def time_ratio(came: gs.Graph, graph: gs.Graph, feed: Feed) -> float:
+    """Time of ``graph`` / time of ``came``, one thread."""
+    sessions = [open_session(each, threads=1) for each in (came, graph)]
+    return interleaved(sessions, feed, clock=time.thread_time).ratios[1]
+
+
+def held_parameters(groups: Sequence[ChannelGroup]) -> Resource:
+    """The parameters that units hold, each group by itself."""
+    sizes = [Size(parts={group.name: float(group.parameters.sum())}) for group in groups]
+    terms = tuple(Product(coefficient=1.0, sizes=(size,)) for size in sizes)
+    return Resource(terms=terms, unit="parameters")
+
+
+def known_macs(graph: gs.Graph, shapes: Shapes) -> int:
+    """MACs of one run, those of unknown operators left out."""
+    return sum(cost.macs for cost in macs_by_node(graph, shapes) if cost.macs is not None)
+
+
+SHARES: Mapping[
+    str,
+    tuple[Callable[[gs.Graph, Shapes], float], Callable[[gs.Graph, Channels, Shapes], Resource]],
+] = {  # option -> of the whole model, and as a function of what is kept
+    "max_macs": (known_macs, macs_of),
+    "max_parameters": (
+        lambda graph, shapes: count_parameters(graph),
+        lambda graph, channels, shapes: parameters_of(graph, channels),
+    ),
+    "max_bytes": (
+        lambda graph, shapes: graph_bytes(graph),
+        lambda graph, channels, shapes: bytes_of(graph, channels),
+    ),
+}
