@@ -262,13 +262,13 @@ def selected(sweep: Sweep, node: gs.Node) -> list[Axes]:
 WITHOUT_ZEROS = ("ReduceProd", "ReduceLogSumExp", "ReduceLogSum")
 UNARY = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Clip"),
-    *("Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "FastGelu", "Floor", "Gelu", "HardSigmoid"),
+    *("Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
     *("HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not"),
     *("QuickGelu", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin"),
     *("Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
 )
 ELEMENTWISE = (
-    *("Add", "And", "BiasGelu", "BitwiseAnd", "BitwiseOr", "Div", "Equal", "Greater"),
+    *("Add", "And", "BiasGelu", "BitwiseAnd", "BitwiseOr", "Div", "Equal", "FastGelu", "Greater"),
     *("GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu"),
     *("Pow", "Sub", "Sum", "Where", "Xor"),
 )

@@ -254,3 +254,18 @@ def test_targets_computed_from_shapes_are_followed_without_simplifying_first() -
     assert (group.size, group.span, channels.unknown) == (4, 3, {})
     expected = np.maximum(x @ np.delete(w1, [3, 4, 5], 1), 0) @ np.delete(w2, [3, 4, 5], 0)
     np.testing.assert_allclose(answer(graph, x=x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_bias_of_a_fused_gelu_leaves_with_its_channels() -> None:
+    graph, channels = analysed(
+        """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        m (float[N, 3] x) => (float[N, 2] y) {
+            a = MatMul (x, w1) g = com.microsoft.FastGelu (a, b) y = MatMul (g, w2) }""",
+        **{"w1": normal(3, 6), "b": normal(6), "w2": normal(6, 2)},
+    )
+    (group,) = channels.groups
+    assert ("b", 0) in touched(group)
+
+    cut(graph, channels, {group.name: np.array([0, 4])})
+
+    assert answer(graph, x=normal(5, 3)).shape == (5, 2)
