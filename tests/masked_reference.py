@@ -48,7 +48,10 @@ ELEMENTWISE = {
     *("Not", "QuickGelu", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin"),
     *("Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
 }
-ALIKE = {"GroupNormalization", "SimplifiedLayerNormalization", "QuickGelu"}
+ALIKE = {  # outputs shaped like the first input, which onnx does not know
+    *("BiasGelu", "FastGelu", "GroupNormalization", "QuickGelu", "SimplifiedLayerNormalization"),
+    *("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"),
+}
 NEVER_ZERO = {("Div", 1), ("Pow", 1), ("BatchNormalization", 4)}
 READ_AS_ONE = {("Div", 1), ("Pow", 0), ("Log", 0), ("Reciprocal", 0), ("Sqrt", 0), ("Mod", 1)}
 ZERO_REDUCTIONS = {
@@ -662,6 +665,26 @@ def _group_normalisation(builder: _Builder, copy: onnx.NodeProto, node: onnx.Nod
     return True
 
 
+def _skip_layer_normalisation(
+    builder: _Builder, copy: onnx.NodeProto, node: onnx.NodeProto, centred: bool
+) -> bool:
+    """onnxruntime's: of input + skip + bias, times gamma, plus beta."""
+    x = node.input[0]
+    kept = builder.kept(x, [len(builder.shapes[x]) - 1])
+    if kept is None:
+        return False
+    given = [*copy.input, "", ""]
+    gamma, beta, bias = (given[2], given[3], given[4]) if centred else (given[2], "", given[3])
+    y = builder.add("Add", (copy.input[0], copy.input[1]))
+    y = builder.add("Add", (y, bias)) if bias else y
+    axes = [len(builder.shapes[x]) - 1]
+    y = _normalised(builder, y, x, kept, axes, _attribute(node, "epsilon", 1e-12), centred)
+    y = builder.add("Mul", (y, gamma))
+    y = builder.add("Add", (y, beta)) if beta else y
+    builder.add("Identity", (y,), copy.output[0])
+    return True
+
+
 def _mean_variance_normalisation(
     builder: _Builder, copy: onnx.NodeProto, node: onnx.NodeProto
 ) -> bool:
@@ -679,6 +702,10 @@ NORMALISATIONS: dict[str, Callable[[_Builder, onnx.NodeProto, onnx.NodeProto], b
     "LayerNormalization": lambda b, c, n: _layer_normalisation(b, c, n, centred=True),
     "RMSNormalization": lambda b, c, n: _layer_normalisation(b, c, n, centred=False),
     "SimplifiedLayerNormalization": lambda b, c, n: _layer_normalisation(b, c, n, centred=False),
+    "SkipLayerNormalization": lambda b, c, n: _skip_layer_normalisation(b, c, n, centred=True),
+    "SkipSimplifiedLayerNormalization": lambda b, c, n: _skip_layer_normalisation(
+        b, c, n, centred=False
+    ),
     "InstanceNormalization": _instance_normalisation,
     "GroupNormalization": _group_normalisation,
     "MeanVarianceNormalization": _mean_variance_normalisation,
