@@ -5,7 +5,7 @@ Each node runs once for each feed; between steps only tensors that somebody stil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,19 +62,43 @@ class Steps:
         self._forget()
         return values
 
+    def extend(self, feeds: Iterable[Feed]) -> None:
+        """Further feeds, brought to where the others are: what has run runs for each once more.
+
+        Raises:
+            UnsupportedModel: onnxruntime cannot run a part of the graph.
+        """
+        fresh = [dict(feed) for feed in feeds]
+        if not fresh:
+            return
+        kept, given = self.kept(), set(fresh[0])
+        made = [name for name in kept if name not in given]
+        if made:
+            nodes = self._needed(made, given)
+            read = sorted({t.name for node in nodes for t in _reads(node)} & given)
+            session = open_session(self._part(nodes, read, fresh), extra_outputs=made)
+        for feed in fresh:
+            found = session.run({n: feed[n] for n in read}, made) if made else []
+            values = {name: feed[name] for name in kept if name in given}
+            self._values.append(values | dict(zip(made, found, strict=True)))
+
+    def ahead(self) -> list[gs.Node]:
+        """The nodes that have not run."""
+        return [node for node in self._graph.nodes if id(node) not in self._done]
+
     def kept(self) -> list[str]:
         """Names of the tensors whose values are in memory."""
         return list(self._values[0])
 
     def _run(self, name: str) -> None:
-        nodes = self._needed(name)
+        nodes = self._needed([name], self._values[0].keys())
         self._done |= {id(node) for node in nodes if node.op != CHEAP}
         made = [(node, t) for node in nodes for t in node.outputs if t.name]
         kept = [
             t.name for node, t in made if t.name == name or (node.op != CHEAP and self._is_read(t))
         ]
         read = sorted({t.name for node in nodes for t in _reads(node)} & self._values[0].keys())
-        session = open_session(self._part(nodes, read), extra_outputs=kept)
+        session = open_session(self._part(nodes, read, self._values), extra_outputs=kept)
         unread = self._unread()
         for feed in self._values:
             found = session.run({n: feed[n] for n in read}, kept)
@@ -82,27 +106,29 @@ class Steps:
             for old in unread:  # before the next feed's values take as much again
                 del feed[old]
 
-    def _needed(self, name: str) -> list[gs.Node]:
-        """The nodes that lead from the values at hand to ``name``, in the order of the graph."""
+    def _needed(self, names: Iterable[str], given: Collection[str]) -> list[gs.Node]:
+        """The nodes that lead from what is given to ``names``, in the order of the graph."""
         found: dict[int, gs.Node] = {}
-        open_tensors = [self._tensors[name]]
+        open_tensors = [self._tensors[name] for name in names]
         while open_tensors:
             tensor = open_tensors.pop()
             node = producer(tensor)
-            if tensor.name in self._values[0] or is_constant(tensor) or node is None:
+            if tensor.name in given or is_constant(tensor) or node is None:
                 continue
             if id(node) not in found:
                 found[id(node)] = node
                 open_tensors.extend(_reads(node))
         return sorted(found.values(), key=lambda node: self._position[id(node)])
 
-    def _part(self, nodes: Sequence[gs.Node], read: Sequence[str]) -> gs.Graph:
+    def _part(
+        self, nodes: Sequence[gs.Node], read: Sequence[str], values: Sequence[Feed]
+    ) -> gs.Graph:
         inputs, has_bodies = [], any(True for node in nodes for _ in subgraphs(node))
         for name in read:
-            shape = _shape([feed[name].shape for feed in self._values])
+            shape = _shape([feed[name].shape for feed in values])
             if has_bodies and shape is not None:  # fixed shapes let onnxruntime unwrap an If, and
                 shape = [None] * len(shape)  # where its branches nest it aborts (1.31)
-            inputs.append(gs.Variable(name, self._values[0][name].dtype, shape))
+            inputs.append(gs.Variable(name, values[0][name].dtype, shape))
         graph = self._graph
         domains = opsets(graph)
         return Graph(nodes=list(nodes), inputs=inputs, opset=graph.opset, import_domains=domains)

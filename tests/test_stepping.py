@@ -124,3 +124,20 @@ def test_graphs_of_more_than_tensors_are_told_apart() -> None:
         "{ s = SequenceConstruct (x)  y = ConcatFromSequence <axis = 0, new_axis = 1> (s) }"
     )
     assert not can_step(graph)
+
+
+@pytest.mark.parametrize("sofar", ["a", "codes", "b"])
+def test_further_feeds_catch_up(sofar: str) -> None:
+    graph = diamond()
+    steps = Steps(graph, feeds()[:1])
+    steps.advance("a")
+    steps.advance(sofar)
+    kept = steps.kept()
+    steps.extend(feeds()[1:])
+    steps.extend([])
+    assert steps.kept() == kept
+    assert steps.ahead()[-1].name == "D"
+    values = steps.advance("d")
+    assert len(values) == len(feeds()) == 3
+    for feed, value in zip(feeds(), values, strict=True):
+        np.testing.assert_array_equal(value, open_session(graph).run(feed)[0])
