@@ -8,8 +8,8 @@ to a stream, the error that the stream has already is part of y.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,11 +17,14 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.clipped_regression import Rows, best_clipped_fit
+from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.gram import Array
-from onnxcomp.graph import Names, consumers, is_constant, label, producer
+from onnxcomp.graph import Names, is_constant, label, volume
 from onnxcomp.linear_layers import LinearLayer
 from onnxcomp.linear_layers import reason_against as reason_against_layer
+from onnxcomp.recovery_targets import Target, target_of
 from onnxcomp.regression import Fit, Moments, best_fit, reason_against
+from onnxcomp.runtime import Feed
 from onnxcomp.stepping import Steps, can_step
 
 _Rows = list[Array]  # x, y and, where there is one, what y is added to
@@ -76,7 +79,7 @@ def recover(
             those of ``original``.
         kept: by name of a tensor of ``original``, the indices that are left of each of its axes,
             None for all; tensors that are whole may be absent.
-        calibration: samples; the first ``samples`` are used, or fewer where tensors are large.
+        calibration: the first ``samples`` are used, fewer as long as tensors are large.
         seed: of the choice of rows.
         advance: called with (layers done, layers in all).
 
@@ -93,23 +96,23 @@ def recover(
         else:
             recovered.skipped[label(node)] = reason
     if not (can_step(original) and can_step(pruned)):
-        reason = "the graph has bodies or inputs with defaults"
+        reason = "the graph makes lists, or has inputs with defaults"
         recovered.skipped |= {label(layer.node): reason for layer in layers}
         return recovered
-    feeds = list(calibration.feeds(min(samples, _affordable(original))))
-    walk = _Walk(Steps(original, feeds), Steps(pruned, feeds), kept, len(feeds), seed)
+    walk = _Walk(original, pruned, kept, calibration.feeds(samples), seed)
     names = Names(pruned)
     waiting = {id(layer.node) for layer in layers}
+    known = original.tensors()
     for index, layer in enumerate(layers):
         if advance is not None:
             advance(index, len(layers))
         waiting.discard(id(layer.node))
-        _refit(layer, _target_of(layer, original, waiting), walk, names, recovered)
+        _refit(layer, target_of(layer, known, waiting), walk, names, recovered)
     return recovered
 
 
 def _refit(
-    layer: LinearLayer, target: _Target, walk: _Walk, names: Names, recovered: Recovered
+    layer: LinearLayer, target: Target, walk: _Walk, names: Names, recovered: Recovered
 ) -> None:
     """Gives ``layer`` new weights, or a reason why not."""
     name = label(layer.node)
@@ -133,27 +136,6 @@ def _refit(
 
 
 @dataclass(frozen=True)
-class _Target:
-    """What a layer is to make.
-
-    Attributes:
-        total: name of the tensor to be as in the original.
-        other: what is added to the layer's output to make it, or None.
-        low, high: bounds that ``total`` is cut off at before anything reads it.
-    """
-
-    total: str
-    other: str | None
-    low: float
-    high: float
-
-    @property
-    def is_clipped(self) -> bool:
-        """Whether there is a bound."""
-        return bool(np.isfinite(self.low) or np.isfinite(self.high))
-
-
-@dataclass(frozen=True)
 class _Evidence:
     """Of samples to fit and of samples to judge by; rows where the target is clipped."""
 
@@ -164,13 +146,36 @@ class _Evidence:
 class _Walk:
     """Both graphs, stepped through side by side."""
 
-    def __init__(self, before: Steps, after: Steps, kept: Kept, count: int, seed: int) -> None:
-        self._before, self._after, self._kept = before, after, kept
-        self._count, self._seed, self._layers = count, seed, 0
+    def __init__(
+        self, before: gs.Graph, after: gs.Graph, kept: Kept, feeds: Iterator[Feed], seed: int
+    ) -> None:
+        self._feeds, self._kept, self._seed = feeds, kept, seed
+        self._layers = 0
+        one = next(feeds)
+        self._sizes = _sizes(before, one)
+        first = [one, *itertools.islice(feeds, self._room(before.nodes) - 1)]
+        self._count = len(first)
+        self._before, self._after = Steps(before, first), Steps(after, first)
 
-    def evidence(self, layer: LinearLayer, target: _Target) -> _Evidence | str:
+    def _room(self, nodes: Iterable[gs.Node]) -> int:
+        """How many samples may be held at once: few tensors are, the largest among them."""
+        sizes = [self._sizes.get(t.name, 1) for node in nodes for t in node.outputs]
+        return max(FEWEST, HELD_VALUES // max([1, *sizes]))
+
+    def _grow(self) -> None:
+        """Takes more samples as soon as twice as many fit into memory from here on."""
+        room = self._room(self._before.ahead())
+        if room < 2 * self._count:
+            return
+        more = list(itertools.islice(self._feeds, room - self._count))
+        self._count += len(more)
+        self._before.extend(more)
+        self._after.extend(more)
+
+    def evidence(self, layer: LinearLayer, target: Target) -> _Evidence | str:
         """What the samples show of a layer, or what is wrong with them."""
         self._layers += 1
+        self._grow()
         inputs = self._after.advance(layer.source)
         others = None if target.other is None else self._after.advance(target.other)
         wanted = [
@@ -239,7 +244,7 @@ def _is_held(index: int) -> bool:
     return index % HELD_EVERY == HELD_EVERY - 1
 
 
-def _clipped(parts: Sequence[_Rows], target: _Target) -> Rows:
+def _clipped(parts: Sequence[_Rows], target: Target) -> Rows:
     x, y, *other = (np.concatenate(side, axis=-1) for side in zip(*parts, strict=True))
     added = other[0] if other else np.zeros((), y.dtype)
     return Rows(x, y, target.low - added, target.high - added)
@@ -284,59 +289,8 @@ def _reason_against(node: gs.Node, original: gs.Graph) -> str | None:
     return None
 
 
-def _target_of(layer: LinearLayer, original: gs.Graph, waiting: set[int]) -> _Target:
-    """What ``layer`` is to make: with what it is added to, unless layers ``waiting`` make that."""
-    made = layer.made
-    plain = _Target(made.name, None, *_bounds(made))
-    readers = consumers(made)
-    if len(readers) != 1 or readers[0].op not in ("Add", "Sum") or len(readers[0].inputs) != 2:
-        return plain
-    (adder,) = readers
-    other, total = adder.inputs[1 if adder.inputs[0] is made else 0], adder.outputs[0]
-    if other is made or is_constant(other) or total.name not in original.tensors():
-        return plain
-    if made.shape is not None and total.shape is not None and made.shape != total.shape:
-        return plain  # what is added makes it larger
-    if _depends_on(other, waiting):
-        return plain
-    return _Target(total.name, other.name, *_bounds(total))
-
-
-def _bounds(tensor: gs.Tensor) -> tuple[float, float]:
-    """The bounds that all that reads ``tensor`` sees it clipped to."""
-    readers = consumers(tensor)
-    if len(readers) != 1 or readers[0].op not in ("Relu", "Clip"):
-        return -np.inf, np.inf
-    (clip,) = readers
-    if clip.op == "Relu":
-        return 0.0, np.inf
-    bounds = []
-    for index, (name, default) in enumerate((("min", -np.inf), ("max", np.inf)), start=1):
-        given = clip.inputs[index] if len(clip.inputs) > index else None
-        if given is None or not given.name:
-            bounds.append(float(clip.attrs.get(name, default)))
-        else:
-            bounds.append(float(given.values) if is_constant(given) else default)
-    return bounds[0], bounds[1]
-
-
-def _depends_on(tensor: gs.Tensor, nodes: set[int]) -> bool:
-    """Whether any of ``nodes``, by id, has part in making ``tensor``."""
-    seen: set[int] = set()
-    open_tensors = [tensor]
-    while open_tensors:
-        node = producer(open_tensors.pop())
-        if node is None or id(node) in seen:
-            continue
-        if id(node) in nodes:
-            return True
-        seen.add(id(node))
-        open_tensors.extend(node.inputs)
-    return False
-
-
-def _affordable(graph: gs.Graph) -> int:
-    """How many samples may be held at once: few tensors are, the largest among them."""
-    shapes = [t.shape for node in graph.nodes for t in node.outputs if t.shape is not None]
-    known = [[size for size in shape if isinstance(size, int)] for shape in shapes]
-    return max(FEWEST, HELD_VALUES // max([1, *(math.prod(sizes) for sizes in known)]))
+def _sizes(graph: gs.Graph, feed: Feed) -> dict[str, int]:
+    """How many values each tensor has for ``feed``, by name, where that is known."""
+    _, types = with_concrete_shapes(graph, {name: np.shape(v) for name, v in feed.items()})
+    tensors = [item for found in types.values() for item in found.items()]
+    return {name: volume(t.shape) or 1 for name, t in tensors if is_known(t)}

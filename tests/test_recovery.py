@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import pytest
 
+from onnxcomp import recovery
 from onnxcomp.calibration import Calibration
 from onnxcomp.gram import Window
 from onnxcomp.graph import constants
@@ -239,6 +241,19 @@ def test_layers_that_cannot_be_refitted_are_named() -> None:
         "right": "its weights are shared",
         "scaled": "its products are scaled",
     }
+
+
+def test_more_samples_are_taken_once_tensors_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, kept = convnet()
+    monkeypatch.setattr(recovery, "HELD_VALUES", 8 * 12 * 9 * 9)  # eight of the first Conv's
+    feeds = mixed(4, 80, 6, 9, 9)
+    found = [narrowed(graph, kept) for _ in range(2)]
+    recover(graph, found[0], kept, calibration(graph, feeds[:8]))
+    recover(graph, found[1], kept, calibration(graph, feeds[:60]))
+    weights = [{n.name: n.inputs[1].values for n in g.nodes if n.op == "Conv"} for g in found]
+    np.testing.assert_array_equal(weights[0]["two"], weights[1]["two"])  # there was no room yet
+    assert not np.array_equal(weights[0]["deep"], weights[1]["deep"])
+    assert lost(graph, found[1], feeds[60:]) < lost(graph, found[0], feeds[60:])
 
 
 def test_too_few_samples_change_nothing() -> None:
