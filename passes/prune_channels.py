@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from onnxcomp.channel_equations import Granularity
 from onnxcomp.channel_preparation import prepare
 from onnxcomp.channels import Channels, find_channels
 from onnxcomp.cutting import Kept, composed, cut
-from onnxcomp.graph import label, sort_nodes
+from onnxcomp.graph import carried_of, label, sort_nodes
 from onnxcomp.parameters import count_parameters
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.pruning_budgets import BUDGETS, Budget, budget_of, held_parameters, time_ratio
@@ -96,6 +96,10 @@ class PruneChannels(Pass):
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
         """Finds the groups, cuts them and refits what reads them."""
         came = graph.copy()
+        overridable = len(carried_of(graph).defaults)
+        if overridable:
+            note = f"{overridable} weights are inputs that a caller may override, and stay"
+            report.notes.append(note)
         infer_shapes(graph)
         prepare(graph)
         sort_nodes(graph)
@@ -128,7 +132,7 @@ class PruneChannels(Pass):
         report: PassReport,
     ) -> Plan:
         """The groups that lose units, and how many each keeps."""
-        for name, why in channels.unknown.items():
+        for name, why in [*_layers_that_stay(graph, channels), *channels.unknown.items()]:
             report.skip(name, f"its channels stay: {why}")
         wanted = self._wanted(graph, channels, report)
         kinds = {name: options._importance(context) for name, options in wanted.items()}
@@ -269,6 +273,15 @@ class PruneChannels(Pass):
         report.numbers["refitted_layers"] = len(found.refitted)
         for name, reason in found.skipped.items():
             report.skip(name, f"not refitted: {reason}")
+
+
+def _layers_that_stay(graph: gs.Graph, channels: Channels) -> Iterator[tuple[str, str]]:
+    """Labels of layers that can lose neither what they make nor what they read, and why."""
+    for layer in weight_axes(graph):
+        makes, reads = ((layer.weights.name, axis) for axis in (layer.makes, layer.reads))
+        single = layer.weights.shape[layer.reads] == 1
+        if makes in channels.pinned and (single or reads in channels.pinned):
+            yield label(layer.node), channels.pinned[makes]
 
 
 def _plan_of(choices: Mapping[str, tuple[Ranked, Choice]], counts: Mapping[str, int]) -> Plan:

@@ -188,3 +188,31 @@ def test_a_budget_that_cannot_be_met_says_what_can(tmp_path: Path) -> None:
     result = pruned(tmp_path, "max_macs=0.01,multiple=8")
     assert result.report.passes[0].status == "failed"
     assert "cannot be met" in result.report.passes[0].reason
+
+
+def test_layers_that_cannot_lose_anything_are_named_with_the_reason(tmp_path: Path) -> None:
+    model = model_of(
+        "one (float[N, 8] x) => (float[N, 4] y) { [only] y = MatMul (x, w) }", w=normal(8, 4)
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+
+    recipe = compose([parse_pass("prune_channels")])
+    (result,) = optimize(tmp_path / "model.onnx", recipe, verify="off").report.passes
+
+    assert result.status == "unchanged"
+    assert result.skipped == {"only": "its channels stay: an output of the model"}
+
+
+def test_weights_that_a_caller_may_override_stay_and_are_counted(tmp_path: Path) -> None:
+    source, _ = saved(tmp_path)
+    model = onnx.load(source)
+    for tensor in model.graph.initializer:
+        value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.append(value)
+    onnx.save(model, source)
+
+    recipe = compose([parse_pass("prune_channels")])
+    (result,) = optimize(source, recipe, verify="off").report.passes
+
+    assert (result.status, result.removed) == ("unchanged", [])
+    assert result.notes == ["4 weights are inputs that a caller may override, and stay"]
