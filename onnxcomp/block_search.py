@@ -94,6 +94,11 @@ class BlockSearch:
         self._alone: Mapping[int, float] = {}
 
     @property
+    def left(self) -> Size:
+        """What remains of the model, before maps are joined with the layers before them."""
+        return self.steps[-1].left if self.steps else Size(1.0, 1.0)
+
+    @property
     def _placed(self) -> dict[int, Layout]:
         return {i: layout for i, layout in enumerate(self._layouts) if layout is not None}
 
@@ -150,11 +155,6 @@ class BlockSearch:
                 self.dropped[index], self.sqnr_db = found, sqnr_db
                 self.fitted_again += 1
 
-    def falls_short(self, goal: Goal) -> bool:
-        """Whether a limit is given and could not be met."""
-        left = self.steps[-1].left if self.steps else Size(1.0, 1.0)
-        return goal.is_bounded and not goal.is_met(left, len(self.dropped))
-
     def why_kept(self, index: int) -> str:
         """Why a branch stayed."""
         noise = self._alone.get(index)
@@ -173,7 +173,8 @@ class BlockSearch:
                 maps.append(write_stand_in(graph, self.branches[index], layout, stand_in, names))
         drop_branches(graph, [self.branches[i] for i, s in self.dropped.items() if s is None])
         _clean(graph)
-        joined = [nodes for nodes in maps if nodes and join_map(graph, nodes, names)]
+        alive = [nodes for nodes in maps if nodes and nodes[0].inputs]  # not within another branch
+        joined = [nodes for nodes in alive if join_map(graph, nodes, names)]
         if joined:
             _clean(graph)
         after = {label(node) for node in graph.nodes}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxcomp.block_search import BlockSearch
 from onnxcomp.block_selection import LEAST_GAIN, Costs, Goal
 from onnxcomp.graph import label, sort_nodes
-from onnxcomp.macs import count_macs
+from onnxcomp.macs import FORMULAS, count_macs
 from onnxcomp.parameters import count_parameters
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.residual_blocks import Branch, Shapes, Wiring, find_branches
@@ -64,8 +66,13 @@ class PruneBlocks(Pass):
     def candidates(self, graph: gs.Graph) -> list[str]:
         """Labels of the sums whose branches could go."""
         branches, _ = find_branches(graph, Wiring(graph), Shapes(graph, None))
-        nodes = [graph.nodes[b.cut[0]] for b in branches if self._may_go(graph, b)]
-        return list(dict.fromkeys(map(label, nodes)))
+        wanted = (
+            label(graph.nodes[branch.cut[0]])
+            for branch in branches
+            if self._may_go(graph, branch)
+            and any(graph.nodes[index].op in FORMULAS for index in branch.nodes)
+        )
+        return list(dict.fromkeys(wanted))
 
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
         """Finds, scores and drops branches; see `Pass.rewrite`."""
@@ -80,8 +87,9 @@ class PruneBlocks(Pass):
         branches = self._wanted(graph, found, Costs(graph, wiring, found, feed), report)
         report.numbers["branches_found"] = len(branches)
         if not branches:
+            report.notes.append("there is no residual branch that may go")
             return
-        before = count_macs(graph, feed), count_parameters(graph)
+        before = _size(graph, feed)
         search = BlockSearch(
             graph,
             wiring,
@@ -94,14 +102,17 @@ class PruneBlocks(Pass):
         goal = self._goal()
         search.run(goal, context.advance)
         search.fit_again()
-        _explain(search, goal, report)
+        _explain(search, report)
         sums = [label(graph.nodes[branches[index].cut[0]]) for index in search.dropped]
         for name in dict.fromkeys([*sums, *search.write()]):
             report.change(name)
-        after = count_macs(graph, feed), count_parameters(graph)
-        for name, a, b in zip(("macs", "parameters"), before, after, strict=True):
-            if a is not None and b is not None:
+        left = search.left
+        for name, a, b in zip(("macs", "parameters"), before, _size(graph, feed), strict=True):
+            if a and b is not None:
                 report.numbers |= {f"{name}_before": a, f"{name}_after": b}
+                left = dataclasses.replace(left, **{name: b / a})
+        if goal.is_bounded and not goal.is_met(left, len(search.dropped)):
+            report.notes.append("the limit is not reached: no other branch may go")
 
     def _wanted(
         self, graph: gs.Graph, branches: list[Branch], costs: Costs, report: PassReport
@@ -129,7 +140,12 @@ class PruneBlocks(Pass):
         return Goal(*limits)
 
 
-def _explain(search: BlockSearch, goal: Goal, report: PassReport) -> None:
+def _size(graph: gs.Graph, feed: Mapping[str, Sequence[int]]) -> tuple[int | None, int]:
+    """MACs, None where some are unknown, and parameters."""
+    return count_macs(graph, feed), count_parameters(graph)
+
+
+def _explain(search: BlockSearch, report: PassReport) -> None:
     """Says what went in which order, and why the others stayed."""
     for number, step in enumerate(search.steps, 1):
         names = " and ".join(
@@ -146,8 +162,6 @@ def _explain(search: BlockSearch, goal: Goal, report: PassReport) -> None:
             f"{search.sqnr_db:.1f} dB on {search.scored} samples once {search.fitted_again}"
             " stand-ins were fitted again, each to what the others leave over"
         )
-    if search.falls_short(goal):
-        report.notes.append("the limit is not reached: every other branch costs too much")
     for index, branch in enumerate(search.branches):
         if index not in search.dropped:
             report.skip(branch.name, search.why_kept(index))

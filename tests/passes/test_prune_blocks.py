@@ -208,6 +208,20 @@ def test_a_map_goes_into_the_convolution_before_it() -> None:
     assert_same_answers(whole, graph, feeds(2, shape=(1, 3, 6, 6)), min_sqnr_db=80)
 
 
+def test_a_branch_within_a_branch_goes_first_and_then_the_other() -> None:
+    rng = np.random.default_rng(0)
+    text = f"""net (float[N, {WIDTH}] x) => (float[N, {WIDTH}] y) {{
+        h = MatMul (x, a) u = MatMul (h, b) v = MatMul (u, c) [sum0] i = Add (h, v)
+        r = Relu (i) f = MatMul (r, d) [sum1] s = Add (x, f) y = Tanh (s) }}"""
+    shapes = {"a": (16, 16), "b": (16, 64), "c": (64, 16), "d": (16, 16)}
+    weights = {n: rng.standard_normal(shape, np.float32) / 8 for n, shape in shapes.items()}
+    graph = graph_of(text, **weights)
+    report = run_pass(graph, feeds(64), count=2, repair="linear")
+    assert gone(report) == ["sum0", "sum1"]
+    assert report.numbers["macs_after"] <= 3 * 16 * 16
+    assert {"MatMul:h", "MatMul:u", "MatMul:f"} <= set(report.changed)
+
+
 def test_few_positions_determine_no_map() -> None:
     graph = linear_chain()
     report = run_pass(graph, feeds(5), count=2)  # 15 positions, 16 channels
