@@ -1,4 +1,7 @@
-"""Conv, Gemm and MatMul as what they have in common: y = W x + b, group by group."""
+"""Conv, Gemm, MatMul and BatchNormalization as what they have in common: y = W x + b, in groups.
+
+Of a BatchNormalization each channel is a group, W its scale over the deviation.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from onnxcomp.gram import Array, Window
 from onnxcomp.graph import Names, consumers, is_constant, is_standard
 from onnxcomp.layer_inputs import sampled_rows
 
-LINEAR = ("Conv", "Gemm", "MatMul")
+LINEAR = ("BatchNormalization", "Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class LinearLayer:
     """A node with constant weights that makes y = W x + b of rows x.
 
     Attributes:
-        node: Conv, Gemm or MatMul.
+        node: Conv, Gemm, MatMul or BatchNormalization.
         adder: the node whose ``bias_index``-th input is or may become the bias, or None.
         bias_index: of ``adder``'s inputs.
     """
@@ -52,13 +55,22 @@ class LinearLayer:
 
     @property
     def groups(self) -> int:
-        """Of a Conv; 1 otherwise."""
+        """Of a Conv, or channels of a BatchNormalization; 1 otherwise."""
+        if self.node.op == "BatchNormalization":
+            return int(self.node.inputs[1].shape[0])
         return int(self.node.attrs.get("group", 1)) if self.node.op == "Conv" else 1
+
+    @property
+    def reads_channels(self) -> bool:
+        """Whether its input is [batch, channels, *spatial] and not [..., d]."""
+        return self.node.op in ("BatchNormalization", "Conv")
 
     @property
     def weights(self) -> Array:
         """W, float64 [groups, out / groups, d]."""
         values = self.node.inputs[1].values.astype(np.float64)
+        if self.node.op == "BatchNormalization":
+            return np.asarray((values / self._deviation).reshape(-1, 1, 1))
         values = values.T if self._is_transposed else values
         return np.asarray(values.reshape(self.groups, values.shape[0] // self.groups, -1))
 
@@ -70,6 +82,8 @@ class LinearLayer:
         if constant is None:
             return np.zeros((groups, out))
         values = np.asarray(constant.values, np.float64).reshape(-1)
+        if self.node.op == "BatchNormalization":
+            values = values - self.weights.reshape(-1) * self.node.inputs[3].values
         return np.broadcast_to(values, (groups * out,)).reshape(groups, out)
 
     @property
@@ -80,6 +94,9 @@ class LinearLayer:
     def write(self, weights: Array, bias: Array | None, names: Names) -> None:
         """Puts new constants in place of the weights and, unless None, of the bias."""
         old = self.node.inputs[1]
+        if self.node.op == "BatchNormalization" and bias is not None:
+            bias = bias + weights[:, :, 0] * self.node.inputs[3].values[:, None]
+            weights = weights * self._deviation.reshape(-1, 1, 1)
         values = weights.reshape(-1, weights.shape[-1]).T if self._is_transposed else weights
         values = np.ascontiguousarray(values.reshape(old.shape), old.dtype)
         self.node.inputs[1] = gs.Constant(names.fresh(f"{old.name}.refitted"), values)
@@ -97,17 +114,25 @@ class LinearLayer:
 
     def inputs(self, values: Array, count: int, seed: list[int]) -> Array:
         """Rows x of what a few samples read, [samples, groups, d, at most count]."""
-        window = None
         if self.node.op == "Conv":
             window = Window.of_conv(self.node.attrs, self.node.inputs[1].shape)
-        return sampled_rows(values, window, count, seed)
+            return sampled_rows(values, window, count, seed)
+        return self.outputs(values, count, seed)
 
     def outputs(self, values: Array, count: int, seed: list[int]) -> Array:
         """Rows y, as `inputs` has x, at the same places."""
-        window = None
-        if self.node.op == "Conv":
-            window = Window(kernel=(1,) * (values.ndim - 2), group=self.groups)
+        if not self.reads_channels:
+            return sampled_rows(values, None, count, seed)
+        if values.ndim == 2:
+            values = values[:, :, None]
+        window = Window(kernel=(1,) * (values.ndim - 2), group=self.groups)
         return sampled_rows(values, window, count, seed)
+
+    @property
+    def _deviation(self) -> Array:
+        """Of a BatchNormalization, [channels]."""
+        variance = self.node.inputs[4].values.astype(np.float64)
+        return np.asarray(np.sqrt(variance + self.node.attrs.get("epsilon", 1e-5)))
 
     @property
     def _is_transposed(self) -> bool:
@@ -128,13 +153,17 @@ def reason_against(node: gs.Node) -> str | None:
     """Why a node with weights is none whose weights can be fitted, or None."""
     if node.op not in LINEAR or not is_standard(node):
         return f"{node.op} is never refitted"
-    if not is_constant(node.inputs[1]):
+    is_normalization = node.op == "BatchNormalization"
+    if not all(is_constant(t) for t in node.inputs[1 : 5 if is_normalization else 2]):
         return "its weights are computed"
     weights = node.inputs[1]
     if len(consumers(weights)) > 1:
         return "its weights are shared"
     if np.dtype(weights.dtype).kind != "f":
         return f"its weights are {weights.dtype}"
+    if is_normalization:
+        trains = node.attrs.get("training_mode", 0) or len(node.outputs) > 1
+        return "it normalizes by the statistics of its input" if trains else None
     if node.op == "MatMul":
         return None if len(weights.shape) == 2 else "its weights are a batch of matrices"
     if node.op == "Gemm" and any(node.attrs.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):

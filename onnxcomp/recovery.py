@@ -69,9 +69,9 @@ def recover(
 ) -> Recovered:
     """Refits the weights and biases of ``pruned`` to what ``original`` makes of the samples.
 
-    Every Conv, Gemm and MatMul with constant weights whose input is not that of the original is
-    refitted, unless that does not lower the error of its outputs on samples held back. Each node
-    runs once a sample in both graphs.
+    Every Conv, Gemm and MatMul with constant weights, and every BatchNormalization, whose input
+    is not that of the original is refitted, unless that does not lower the error of its outputs
+    on samples held back. Each node runs once a sample in both graphs.
 
     Args:
         original: before anything was removed.
@@ -218,7 +218,7 @@ class _Walk:
         """Rows of x, of y and of what y is added to, and whether they are held back."""
         sides = [inputs, wanted] if others is None else [inputs, wanted, others]
         samples = list(zip(*sides, strict=True))
-        if layer.node.op != "Conv":  # whatever its axes, a feed is one sample
+        if not layer.reads_channels:  # whatever its axes, a feed is one sample
             samples = [tuple(values[None] for values in sample) for sample in samples]
         few = max(1, CHUNK_VALUES // max(1, each * layer.weights.shape[-1] * layer.groups))
         if len({sample[0].shape for sample in samples}) > 1:
@@ -267,7 +267,8 @@ def _changed_readers(original: gs.Graph, pruned: gs.Graph, kept: Kept) -> list[g
         fresh = any(is_constant(t) and t.name not in known for t in node.inputs)
         if reads or fresh:
             changed |= {t.name for t in node.outputs}
-        if reads and node.op in OPAQUE and any(_is_weight(t) for t in node.inputs[1:]):
+        is_layer = node.op in OPAQUE and any(_is_weight(t) for t in node.inputs[1:])
+        if reads and (is_layer or node.op == "BatchNormalization"):
             found.append(node)
     return found
 

@@ -11,8 +11,9 @@ import pytest
 from onnxcomp import recovery
 from onnxcomp.calibration import Calibration
 from onnxcomp.gram import Window
-from onnxcomp.graph import constants
+from onnxcomp.graph import Names, constants
 from onnxcomp.layer_inputs import sampled_rows
+from onnxcomp.linear_layers import LinearLayer
 from onnxcomp.model import check_graph
 from onnxcomp.recovery import Kept, recover
 from onnxcomp.runtime import Feed, open_session
@@ -274,3 +275,60 @@ def test_a_graph_that_lost_nothing_stays() -> None:
     recovered = recover(graph, graph.copy(), {}, calibration(graph, feeds))
     assert recovered.refitted == []
     assert recovered.skipped == {}
+
+
+def test_what_a_normalization_reads_is_brought_back_to_its_scale() -> None:
+    graph = graph_of(
+        """net (float[N, 8, 6, 6] x) => (float[N, 5, 6, 6] y) {
+            [one] a = Conv <kernel_shape = [1, 1]> (x, w1)
+            [sum] s = ReduceSum <keepdims = 1> (a, axes)
+            [join] t = Add (x, s)
+            [norm] y0 = BatchNormalization <epsilon = 0.5> (t, scale, shift, mean, variance)
+            [relu] r = Relu (y0)
+            [out] y = Conv <kernel_shape = [1, 1]> (r, w2)
+        }""",
+        w1=0.4 * normal(0, 8, 8, 1, 1),
+        w2=normal(1, 5, 8, 1, 1),
+        axes=np.array([1]),
+        scale=normal(2, 8),
+        shift=normal(3, 8),
+        mean=normal(4, 8),
+        variance=np.abs(normal(5, 8)),
+    )
+    keep = np.array([0, 1, 2, 4, 6, 7])
+    kept: Kept = {"w1": (keep, None, None, None), "a": (None, keep, None, None)}
+    feeds = mixed(6, 40, 8, 6, 6)
+    pruned = narrowed(graph, kept)
+    before = lost(graph, pruned, feeds[30:])
+    recovered = recover(graph, pruned, kept, calibration(graph, feeds[:30]))
+    check_graph(pruned)
+    assert recovered.refitted == ["norm", "out"]
+    assert lost(graph, pruned, feeds[30:]) < 0.6 * before
+    # what it makes of x' has the mean that it had of x, as far as a Relu lets it through
+    made, wanted = (
+        np.concatenate([open_session(g, extra_outputs=["r"]).run(f, ["r"])[0] for f in feeds[:30]])
+        for g in (pruned, graph)
+    )
+    shift = np.abs(made.mean(axis=(0, 2, 3)) - wanted.mean(axis=(0, 2, 3)))
+    assert (shift < 0.05 * wanted.std() + 1e-6).all()
+
+
+def test_a_normalization_is_the_layer_it_is_said_to_be() -> None:
+    graph = graph_of(
+        """net (float[N, 4, 3] x) => (float[N, 4, 3] y) {
+            [norm] y = BatchNormalization <epsilon = 0.1> (x, scale, shift, mean, variance) }""",
+        scale=normal(0, 4),
+        shift=normal(1, 4),
+        mean=normal(2, 4),
+        variance=np.abs(normal(3, 4)),
+    )
+    x = normal(4, 2, 4, 3)
+    wanted = open_session(graph).run({"x": x})[0]
+    layer = LinearLayer.of(graph.nodes[0])
+    made = layer.weights[..., 0] * x + layer.bias
+    np.testing.assert_allclose(made, wanted, rtol=1e-5, atol=1e-6)
+    layer.write(2 * layer.weights, layer.bias - 1, Names(graph))
+    twice = open_session(graph).run({"x": x})[0]
+    np.testing.assert_allclose(
+        twice, wanted + layer.weights[..., 0] / 2 * x - 1, rtol=1e-4, atol=1e-5
+    )
