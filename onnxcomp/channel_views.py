@@ -11,8 +11,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import SINGLE, UNKNOWN, Unfollowed
-from onnxcomp.channel_sweep import Axes, Rule, Sweep, integers, is_size, sizes
-from onnxcomp.graph import consumers, is_constant
+from onnxcomp.channel_lengths import READ, follow, read_axes
+from onnxcomp.channel_sweep import Axes, Rule, Sweep, given, integers, is_size, sizes
+from onnxcomp.graph import is_constant
 
 
 def transpose(sweep: Sweep, node: gs.Node) -> list[Axes]:
@@ -149,14 +150,13 @@ def _atoms(left: Sequence[int], right: Sequence[int]) -> list[int] | None:
 def expand(sweep: Sweep, node: gs.Node) -> list[Axes]:
     """Axes of length 1 are repeated: the new indices are free; `cut` follows in the target."""
     data, after = sweep.axes(node.inputs[0]), sizes(node.outputs[0])
-    target = node.inputs[1]
     result: Axes = [SINGLE] * (len(after) - len(data)) + list(data)
     for i, size in enumerate(after):
         if result[i].size == 1 and size != 1:
-            free = is_size(size) and is_constant(target)
+            free = is_size(size)
             result[i] = sweep.equations.fresh(size) if free else sweep.fixed_axis(size, "Expand")
-        elif not is_constant(target):
-            sweep.equations.pin(result[i], "the target of its Expand is computed")
+    if not is_constant(node.inputs[1]):
+        follow(sweep, node.inputs[1], result)
     return [result]
 
 
@@ -187,6 +187,9 @@ def resize(sweep: Sweep, node: gs.Node) -> list[Axes]:
         else:
             sweep.equations.pin(labels, "Resize")
             result.append(sweep.fixed_axis(new, "Resize"))
+    target = given(node, 3)
+    if target is not None and not is_constant(target):
+        follow(sweep, target, result)
     return [result]
 
 
@@ -219,19 +222,9 @@ def shape(sweep: Sweep, node: gs.Node) -> list[Axes]:
     """Lengths that are read at run time stay, as far as it is seen which ones are."""
     data = sweep.axes(node.inputs[0])
     read = range(len(data))[node.attrs.get("start", 0) : node.attrs.get("end")]
-    for axis in _picked(node.outputs[0], list(read)):
-        sweep.equations.pin(data[axis], "its length is read at run time")
+    for axis in read_axes(node.outputs[0], list(read)):
+        sweep.equations.pin(data[axis], READ)
     return [[SINGLE if len(read) == 1 else sweep.fixed_axis(len(read), "a shape")]]
-
-
-def _picked(lengths: gs.Tensor, read: list[int]) -> set[int]:
-    """Which of the axes behind ``lengths`` its readers take: Gather with constant indices."""
-    picked: set[int] = set()
-    for node in consumers(lengths):
-        if node.op != "Gather" or not is_constant(node.inputs[1]) or node.inputs[0] is not lengths:
-            return set(read)
-        picked |= {read[i] for i in np.asarray(node.inputs[1].values).ravel().tolist()}
-    return picked
 
 
 VIEWS: dict[str, Rule] = {

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import Equations, Granularity, Unfollowed
+from onnxcomp.channel_lengths import TARGETS, shapes_behind
 from onnxcomp.channel_rules import rule_of
 from onnxcomp.channel_sweep import Axes, Sweep
 from onnxcomp.graph import all_nodes, label, subgraphs
@@ -145,7 +146,9 @@ def _follow(sweep: Sweep, node: gs.Node) -> str:
                 sweep.give(tensor, axes)
     except (Unfollowed, IndexError, KeyError, ValueError) as error:
         why = str(error) if isinstance(error, Unfollowed) else f"an unusual {node.op}"
-        for tensor in (*node.inputs, *_read_by_bodies(node)):
+        targets = (t for i, t in enumerate(node.inputs) if (node.op, i) in TARGETS)
+        lengths = [tensor for target in targets for tensor in shapes_behind(target)]
+        for tensor in (*node.inputs, *_read_by_bodies(node), *lengths):
             sweep.pin(tensor, f"{label(node)}: {why}")
         for tensor in node.outputs:
             if tensor.name and tensor.shape is not None:

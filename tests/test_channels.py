@@ -269,3 +269,46 @@ def test_the_bias_of_a_fused_gelu_leaves_with_its_channels() -> None:
     cut(graph, channels, {group.name: np.array([0, 4])})
 
     assert answer(graph, x=normal(5, 3)).shape == (5, 2)
+
+
+BESIDE = """m (float[N, 3, H, W] x) => (float[N, 2, P, Q] y) {
+    a = Conv (x, w1) p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)
+    s = Shape (a) space = Slice (s, two, four) own = Shape (p) front = Slice (own, zero, two)
+    t = Concat <axis = 0> (front, space) r = Resize <mode = "nearest"> (p, , , t)
+    j = Concat <axis = 1> (a, r) y = Conv (j, w2) }"""
+SIZES = {"zero": np.array([0]), "one": np.array([1]), "two": np.array([2]), "four": np.array([4])}
+
+
+def test_a_target_made_of_lengths_follows_the_cut_by_itself() -> None:
+    weights = {"w1": normal(5, 3, 1, 1), "w2": normal(2, 10, 1, 1)}
+    graph, channels = analysed(BESIDE, **weights, **SIZES)
+    (group,) = channels.groups
+    assert touched(group)["j", 1] == [0, 5]
+    x = normal(2, 3, 4, 6)
+    zeroed = {
+        "w1": np.where(np.arange(5).reshape(5, 1, 1, 1) == 1, 0, weights["w1"]),
+        "w2": np.where(np.arange(10).reshape(1, 10, 1, 1) % 5 == 1, 0, weights["w2"]),
+    }
+    expected = answer(graph_of(BESIDE, **zeroed, **SIZES), x=x)
+
+    cut(graph, channels, {group.name: np.array([1])})
+
+    np.testing.assert_allclose(answer(graph, x=x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        "n = Slice (own, zero, one) front = Concat <axis = 0> (n, five)",
+        "n = Slice (own, zero, one) c = Slice (own, one, two) "
+        "d = Mul (c, one) front = Concat <axis = 0> (n, d)",
+    ],
+    ids=["a number in the target", "a length that is computed with"],
+)
+def test_channels_stay_whose_number_is_in_a_target_or_computed_with(front: str) -> None:
+    text = BESIDE.replace("front = Slice (own, zero, two)", front)
+    weights = {"w1": normal(5, 3, 1, 1), "w2": normal(2, 10, 1, 1), "five": np.array([5])}
+
+    _, channels = analysed(text, **weights, **SIZES)
+
+    assert channels.groups == ()
