@@ -474,6 +474,24 @@ def pooled(m: Maker, x: Tensor) -> Tensor:
     return Tensor(y, (0, channels, height // 2, width // 2))
 
 
+def pooled_beside(m: Maker, x: Tensor) -> Tensor:
+    """The mean over the image, or a smaller image, at the size of the image again."""
+    shape = m.op("Shape", (x.name,))
+    if m.chance():  # the whole target is that of another tensor
+        small = m.op("GlobalAveragePool", (x.name,))
+        y = m.op("Expand", (small, shape))
+    else:
+        small = m.op("GlobalMaxPool", (x.name,))
+        own, space = (shape if m.chance() else m.op("Shape", (small,))), shape
+        parts = [m.slice(own, 0, 0, 2), m.slice(space, 0, 2, 4)]
+        if not m.integer(0, 3):  # a size that the exporter knew
+            parts[:1] = [m.slice(own, 0, 0, 1), m.ints(x.width)]
+        target = m.op("Concat", parts, axis=0)
+        y = m.op("Resize", (small, "", "", target), mode="nearest")
+    both = m.op("Concat", (x.name, y), axis=1)
+    return _narrow(m, _with_width(x, both, 2 * x.width))
+
+
 def covariance_attention(m: Maker, x: Tensor) -> Tensor:
     """Attention between channels: their axis is the softmax's, so it has to stay."""
     _, channels, height, width = x.shape
@@ -498,7 +516,7 @@ def tokens(m: Maker, x: Tensor) -> Tensor:
 IMAGE: list[Block] = [
     *(batch_norm, grouped, depthwise, gated, flat_gated, spatial_gate, instance_norm, group_norm),
     *(channels_last, depth_to_space, space_to_depth, transposed_conv, resized, pooled),
-    *(covariance_attention, tokens),
+    *(pooled_beside, covariance_attention, tokens),
 ]
 
 
