@@ -175,7 +175,8 @@ class Run:
         candidate, report = self.graph.copy(), PassReport()
         start = time.perf_counter()
         try:
-            step.rewrite(candidate, self.context, report)
+            removed = [e for p in self.passes if p.status == "kept" for e in p.removed]
+            step.rewrite(candidate, dataclasses.replace(self.context, removed=removed), report)
             sort_nodes(candidate)
         except Exception as error:
             place = f" at node {report.current!r}" if report.current else ""

@@ -52,7 +52,10 @@ class RemovedPlace:
 
 
 def trace(
-    original: gs.Graph, losses: Sequence[Losses], made_of: gs.Graph | None = None
+    original: gs.Graph,
+    losses: Sequence[Losses],
+    made_of: gs.Graph | None = None,
+    removed: Sequence[Mapping[str, Any]] = (),
 ) -> list[tuple[RemovedPlace, ...]]:
     """For each group the places of the original model that its removed units stood at.
 
@@ -61,6 +64,7 @@ def trace(
         losses: of each group, what axes of a graph that was made from it lost.
         made_of: that graph before it lost them; lengths may be known there that the original
             computes.
+        removed: entries of reports on what left before that.
     """
     twin: Graph = original.copy()
     infer_shapes(twin)
@@ -71,12 +75,14 @@ def trace(
     root = sweep.equations.classes()
     owner = np.full(len(root), NOBODY)
     made = {tensor.name for node in twin.nodes for tensor in node.outputs}
+    gone = _gone(removed)
     unsized: list[tuple[int, RemovedPlace]] = []
     for number, lost in enumerate(losses):
         for (name, axis), indices in lost.items():
             if name not in made or not len(indices):
                 continue
             axes = sweep.of.get(name)
+            indices = _as_they_were(indices, gone.get((name, axis), []))
             if axes is None or axes[axis].size == 0:  # of a length that only the result tells
                 unsized.append((number, RemovedPlace(name, axis, indices, False)))
             elif axes[axis].size > indices.max():
@@ -86,6 +92,22 @@ def trace(
     for number, place in unsized:
         found[number] += (place,)
     return found
+
+
+def _gone(removed: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[int]]:
+    """By tensor and axis the indices that left before, ascending."""
+    gone: dict[tuple[str, int], list[int]] = {}
+    for place in (place for entry in removed for place in entry.get("places", ())):
+        gone.setdefault((place["tensor"], place["axis"]), []).extend(place["indices"])
+    return {key: sorted(set(indices)) for key, indices in gone.items()}
+
+
+def _as_they_were(indices: Array, gone: Sequence[int]) -> Array:
+    """Indices of an axis that lost ``gone`` as indices of the whole axis."""
+    if not len(gone):
+        return indices
+    left = np.setdiff1d(np.arange(indices.max() + len(gone) + 1), gone)
+    return np.asarray(left[indices])
 
 
 def _adopt_shapes(graph: gs.Graph, other: gs.Graph) -> None:

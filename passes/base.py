@@ -6,7 +6,7 @@ import dataclasses
 import fnmatch
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -36,6 +36,7 @@ class PassContext:
         seed: of every random choice: the same seed gives the same bytes.
         advance: called with (done, total) by long work.
         original: the model before the first pass, for reports in its names; not to be changed.
+        removed: what earlier passes reported to have removed of it.
     """
 
     target: Target
@@ -43,6 +44,7 @@ class PassContext:
     seed: int = 0
     advance: Advance = no_progress
     original: gs.Graph | None = None
+    removed: Sequence[Mapping[str, Any]] = ()
 
     @property
     def has_real_samples(self) -> bool:

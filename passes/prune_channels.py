@@ -248,7 +248,7 @@ class PruneChannels(Pass):
             if any(tensor.name in kept for tensor in (*node.inputs, *node.outputs)):
                 report.change(node)
         original = context.original if context.original is not None else before
-        traced = trace(original, [lost for _, lost in losses], before)
+        traced = trace(original, [lost for _, lost in losses], before, context.removed)
         for (entry, _), places in zip(losses, traced, strict=True):
             report.removed.append(entry | {"places": [place.as_dict() for place in places]})
         report.numbers["groups"] = len(losses)

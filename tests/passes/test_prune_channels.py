@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import numpy_helper
 
 from onnxcomp import optimize
 from onnxcomp.errors import OnnxcompError
@@ -216,3 +217,19 @@ def test_weights_that_a_caller_may_override_stay_and_are_counted(tmp_path: Path)
 
     assert (result.status, result.removed) == ("unchanged", [])
     assert result.notes == ["4 weights are inputs that a caller may override, and stay"]
+
+
+def test_what_leaves_later_is_reported_in_indices_of_the_original_too(tmp_path: Path) -> None:
+    source, weights = saved(tmp_path)
+    step = parse_pass("prune_channels:sparsity=0.5,multiple=1,importance=l1")
+
+    report = optimize(
+        source, compose([step, step]), output=tmp_path / "out.onnx", verify="off"
+    ).report
+
+    places = [p for each in report.passes for entry in each.removed for p in entry["places"]]
+    first, later = [p for p in places if (p["tensor"], p["axis"]) == ("w1", 1)]
+    assert not set(first["indices"]) & set(later["indices"])
+    left = np.setdiff1d(np.arange(16), [*first["indices"], *later["indices"]])
+    columns = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "out.onnx").graph.initializer]
+    assert any(np.array_equal(c, weights["w1"][:, left]) for c in columns)
