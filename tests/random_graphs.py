@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 T = TypeVar("T")
 WIDEST, LARGEST_MAP, CLASSES = 24, 8, 3
+EPSILON = 0.1  # where few channels are left, a small one makes outputs of rounding errors
 ACTIVATIONS = ["Relu", "Sigmoid", "Tanh", "LeakyRelu", "Softplus"]
 
 
@@ -398,23 +399,32 @@ def spatial_gate(m: Maker, x: Tensor) -> Tensor:
 
 def instance_norm(m: Maker, x: Tensor) -> Tensor:
     c = x.width
-    return Tensor(m.op("InstanceNormalization", (x.name, m.positive(c), m.vector(c))), x.shape)
+    return Tensor(
+        m.op("InstanceNormalization", (x.name, m.positive(c), m.vector(c)), epsilon=EPSILON),
+        x.shape,
+    )
 
 
 def group_norm(m: Maker, x: Tensor) -> Tensor:
     groups = m.pick([g for g in (1, 2, 3, 4) if x.width % g == 0])
     if m.opset >= 21 and m.chance():
         inputs = (x.name, m.positive(x.width), m.vector(x.width))
-        return Tensor(m.op("GroupNormalization", inputs, num_groups=groups), x.shape)
+        return Tensor(
+            m.op("GroupNormalization", inputs, num_groups=groups, epsilon=EPSILON), x.shape
+        )
     y = m.reshape(x.name, 0, groups, -1)
-    y = m.op("InstanceNormalization", (y, m.positive(groups), m.vector(groups)))
+    y = m.op("InstanceNormalization", (y, m.positive(groups), m.vector(groups)), epsilon=EPSILON)
     y = m.reshape(y, 0, *x.shape[1:]) if x.static else m.reshape_like(y, x.name)
     return Tensor(m.op("Mul", (y, m.vector(x.width, 1, 1))), x.shape)
 
 
 def channels_last(m: Maker, x: Tensor) -> Tensor:
     """A block of ConvNeXt: normalisation and two layers on the last axis."""
-    y = m.op("LayerNormalization", (m.transpose(x.name, 0, 2, 3, 1), m.positive(x.width)))
+    y = m.op(
+        "LayerNormalization",
+        (m.transpose(x.name, 0, 2, 3, 1), m.positive(x.width)),
+        epsilon=EPSILON,
+    )
     inner = m.linear(Tensor(y, (0, *x.shape[2:], x.width)), m.new_width())
     y = m.linear(Tensor(m.act(inner.name), inner.shape), x.width).name
     return Tensor(m.op("Add", (x.name, m.transpose(y, 0, 3, 1, 2))), x.shape)
@@ -525,20 +535,20 @@ IMAGE: list[Block] = [
 
 def layer_norm(m: Maker, x: Tensor) -> Tensor:
     inputs = (x.name, m.positive(x.width), m.vector(x.width))
-    return Tensor(m.op("LayerNormalization", inputs[: m.integer(2, 3)]), x.shape)
+    return Tensor(m.op("LayerNormalization", inputs[: m.integer(2, 3)], epsilon=EPSILON), x.shape)
 
 
 def plain_layer_norm(m: Maker, x: Tensor) -> Tensor:
     """As exporters without the operator write it."""
     centred = m.op("Sub", (x.name, m.reduce("ReduceMean", x.name, [-1])))
     variance = m.reduce("ReduceMean", m.op("Pow", (centred, m.scalar(2))), [-1])
-    y = m.op("Div", (centred, m.op("Sqrt", (m.op("Add", (variance, m.scalar(1e-3))),))))
+    y = m.op("Div", (centred, m.op("Sqrt", (m.op("Add", (variance, m.scalar(EPSILON))),))))
     return Tensor(m.op("Mul", (y, m.vector(x.width))), x.shape)
 
 
 def root_mean_square(m: Maker, x: Tensor) -> Tensor:
     square = m.reduce("ReduceMean", m.op("Pow", (x.name, m.scalar(2))), [-1])
-    root = m.op("Sqrt", (m.op("Add", (square, m.scalar(1e-3))),))
+    root = m.op("Sqrt", (m.op("Add", (square, m.scalar(EPSILON))),))
     y = m.op("Mul", (x.name, m.op("Reciprocal", (root,))))
     return Tensor(m.op("Mul", (m.vector(x.width), y)), x.shape)
 
@@ -691,7 +701,7 @@ def fused_attention(m: Maker, x: Tensor) -> Tensor:
 def native_root_mean_square(m: Maker, x: Tensor) -> Tensor:
     if m.opset < 23:
         return root_mean_square(m, x)
-    return Tensor(m.op("RMSNormalization", (x.name, m.vector(x.width))), x.shape)
+    return Tensor(m.op("RMSNormalization", (x.name, m.vector(x.width)), epsilon=EPSILON), x.shape)
 
 
 SEQUENCE: list[Block] = [
