@@ -76,8 +76,9 @@ def assert_pruned_as_reported(
     shapes = shapes_of(model)
     assert contradictions(model, removed, shapes) == []
     told, (actual, _) = pruned_shapes(model, removed, shapes), inferred_shapes(pruned)
+    constants = {tensor.name for tensor in model.graph.initializer}
     for name, shape in told.items():
-        if name in actual:  # constants have new names
+        if name in actual and name not in constants:  # another reader may keep a whole constant
             pairs = zip(shape, actual[name], strict=True)
             assert all(a == b or a is None or b is None for a, b in pairs), name
     reference = masked_reference(model, removed, shapes)
