@@ -71,7 +71,8 @@ def _bounds(tensor: gs.Tensor) -> tuple[float, float]:
         if given is None or not given.name:
             bounds.append(float(clip.attrs.get(name, default)))
         else:
-            bounds.append(float(given.values) if is_constant(given) else default)
+            is_number = is_constant(given) and np.size(given.values) == 1  # [1] is seen as well
+            bounds.append(float(np.ravel(given.values)[0]) if is_number else default)
     return bounds[0], bounds[1]
 
 
