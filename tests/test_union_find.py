@@ -25,9 +25,7 @@ def test_as_the_textbook_joins(pairs: list[tuple[int, int]]) -> None:
     assert found.tolist() == by_the_book(31, pairs)
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=30), st.integers(0, 30)
-)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=30), st.integers(0, 30))
 def test_equations_may_come_in_parts(pairs: list[tuple[int, int]], cut: int) -> None:
     root = np.arange(21)
     for part in (pairs[:cut], pairs[cut:]):
