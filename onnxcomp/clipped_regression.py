@@ -113,13 +113,15 @@ def best_clipped_fit(
         the fit made from all samples, ``start`` itself if none is better; the errors on ``held``
         of ``start`` and of the fit made from ``shown``.
     """
-    clipped = shown.fit(plain[0], start, ridge, with_bias=with_bias)
+    stays = shown.error(start) < shown.error(plain[0])  # plain fits chase what is cut off
+    clipped = shown.fit(start if stays else plain[0], start, ridge, with_bias=with_bias)
     errors = [held.error(fit) for fit in (start, plain[0], clipped)]
     best = int(np.argmin(errors))
     if best == 2:
         parts = zip(_parts(shown), _parts(held), strict=True)
         whole = Rows(*(np.concatenate(pair, axis=2) for pair in parts))
-        return whole.fit(plain[1], start, ridge, with_bias=with_bias), errors[0], errors[2]
+        fit = whole.fit(start if stays else plain[1], start, ridge, with_bias=with_bias)
+        return fit, errors[0], errors[2]
     return (start, plain[1])[best], errors[0], errors[best]
 
 

@@ -118,3 +118,17 @@ def test_wide_layers_take_fewer_steps_or_none() -> None:
     assert steps_for(1 << 20) == clipped_regression.STEPS
     assert 3 <= steps_for(1 << 33) < clipped_regression.STEPS
     assert steps_for(1 << 36) == 0
+
+
+def test_a_plain_fit_that_chases_what_is_cut_off_is_no_place_to_begin() -> None:
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((1, 3, 400))
+    start = Fit(np.ones((1, 1, 3)), np.zeros((1, 1)))
+    y = 1.2 * x.sum(axis=1, keepdims=True)
+    y[y < 0] -= 1000 * rng.random(int((y < 0).sum()))  # a Relu hides all of this
+    rows = Rows(x, y, np.zeros(()), NEVER)
+    free = plain(rows, start)
+    assert rows.error(free) > rows.error(start)
+    fit, before, after = best_clipped_fit(rows, rows, start, (free, free), 1e-6, with_bias=True)
+    assert after < 0.05 * before
+    np.testing.assert_allclose(fit.weights, 1.2, atol=0.05)
