@@ -28,8 +28,6 @@ from onnxcomp.targets import Target
 Calibrator = Literal["auto", "minmax", "moving_average", "percentile", "entropy", "mse"]
 Seen = MinMax | MovingAverage | Histogram
 MOST_VALUES = 1 << 14  # of a tensor that are counted in each sample, beside its extremes
-ENOUGH_VALUES = 1 << 19  # of a tensor over all samples
-FEWEST_VALUES = 1 << 11  # in each, however many samples there are
 
 
 class Options(Protocol):
@@ -120,15 +118,14 @@ class Measuring:
     def _observe(self, plan: Plan, wanted: set[str]) -> None:
         """Everything in one go over the samples."""
         made_by, told = self.graph.tensors(), importances(plan)
-        most = min(MOST_VALUES, max(FEWEST_VALUES, ENOUGH_VALUES // len(self.samples)))
         felt = sorted(n for n in wanted if self._options_at(made_by[n]).calibrator == "auto")
         graph, passing = with_passing_terms(self.graph, felt)
         taps: dict[str, list[Statistic[Any]]] = {}
         for name in sorted(wanted):
-            self._seen[name] = _statistic(self._options_at(made_by[name]), told.get(name), most)
+            self._seen[name] = _statistic(self._options_at(made_by[name]), told.get(name))
             taps[passing.get(name, name)] = [self._seen[name]]
         for name, axis in sorted(self._biased(plan) - self._moments.keys()):
-            self._moments[name, axis] = Moments(axis=axis, most=most)
+            self._moments[name, axis] = Moments(axis=axis, most=MOST_VALUES)
             taps.setdefault(name, []).append(self._moments[name, axis])
         self.samples.observe(graph, taps, advance=self.advance)
 
@@ -203,14 +200,14 @@ class Measuring:
         return self._chosen[key]
 
 
-def _statistic(options: Options, importance: Importance | None, most: int) -> Seen:
+def _statistic(options: Options, importance: Importance | None) -> Seen:
     if options.calibrator == "minmax":
         return MinMax()
     if options.calibrator == "moving_average":
         return MovingAverage()
     if options.calibrator != "auto" or importance is None:
-        return Histogram(most=most)
-    return Histogram(most=most, weights=importance.weights, axis=importance.axis)
+        return Histogram(most=MOST_VALUES)
+    return Histogram(most=MOST_VALUES, weights=importance.weights, axis=importance.axis)
 
 
 def _range(options: Options, statistic: Seen, felt: Felt | None) -> Range:

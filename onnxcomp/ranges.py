@@ -37,7 +37,7 @@ class StepErrors:
     clipping: Array
 
 
-STEPS, SMALLEST_STEP = 32, 1 / 64  # tried, as shares of the step of the whole range
+STEPS, SMALLEST_STEP = 64, 1 / 64  # tried, as shares of the step of the whole range
 FINER_STEPS, REFINEMENTS = 9, 2  # around the best of them, and around the best of those
 CLIPPING_WEIGHT = 1.5  # errors of clipping share one sign and add up in the next layer's sums
 

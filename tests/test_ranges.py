@@ -81,7 +81,7 @@ def assert_exact(seen: HistogramResult, found: Range, codes: int, error: ErrorOf
     centres, counts = cells(seen)
     if error is divergence:
         centres, counts = (x[np.abs(centres) > seen.width] for x in (centres, counts))
-    shares, ratio = np.geomspace(1.0, 1 / 64, 32), (1 / 64) ** (1 / 31)
+    shares, ratio = np.geomspace(1.0, 1 / 64, 64), (1 / 64) ** (1 / 63)
     for _ in range(3):
         tried = every_code(seen, codes, shares[shares <= 1 + 1e-9])
         best, share = min((error(centres, counts, *code, codes), code[0]) for code in tried)
