@@ -68,7 +68,7 @@ class PruneChannels(Pass):
     keep_first: bool = False
     keep_last: bool = False
     recovery: bool = True
-    samples: int = 128
+    samples: int = 512
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
