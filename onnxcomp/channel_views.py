@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,83 +60,84 @@ def reshape(sweep: Sweep, node: gs.Node) -> list[Axes]:
     result: Axes = [UNKNOWN if not is_size(size) else SINGLE for size in after]
     if 0 in before or 0 in after:
         raise Unfollowed("a dimension is 0")
+    match = _Match(sweep, data, before, after, result)
     old = [i for i, size in enumerate(before) if size != 1]
     new = [i for i, size in enumerate(after) if size != 1]
     while old and new and before[old[0]] == after[new[0]] and before[old[0]] is not None:
         result[new.pop(0)] = data[old.pop(0)]
-    last = _from_the_back(sweep, data, before, after, old, new, result)
-    for i in old[: last[0]]:
-        sweep.equations.pin(data[i], "its Reshape depends on lengths that are unknown")
-    for i in new[: last[1]]:
-        result[i] = sweep.fixed_axis(after[i], "its Reshape depends on lengths that are unknown")
+    match.stay(*match.from_the_back(old, new), "its Reshape depends on lengths that are unknown")
     return [result]
 
 
-def _from_the_back(
-    sweep: Sweep,
-    data: Axes,
-    before: Sequence[Any],
-    after: Sequence[Any],
-    old: Sequence[int],
-    new: Sequence[int],
-    result: Axes,
-) -> tuple[int, int]:
-    """Matches blocks from the last axes on; how many of ``old`` and ``new`` are left."""
-    i, j = len(old), len(new)
-    while i and j:
-        first, start = i - 1, j - 1
-        left, right = before[old[first]], after[new[start]]
-        while left != right or left is None:
-            known = is_size(left) and is_size(right)
-            if known and left < right and first:
-                first -= 1
-                left = left * before[old[first]] if is_size(before[old[first]]) else None
-            elif known and left > right and start:
-                start -= 1
-                right = right * after[new[start]] if is_size(after[new[start]]) else None
-            else:
-                return i, j
-        _block(sweep, data, before, after, old[first:i], new[start:j], result)
-        i, j = first, start
-    return i, j
+@dataclass
+class _Match:
+    """The axes of a Reshape's input and output, and the labels of the output so far."""
 
+    sweep: Sweep
+    data: Axes
+    before: Sequence[Any]
+    after: Sequence[Any]
+    result: Axes
 
-def _block(
-    sweep: Sweep,
-    data: Axes,
-    before: Sequence[Any],
-    after: Sequence[Any],
-    old: Sequence[int],
-    new: Sequence[int],
-    result: Axes,
-) -> None:
-    if len(old) == len(new) == 1:
-        result[new[0]] = data[old[0]]
-        return
-    sides = [[int(before[i]) for i in old], [int(after[i]) for i in new]]
-    atoms = _atoms(*sides)
-    if atoms is None:
+    def stay(self, old: Sequence[int], new: Sequence[int], reason: str) -> None:
+        """Lets axes stay that nothing can be said of."""
         for i in old:
-            sweep.equations.pin(data[i], "a Reshape that shares no factors")
+            self.sweep.equations.pin(self.data[i], reason)
         for i in new:
-            result[i] = sweep.fixed_axis(after[i], "a Reshape that shares no factors")
-        return
-    labels = [data[old[0]]] if len(old) == 1 else [sweep.equations.fresh(size) for size in atoms]
-    if len(old) == 1:
-        labels = [sweep.equations.fresh(size) for size in atoms]
-    for side, lengths in zip((old, new), sides, strict=True):
-        parts = list(labels)
-        for i, length in zip(side, lengths, strict=True):
-            mine = [parts.pop(0)]
-            while math.prod(part.size for part in mine) < length:
-                mine.append(parts.pop(0))
-            if side is old:
-                sweep.equations.factor(data[i], mine)
-            elif len(mine) == 1:
-                result[i] = mine[0]
-            else:
-                result[i] = sweep.equations.fresh(length)
-                sweep.equations.factor(result[i], mine)
+            self.result[i] = self.sweep.fixed_axis(self.after[i], reason)
+
+    def from_the_back(
+        self, old: Sequence[int], new: Sequence[int]
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """Matches blocks from the last axes on; what is left of ``old`` and ``new``."""
+        before, after = self.before, self.after
+        i, j = len(old), len(new)
+        while i and j:
+            first, start = i - 1, j - 1
+            left, right = before[old[first]], after[new[start]]
+            while left != right or left is None:
+                known = is_size(left) and is_size(right)
+                if known and left < right and first:
+                    first -= 1
+                    left = left * before[old[first]] if is_size(before[old[first]]) else None
+                elif known and left > right and start:
+                    start -= 1
+                    right = right * after[new[start]] if is_size(after[new[start]]) else None
+                else:
+                    return old[:i], new[:j]
+            self._block(old[first:i], new[start:j])
+            i, j = first, start
+        return old[:i], new[:j]
+
+    def _block(self, old: Sequence[int], new: Sequence[int]) -> None:
+        """Axes whose products are equal."""
+        if len(old) == len(new) == 1:
+            self.result[new[0]] = self.data[old[0]]
+            return
+        sides = [[int(self.before[i]) for i in old], [int(self.after[i]) for i in new]]
+        atoms = _atoms(*sides)
+        if atoms is None:
+            self.stay(old, new, "a Reshape that shares no factors")
+            return
+        equations = self.sweep.equations
+        labels = [equations.fresh(size) for size in atoms]
+        for i, mine in zip(old, _shared_out(labels, sides[0]), strict=True):
+            equations.factor(self.data[i], mine)
+        for i, mine in zip(new, _shared_out(labels, sides[1]), strict=True):
+            self.result[i] = mine[0]
+            if len(mine) > 1:
+                self.result[i] = equations.fresh(int(self.after[i]))
+                equations.factor(self.result[i], mine)
+
+
+def _shared_out(parts: Axes, lengths: Sequence[int]) -> Iterator[Axes]:
+    """Consecutive ``parts`` whose lengths multiply to each of ``lengths``."""
+    rest = list(parts)
+    for length in lengths:
+        mine = [rest.pop(0)]
+        while math.prod(part.size for part in mine) < length:
+            mine.append(rest.pop(0))
+        yield mine
 
 
 def _atoms(left: Sequence[int], right: Sequence[int]) -> list[int] | None:

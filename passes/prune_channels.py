@@ -148,8 +148,10 @@ class PruneChannels(Pass):
                 continue
             choices[item.group.name] = item, choice
         plan = self._within_budget(choices, wanted, came, graph, channels, context)
-        for name in choices.keys() - {item.group.name for item, _ in plan}:
-            report.skip(name, "the number of channels that suits best is all of them")
+        cut_groups = {item.group.name for item, _ in plan}
+        for name in choices:
+            if name not in cut_groups:
+                report.skip(name, "the number of channels that suits best is all of them")
         return plan
 
     def _within_budget(
