@@ -12,9 +12,10 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import SINGLE, Unfollowed
 from onnxcomp.channel_selections import SELECTIONS
-from onnxcomp.channel_sweep import Axes, Rule, Sweep, given, integers, sizes
+from onnxcomp.channel_sweep import Axes, Rule, Sweep, integers, sizes
 from onnxcomp.channel_views import VIEWS
 from onnxcomp.graph import is_standard
+from onnxcomp.rewriting import input_at
 from onnxcomp.union_find import Array
 
 SPACE = "an axis that a kernel slides along"
@@ -38,7 +39,7 @@ def conv(sweep: Sweep, node: gs.Node) -> list[Axes]:
         sweep.equations.factor(kernel[0], [outer, inner])
     _bias(sweep, node, 2, kernel[0])
     result = [data[0], kernel[0], *_space(sweep, node, data[2:], kernel[2:])]
-    if given(node, 3) is not None:  # FusedConv adds a tensor
+    if input_at(node, 3) is not None:  # FusedConv adds a tensor
         result = sweep.aligned([result, sweep.axes(node.inputs[3])])
     return [result]
 
@@ -65,7 +66,7 @@ def conv_transpose(sweep: Sweep, node: gs.Node) -> list[Axes]:
 
 
 def _bias(sweep: Sweep, node: gs.Node, index: int, made: Array) -> None:
-    bias = given(node, index)
+    bias = input_at(node, index)
     if bias is not None:
         sweep.equations.same(sweep.axes(bias)[0], made)
 
@@ -110,7 +111,7 @@ def gemm(sweep: Sweep, node: gs.Node) -> list[Axes]:
     right = right[::-1] if node.attrs.get("transB") else right
     sweep.equations.same(left[1], right[0])
     result = [left[0], right[1]]
-    term = given(node, 2)
+    term = input_at(node, 2)
     return [result if term is None else sweep.aligned([result, sweep.axes(term)])]
 
 
@@ -140,19 +141,19 @@ def recurrent(gates: int) -> Rule:
         hidden = state[2]
         sweep.equations.same(data[2], inputs[2])
         for index in (1, 2, 3, 7):
-            tensor = given(node, index)
+            tensor = input_at(node, index)
             if tensor is not None:
                 sweep.equations.pin(sweep.axes(tensor)[0], "directions")
         for labels in (inputs[1], state[1]):
             sweep.equations.same(labels, np.tile(hidden, gates))
-        bias, peepholes = given(node, 3), given(node, 7)
+        bias, peepholes = input_at(node, 3), input_at(node, 7)
         if bias is not None:
             sweep.equations.same(sweep.axes(bias)[1], np.tile(hidden, 2 * gates))
         if peepholes is not None:
             sweep.equations.same(sweep.axes(peepholes)[1], np.tile(hidden, 3))
         batch, directions = data[1], inputs[0]
         for index in (5, 6):
-            start = given(node, index)
+            start = input_at(node, index)
             if start is not None:
                 batch = sweep.aligned([[directions, batch, hidden], sweep.axes(start)])[1]
         last = [directions, batch, hidden]

@@ -6,8 +6,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import Unfollowed
-from onnxcomp.channel_sweep import Axes, Rule, Sweep, given, integers, is_size, sizes
+from onnxcomp.channel_sweep import Axes, Rule, Sweep, integers, is_size, sizes
 from onnxcomp.graph import is_constant
+from onnxcomp.rewriting import input_at
 from onnxcomp.union_find import Array
 
 INDEXED = "an axis that indices select from"
@@ -74,7 +75,7 @@ def slice_(sweep: Sweep, node: gs.Node) -> list[Axes]:
         bounds = slice_axes(node, len(data))
     except Unfollowed:
         axes = integers(node, 3, "axes")
-        if axes is None or given(node, 3) is None:
+        if axes is None or input_at(node, 3) is None:
             raise
         for axis in axes:
             sweep.equations.pin(data[axis], "a range that is computed")

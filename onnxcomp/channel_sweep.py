@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import SINGLE, UNKNOWN, Equations, Unfollowed
 from onnxcomp.graph import is_constant
+from onnxcomp.rewriting import input_at
 from onnxcomp.union_find import Array
 
 Axes = list[Array]  # labels of each axis of a tensor
@@ -114,12 +115,6 @@ def sizes(tensor: gs.Tensor) -> list[Any]:
     return list(tensor.shape)
 
 
-def given(node: gs.Node, index: int) -> gs.Tensor | None:
-    """An optional input, None where it is absent."""
-    present = len(node.inputs) > index and bool(node.inputs[index].name)
-    return node.inputs[index] if present else None
-
-
 def integers(node: gs.Node, index: int, attribute: str = "") -> list[int] | None:
     """Integers of a constant input, or of the attribute that older operator sets have; None where
     neither is there.
@@ -127,7 +122,7 @@ def integers(node: gs.Node, index: int, attribute: str = "") -> list[int] | None
     Raises:
         Unfollowed: they are computed at run time.
     """
-    tensor = given(node, index)
+    tensor = input_at(node, index)
     if tensor is None:
         value = node.attrs.get(attribute)
         return None if value is None else [int(v) for v in np.atleast_1d(value)]

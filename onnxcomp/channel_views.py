@@ -13,8 +13,9 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import SINGLE, UNKNOWN, Unfollowed
 from onnxcomp.channel_lengths import READ, follow, read_axes
-from onnxcomp.channel_sweep import Axes, Rule, Sweep, given, integers, is_size, sizes
+from onnxcomp.channel_sweep import Axes, Rule, Sweep, integers, is_size, sizes
 from onnxcomp.graph import is_constant
+from onnxcomp.rewriting import input_at
 
 
 def transpose(sweep: Sweep, node: gs.Node) -> list[Axes]:
@@ -189,7 +190,7 @@ def resize(sweep: Sweep, node: gs.Node) -> list[Axes]:
         else:
             sweep.equations.pin(labels, "Resize")
             result.append(sweep.fixed_axis(new, "Resize"))
-    target = given(node, 3)
+    target = input_at(node, 3)
     if target is not None and not is_constant(target):
         follow(sweep, target, result)
     return [result]

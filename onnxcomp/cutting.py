@@ -10,9 +10,9 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import Unfollowed
 from onnxcomp.channel_selections import slice_axes, sliced
-from onnxcomp.channel_sweep import given
 from onnxcomp.channels import Channels
 from onnxcomp.graph import Names, is_constant, sort_nodes
+from onnxcomp.rewriting import input_at
 from onnxcomp.union_find import Array
 
 Kept = dict[str, tuple[Array | None, ...]]  # tensor -> for each axis the indices left, None: all
@@ -152,7 +152,7 @@ def _target(index: int) -> Callable[[Cut, gs.Node], None]:
     """Reshape, Expand, Resize: the lengths of the output's axes; 0, -1 and 1 say nothing of it."""
 
     def follow(work: Cut, node: gs.Node) -> None:
-        tensor = given(node, index)
+        tensor = input_at(node, index)
         if tensor is None or not is_constant(tensor) or node.outputs[0].name not in work.kept:
             return
         target = np.array(tensor.values)
