@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +13,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from zoo import architectures
 
 from onnxcomp.channel_preparation import prepare
 from onnxcomp.channels import Channels, find_channels
@@ -151,17 +150,7 @@ def test_resources_of_random_graphs(model: onnx.ModelProto, seed: int) -> None:
     assert_resources_foretell_cuts(model, shapes, seed)
 
 
-def architectures() -> list[object]:
-    """All of archzoo by name; those not in the default run are marked slow."""
-    root = Path(os.environ.get("ONNXCOMP_SHARED", Path(__file__).parents[2] / "shared"))
-    names = sorted(path.stem for path in (root / "archzoo").glob("*.onnx"))
-    slow = pytest.mark.slow
-    return [pytest.param(name, marks=() if name in FEW else slow) for name in names] or [
-        "no shared models"
-    ]
-
-
-@pytest.mark.parametrize("name", architectures())
+@pytest.mark.parametrize("name", architectures(FEW))
 def test_resources_of_architectures(hydrate: ModuleType, name: str) -> None:
     model = hydrate.load(name)
     shapes = {name: value.shape for name, value in hydrate.feeds(model).items()}

@@ -17,6 +17,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, numpy_helper
+from zoo import architectures
 
 from masked_reference import contradictions, masked_reference
 from onnxcomp import optimize
@@ -31,18 +32,6 @@ FEW = {
 }
 TOLERANCE = 1e-4  # of the largest element of an output
 LEAST_REMOVED, LEAST_MEAN = 0.40, 0.70  # share of the parameters at half the width
-
-
-def architectures() -> list[object]:
-    """All of archzoo by name; those not in the default run are marked slow."""
-    import os
-
-    root = Path(os.environ.get("ONNXCOMP_SHARED", Path(__file__).parents[2] / "shared"))
-    names = sorted(path.stem for path in (root / "archzoo").glob("*.onnx"))
-    slow = pytest.mark.slow
-    return [pytest.param(name, marks=() if name in FEW else slow) for name in names] or [
-        "no shared models"
-    ]
 
 
 def randomised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -116,7 +105,7 @@ def largest_error(hydrate: ModuleType, source: Path, output: Path, removed: list
     return worst
 
 
-@pytest.mark.parametrize("name", architectures())
+@pytest.mark.parametrize("name", architectures(FEW))
 def test_architecture(hydrate: ModuleType, name: str, tmp_path: Path) -> None:
     """At half the width, and with a random share of every group."""
     source, output = tmp_path / "model.onnx", tmp_path / "pruned.onnx"

@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from zoo import SHARED, architectures
 
 from onnxcomp import OnnxcompError, Recipe, optimize
 from onnxcomp.recipe import compose, parse_pass
 
-ROOT = Path(__file__).resolve().parent.parent
 FEW_ARCHITECTURES = {
     *("dscnn_kws", "efficientnet_b0", "gpt2", "gru_speech", "lstm_text", "mobilenet_v3_small"),
     *("shufflenet_v2_x1_0", "t5_encoder", "unet", "vit_b_16", "yolo_head"),
@@ -26,30 +26,14 @@ RECIPES = {
     "simplify": Recipe.load("simplify"),
     "quantize_static": compose([parse_pass("simplify_graph"), parse_pass("quantize_static")]),
 }
-SHARED = ROOT.parent / "shared"
-
-
-def architectures() -> list[object]:
-    """All of archzoo by name; those not in the default run are marked slow."""
-    names = sorted(path.stem for path in (_shared() / "archzoo").glob("*.onnx"))
-    slow = pytest.mark.slow
-    return [
-        pytest.param(name, marks=() if name in FEW_ARCHITECTURES else slow) for name in names
-    ] or ["no shared models"]
 
 
 def corpus(runs: bool) -> list[dict[str, object]]:
     """Entries of the corpus that run, or that have to be refused."""
-    index = _shared() / "kit" / "corpus" / "index.json"
+    index = SHARED / "kit" / "corpus" / "index.json"
     if not index.is_file():
         return [{"file": "no shared models"}]
     return [entry for entry in json.loads(index.read_text()) if entry["runs"] == runs]
-
-
-def _shared() -> Path:
-    import os
-
-    return Path(os.environ.get("ONNXCOMP_SHARED", SHARED))
 
 
 def check(source: Path, output: Path, recipe: Recipe) -> None:
@@ -70,7 +54,7 @@ def check(source: Path, output: Path, recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("name", architectures())
+@pytest.mark.parametrize("name", architectures(FEW_ARCHITECTURES))
 def test_architecture(hydrate: ModuleType, name: str, recipe: str, tmp_path: Path) -> None:
     source = tmp_path / "model.onnx"
     onnx.save(hydrate.load(name), source)
