@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+from quantized_values import constant, sqnr_db
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.fusion import optimized_operators
@@ -41,17 +42,6 @@ def quantize(
 def run(graph: gs.Graph, feeds: list[Feed]) -> Array:
     session = open_session(graph, threads=1)
     return np.stack([session.run(feed)[0] for feed in feeds])
-
-
-def sqnr_db(want: Array, got: Array) -> float:
-    noise = ((want.astype(np.float64) - got) ** 2).sum()
-    return float(10 * np.log10((want.astype(np.float64) ** 2).sum() / noise))
-
-
-def constant(graph: gs.Graph, name: str) -> Array:
-    tensor = graph.tensors()[name]
-    assert isinstance(tensor, gs.Constant)
-    return np.asarray(tensor.values)
 
 
 def between(body: str, **constants: Any) -> gs.Graph:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+from quantized_values import constant, sqnr_db
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.exporting import to_proto
@@ -50,17 +51,6 @@ def quantize(graph: gs.Graph, feeds: list[Feed], **options: Any) -> PassReport:
 
 def body_of(graph: gs.Graph, attribute: str) -> gs.Graph:
     return next(b for node in graph.nodes for name, b in subgraphs(node) if name == attribute)
-
-
-def constant(graph: gs.Graph, name: str) -> Array:
-    tensor = graph.tensors()[name]
-    assert isinstance(tensor, gs.Constant)
-    return np.asarray(tensor.values)
-
-
-def sqnr_db(want: Array, got: Array) -> float:
-    noise = ((want.astype(np.float64) - got) ** 2).sum()
-    return float(10 * np.log10((want.astype(np.float64) ** 2).sum() / noise))
 
 
 # --- If -------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from quantized_values import constant, sqnr_db
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.exporting import to_proto
@@ -49,17 +50,6 @@ def quantize(
 
 def ops(graph: gs.Graph) -> Counter[str]:
     return Counter(node.op for node in graph.nodes)
-
-
-def constant(graph: gs.Graph, name: str) -> Array:
-    tensor = graph.tensors()[name]
-    assert isinstance(tensor, gs.Constant)
-    return np.asarray(tensor.values)
-
-
-def sqnr_db(want: Array, got: Array) -> float:
-    noise = ((want.astype(np.float64) - got) ** 2).sum()
-    return float(10 * np.log10((want.astype(np.float64) ** 2).sum() / noise))
 
 
 def conv(body: str, *, inner: int = 3, **constants: Array) -> gs.Graph:
