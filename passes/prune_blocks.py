@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,6 +16,7 @@ from onnxcomp.graph import label, sort_nodes
 from onnxcomp.macs import FORMULAS, count_macs
 from onnxcomp.parameters import count_parameters
 from onnxcomp.passes.base import Pass, PassContext, PassReport
+from onnxcomp.removed_branches import trace_branches
 from onnxcomp.residual_blocks import Branch, Shapes, Wiring, find_branches
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.stand_ins import StandIn
@@ -103,6 +104,8 @@ class PruneBlocks(Pass):
         search.run(goal, context.advance)
         search.fit_again()
         _explain(search, report)
+        original = graph if context.original is None else context.original
+        report.removed += _removed(search, original)
         sums = [label(graph.nodes[branches[index].cut[0]]) for index in search.dropped]
         for name in dict.fromkeys([*sums, *search.write()]):
             report.change(name)
@@ -149,7 +152,8 @@ def _explain(search: BlockSearch, report: PassReport) -> None:
     """Says what went in which order, and why the others stayed."""
     for number, step in enumerate(search.steps, 1):
         names = " and ".join(
-            f"{search.branches[i].name} ({_in_words(search.dropped[i])})" for i in step.unit
+            f"{search.branches[i].name} ({_in_words(search.dropped[i])} in its place)"
+            for i in step.unit
         )
         report.notes.append(
             f"{number}. {names}: {step.sqnr_db:.1f} dB, {step.left.macs:.1%} of the MACs and"
@@ -167,7 +171,28 @@ def _explain(search: BlockSearch, report: PassReport) -> None:
             report.skip(branch.name, search.why_kept(index))
 
 
+def _removed(search: BlockSearch, original: gs.Graph) -> list[dict[str, Any]]:
+    """What the branches were in the original, by branch, in the order in which they went."""
+    cuts = []
+    for index in search.dropped:
+        at, operand = search.branches[index].cut
+        node = search.graph.nodes[at]
+        cuts.append((node.outputs[0].name, node.inputs[operand].name))
+    traced = trace_branches(original, cuts)
+    return [
+        {
+            "group": search.branches[index].name,
+            "units": 1,
+            "removed_units": 1,
+            "cost": None,
+            "replaced_by": _in_words(stand_in),
+            "places": [place.as_dict() for place in places],
+        }
+        for (index, stand_in), places in zip(search.dropped.items(), traced, strict=True)
+    ]
+
+
 def _in_words(stand_in: StandIn | None) -> str:
     if stand_in is None:
-        return "nothing in its place"
-    return "a constant in its place" if stand_in.matrix is None else "a linear map in its place"
+        return "nothing"
+    return "a constant" if stand_in.matrix is None else "a linear map"

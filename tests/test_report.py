@@ -39,7 +39,17 @@ def full_report() -> Report:
         skipped={"conv2": "its input is not measured"},
         numbers={"layers": 3.0},
         notes=["a note"],
-        removed=[{"group": "conv1", "units": 64, "removed_units": 32, "cost": 0.25, "places": []}],
+        removed=[
+            {"group": "conv1", "units": 64, "removed_units": 32, "cost": 0.25, "places": []},
+            {
+                "group": "add1",
+                "units": 1,
+                "removed_units": 1,
+                "cost": None,
+                "replaced_by": "a linear map",
+                "places": [{"tensor": "w", "axis": 0, "indices": [0, 1], "constant": True}],
+            },
+        ],
         bytes=1000,
         latency_ratio=0.5,
         fidelity=fidelity,
