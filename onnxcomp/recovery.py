@@ -19,7 +19,7 @@ from onnxcomp.calibration import Calibration
 from onnxcomp.clipped_regression import Rows, best_clipped_fit
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.gram import Array
-from onnxcomp.graph import Names, is_constant, label, volume
+from onnxcomp.graph import Names, is_constant, label, reads, volume
 from onnxcomp.linear_layers import LinearLayer
 from onnxcomp.linear_layers import reason_against as reason_against_layer
 from onnxcomp.recovery_targets import Target, target_of
@@ -70,13 +70,13 @@ def recover(
     """Refits the weights and biases of ``pruned`` to what ``original`` makes of the samples.
 
     Every Conv, Gemm and MatMul with constant weights, and every BatchNormalization, whose input
-    is not that of the original is refitted, unless that does not lower the error of its outputs
-    on samples held back. Each node runs once a sample in both graphs.
+    is not that of the original, or another in its place, is refitted, unless that does not lower
+    the error of its outputs on samples held back. Each node runs once a sample in both graphs.
 
     Args:
         original: before anything was removed.
-        pruned: what is left, sorted; changed in place. Names of nodes and of activations are
-            those of ``original``.
+        pruned: what is left, without channels or without whole branches, sorted; changed in
+            place. Names of nodes and of activations are those of ``original``.
         kept: by name of a tensor of ``original``, the indices that are left of each of its axes,
             None for all; tensors that are whole may be absent.
         calibration: the first ``samples`` are used, fewer as long as tensors are large.
@@ -258,19 +258,33 @@ def _restricted(values: Array, kept: Sequence[Array | None] | None) -> Array:
 
 
 def _changed_readers(original: gs.Graph, pruned: gs.Graph, kept: Kept) -> list[gs.Node]:
-    """The nodes of ``pruned`` with weights that read something else than in ``original``."""
-    known = original.tensors()
+    """The nodes of ``pruned`` with weights that read something else than in ``original``.
+
+    They read what lost channels, what such a node makes, or another tensor in the place of one.
+    """
+    known, made, read = original.tensors(), _read_by_maker(original), _read_by_maker(pruned)
     changed = {name for name, axes in kept.items() if any(x is not None for x in axes)}
     found = []
     for node in pruned.nodes:
-        reads = any(t.name in changed for t in node.inputs if not is_constant(t))
+        name = _first_made(node)
+        reads_other = not changed.isdisjoint(read[name]) or read[name] != made.get(name)
         fresh = any(is_constant(t) and t.name not in known for t in node.inputs)
-        if reads or fresh:
+        if reads_other or fresh:
             changed |= {t.name for t in node.outputs}
         is_layer = node.op in OPAQUE and any(_is_weight(t) for t in node.inputs[1:])
-        if reads and (is_layer or node.op == "BatchNormalization"):
+        if reads_other and (is_layer or node.op == "BatchNormalization"):
             found.append(node)
     return found
+
+
+def _read_by_maker(graph: gs.Graph) -> dict[str, set[str]]:
+    """The activations that each node reads, in bodies too, by the first name that it makes."""
+    made = {t.name for node in graph.nodes for t in node.outputs} | {t.name for t in graph.inputs}
+    return {_first_made(node): reads(node) & made for node in graph.nodes}
+
+
+def _first_made(node: gs.Node) -> str:
+    return next((tensor.name for tensor in node.outputs if tensor.name), "")
 
 
 def _is_weight(tensor: gs.Tensor) -> bool:

@@ -332,3 +332,22 @@ def test_a_normalization_is_the_layer_it_is_said_to_be() -> None:
     np.testing.assert_allclose(
         twice, wanted + layer.weights[..., 0] / 2 * x - 1, rtol=1e-4, atol=1e-5
     )
+
+
+def test_layers_behind_a_branch_that_left_make_up_for_it() -> None:
+    graph, _ = residual()
+    feeds = mixed(7, 60, 8, 6, 6)
+    pruned = graph.copy()
+    total = next(node for node in pruned.nodes if node.name == "s1")
+    branch = next(node for node in pruned.nodes if node.name == "b1")
+    last = next(node for node in pruned.nodes if node.name == "s2")
+    for node in (branch, last):  # they read the projection alone, without a2
+        node.inputs = [total.inputs[1] if t.name == "s" else t for t in node.inputs]
+    total.outputs.clear()
+    pruned.cleanup().toposort()
+    before = lost(graph, pruned, feeds[40:])
+    recovered = recover(graph, pruned, {}, calibration(graph, feeds[:40]))
+    check_graph(pruned)
+    assert {*recovered.refitted, *recovered.skipped} == {"b1", "b2"}  # "skip" reads what it did
+    assert "b2" in recovered.refitted
+    assert lost(graph, pruned, feeds[40:]) < 0.7 * before
