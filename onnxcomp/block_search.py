@@ -14,8 +14,9 @@ from onnxcomp.calibration import Calibration
 from onnxcomp.evaluation import Reference
 from onnxcomp.graph import Names, label, remove_unused, sort_nodes
 from onnxcomp.joined_maps import join_map
+from onnxcomp.recovery import Recovered, recover
 from onnxcomp.residual_blocks import Branch, Shapes, Wiring, drop_branches
-from onnxcomp.runtime import Feed
+from onnxcomp.runtime import Feed, open_session
 from onnxcomp.stand_in_fits import find_layouts, fit_stand_ins, refit
 from onnxcomp.stand_ins import Layout, StandIn, write_stand_in
 
@@ -60,10 +61,10 @@ class BlockSearch:
         self._repair = repair
         feed = next(calibration.feeds(1))
         self.costs = Costs(graph, wiring, branches, {n: np.shape(v) for n, v in feed.items()})
-        fitted, held = calibration.split()
+        self._fitted, held = calibration.split()
         runs = max(self.costs.macs, 1) * len(branches)
         count = min(4 * samples, max(FEWEST_FITTED, int(MACS / (3 * runs))))
-        self._feeds: Feeds = lambda: fitted.feeds(count)
+        self._feeds: Feeds = lambda: self._fitted.feeds(count)
         self._layouts: list[Layout | None] = [None] * len(branches)
         forms: dict[int, Sequence[StandIn | None]] = {i: [None] for i in range(len(branches))}
         if repair != "none":
@@ -154,6 +155,30 @@ class BlockSearch:
             if sqnr_db > self.sqnr_db:
                 self.dropped[index], self.sqnr_db = found, sqnr_db
                 self.fitted_again += 1
+
+    def recover(
+        self, before: gs.Graph, samples: int, seed: int, advance: Callable[[int, int], None]
+    ) -> Recovered | None:
+        """Refits the layers behind what `write` took out; None if outputs get no nearer by it.
+
+        Args:
+            before: the graph with all branches.
+            samples: at most so many, of those that errors are not measured on.
+            seed: of the choice of rows.
+            advance: called with (layers done, layers in all).
+        """
+        were = [(node, list(node.inputs)) for node in self.graph.nodes]
+        found = recover(
+            before, self.graph, {}, self._fitted, samples=samples, seed=seed, advance=advance
+        )
+        session = open_session(self.graph, threads=THREADS)
+        sqnr_db = self._reference.compare(session).sqnr_db
+        if sqnr_db > self.sqnr_db:
+            self.sqnr_db = sqnr_db
+            return found
+        for node, inputs in were:
+            node.inputs = inputs
+        return None
 
     def why_kept(self, index: int) -> str:
         """Why a branch stayed."""

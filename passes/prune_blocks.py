@@ -40,8 +40,9 @@ class PruneBlocks(Pass):
         min_sqnr_db: stop before an output falls below, against the model before this pass.
         repair: what may stand in for a branch: a "linear" map of the stream or a "constant",
             fitted to samples and kept where others confirm it, or "none".
-        samples: at most so many to measure errors on, and four times as many others to fit to;
-            large models get fewer.
+        recovery: refit the layers behind what left, where samples were given.
+        samples: at most so many to measure errors on, and four times as many others to fit to,
+            eight times as many for recovery; large models get fewer.
     """
 
     needs_calibration: ClassVar[bool] = True
@@ -51,6 +52,7 @@ class PruneBlocks(Pass):
     count: int | None = None
     min_sqnr_db: float | None = None
     repair: Literal["linear", "constant", "none"] = "linear"
+    recovery: bool = True
     samples: int = 64
 
     def __post_init__(self) -> None:
@@ -90,7 +92,7 @@ class PruneBlocks(Pass):
         if not branches:
             report.notes.append("there is no residual branch that may go")
             return
-        before = _size(graph, feed)
+        whole, before = graph.copy(), _size(graph, feed)
         search = BlockSearch(
             graph,
             wiring,
@@ -109,6 +111,8 @@ class PruneBlocks(Pass):
         sums = [label(graph.nodes[branches[index].cut[0]]) for index in search.dropped]
         for name in dict.fromkeys([*sums, *search.write()]):
             report.change(name)
+        if self.recovery and search.dropped and context.has_real_samples:
+            self._recover(search, whole, context, report)
         left = search.left
         for name, a, b in zip(("macs", "parameters"), before, _size(graph, feed), strict=True):
             if a and b is not None:
@@ -116,6 +120,26 @@ class PruneBlocks(Pass):
                 left = dataclasses.replace(left, **{name: b / a})
         if goal.is_bounded and not goal.is_met(left, len(search.dropped)):
             report.notes.append("the limit is not reached: no other branch may go")
+
+    def _recover(
+        self, search: BlockSearch, whole: gs.Graph, context: PassContext, report: PassReport
+    ) -> None:
+        """Refits what is left to what the whole graph makes of the samples."""
+        found = search.recover(whole, 8 * self.samples, context.seed, context.advance)
+        if found is None:
+            report.notes.append("refitting the layers behind what left brings outputs no nearer")
+            return
+        report.numbers |= {
+            "refitted_layers": len(found.refitted),
+            "sqnr_db": round(search.sqnr_db, 2),
+        }
+        report.notes.append(
+            f"{search.sqnr_db:.1f} dB once {len(found.refitted)} layers behind them were refitted"
+        )
+        for name in found.refitted:
+            report.change(name)
+        for name, reason in found.skipped.items():
+            report.skip(name, f"not refitted: {reason}")
 
     def _wanted(
         self, graph: gs.Graph, branches: list[Branch], costs: Costs, report: PassReport

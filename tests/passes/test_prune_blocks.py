@@ -67,7 +67,7 @@ def gone(report: PassReport) -> list[str]:
 @pytest.mark.parametrize(("count", "left_out"), [(1, {0}), (2, {0, 2}), (3, {0, 2, 3})])
 def test_what_is_left_is_the_model_without_the_branches(count: int, left_out: set[int]) -> None:
     graph = chain()
-    report = run_pass(graph, count=count, repair="none")
+    report = run_pass(graph, count=count, repair="none", recovery=False)
     assert_same_answers(chain(left_out=frozenset(left_out)), graph, feeds(3))
     assert gone(report) == [f"sum{i}" for i in (0, 2, 3) if i in left_out]
     assert {node.name for node in graph.nodes}.isdisjoint(f"up{i}" for i in left_out)
@@ -127,7 +127,7 @@ def test_limits_are_kept() -> None:
 
 
 def test_no_step_goes_below_the_least_sqnr() -> None:
-    loose = run_pass(chain(), count=2, repair="none").numbers["sqnr_db"]
+    loose = run_pass(chain(), count=2, repair="none", recovery=False).numbers["sqnr_db"]
     report = run_pass(chain(), count=3, min_sqnr_db=loose - 0.1, repair="none")
     assert gone(report) == ["sum0", "sum2"]
     assert any("limit is not reached" in note for note in report.notes)
@@ -250,10 +250,31 @@ def test_a_constant_stands_in_for_what_does_not_change() -> None:
 
 def test_repair_loses_less() -> None:
     found = {
-        repair: run_pass(chain(), feeds(64), count=2, repair=repair).numbers["sqnr_db"]
+        repair: run_pass(chain(), feeds(64), count=2, repair=repair, recovery=False).numbers[
+            "sqnr_db"
+        ]
         for repair in ("none", "constant", "linear")
     }
     assert found["none"] + 1 < found["constant"] < found["linear"] - 1
+
+
+def test_layers_behind_a_branch_are_refitted() -> None:
+    given, plain, refitted = feeds(64), chain(), chain()
+    before = run_pass(plain, given, count=1, repair="none", recovery=False)
+    report = run_pass(refitted, given, count=1, repair="none")
+    assert before.numbers["sqnr_db"] + 3 < report.numbers["sqnr_db"]
+    assert report.numbers["refitted_layers"] > 0
+    assert "down1" in report.changed
+    assert error(chain(), refitted, feeds(80)[64:]) < error(chain(), plain, feeds(80)[64:]) / 2
+
+
+def test_refitting_that_helps_no_output_is_undone() -> None:
+    """Three samples of two rows settle nothing."""
+    given, plain, refitted = feeds(3, shape=(2, WIDTH)), chain(), chain()
+    run_pass(plain, given, count=1, repair="none", recovery=False)
+    report = run_pass(refitted, given, count=1, repair="none")
+    assert "refitted_layers" not in report.numbers
+    assert_same_answers(plain, refitted, given)
 
 
 def test_the_same_samples_give_the_same_bytes() -> None:
