@@ -196,7 +196,10 @@ def _is_known(probes: Sequence[Probe]) -> bool:
 
 
 def _misfit(probes: Sequence[Probe], seen: Iterable[Sequence[Array]]) -> tuple[float, float]:
-    """How far means and deviations are from those of training, over all layers."""
+    """How far means and deviations are from those of training, over all layers.
+
+    Infinitely far where the model overflows.
+    """
     moments = [Moments(axis=probe.axis, most=MOST_VALUES) for probe in probes]
     for outputs in seen:
         for statistic, values in zip(moments, outputs, strict=True):
@@ -212,7 +215,8 @@ def _misfit(probes: Sequence[Probe], seen: Iterable[Sequence[Array]]) -> tuple[f
         means.append(np.log1p(((result.mean - probe.mean) / wanted) ** 2).mean())
         unit = 1.0 if probe.deviation is None else wanted
         spreads.append(abs(np.median(np.log(actual / unit))))
-    return float(np.mean(means)), float(np.mean(spreads))
+    misfit = float(np.mean(means)), float(np.mean(spreads))
+    return misfit if np.isfinite(misfit).all() else (np.inf, np.inf)
 
 
 def _values(session: Session, probes: Sequence[Probe], feed: dict[str, Array]) -> list[Array]:

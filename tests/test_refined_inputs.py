@@ -148,6 +148,17 @@ def test_images_that_no_range_makes_fit_say_so() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")
+def test_a_model_that_overflows_is_looked_at_like_any_other() -> None:
+    graph = graph_of(
+        """m (float[1, 3, 32, 32] x) => (float[1, 8, 30, 30] y) {
+            a = Conv (x, w1) b = Exp (a) c = Sub (b, b) y = Conv (c, w2) }""",
+        w1=np.full((8, 3, 3, 3), 1e4, np.float32),
+        w2=np.ones((8, 8, 1, 1), np.float32),
+    )
+    assert len(refined(graph)) == 32
+
+
 def test_only_logits_get_wider_ranges() -> None:
     graph = graph_of(
         """agraph (float[1, 16] x) => (float[1, 4] y)
