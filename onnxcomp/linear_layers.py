@@ -1,6 +1,7 @@
 """Conv, Gemm, MatMul and BatchNormalization as what they have in common: y = W x + b, in groups.
 
-Of a BatchNormalization each channel is a group, W its scale over the deviation.
+Of a BatchNormalization each channel is a group, W its scale over the deviation. A ConvTranspose is
+a Conv by the kernel turned round, of its input with zeros in between.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import onnx_graphsurgeon as gs
 from onnxcomp.gram import Array, Window
 from onnxcomp.graph import Names, consumers, is_constant, is_standard
 from onnxcomp.layer_inputs import sampled_rows
+from onnxcomp.transposed import spread_out, turned_round
 
-LINEAR = ("BatchNormalization", "Conv", "Gemm", "MatMul")
+LINEAR = ("BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+UNPADDED = ("NOTSET", "VALID")  # of auto_pad
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class LinearLayer:
     """A node with constant weights that makes y = W x + b of rows x.
 
     Attributes:
-        node: Conv, Gemm, MatMul or BatchNormalization.
+        node: Conv, ConvTranspose, Gemm, MatMul or BatchNormalization.
         adder: the node whose ``bias_index``-th input is or may become the bias, or None.
         bias_index: of ``adder``'s inputs.
     """
@@ -58,12 +62,12 @@ class LinearLayer:
         """Of a Conv, or channels of a BatchNormalization; 1 otherwise."""
         if self.node.op == "BatchNormalization":
             return int(self.node.inputs[1].shape[0])
-        return int(self.node.attrs.get("group", 1)) if self.node.op == "Conv" else 1
+        return int(self.node.attrs.get("group", 1)) if self.node.op in CONVOLUTIONS else 1
 
     @property
     def reads_channels(self) -> bool:
         """Whether its input is [batch, channels, *spatial] and not [..., d]."""
-        return self.node.op in ("BatchNormalization", "Conv")
+        return self.node.op in ("BatchNormalization", *CONVOLUTIONS)
 
     @property
     def weights(self) -> Array:
@@ -71,6 +75,8 @@ class LinearLayer:
         values = self.node.inputs[1].values.astype(np.float64)
         if self.node.op == "BatchNormalization":
             return np.asarray((values / self._deviation).reshape(-1, 1, 1))
+        if self.node.op == "ConvTranspose":
+            values = turned_round(values, self.groups)
         values = values.T if self._is_transposed else values
         return np.asarray(values.reshape(self.groups, values.shape[0] // self.groups, -1))
 
@@ -98,6 +104,10 @@ class LinearLayer:
             bias = bias + weights[:, :, 0] * self.node.inputs[3].values[:, None]
             weights = weights * self._deviation.reshape(-1, 1, 1)
         values = weights.reshape(-1, weights.shape[-1]).T if self._is_transposed else weights
+        if self.node.op == "ConvTranspose":
+            inner, out, *kernel = old.shape
+            values = values.reshape(self.groups * out, inner // self.groups, *kernel)
+            values = turned_round(values, self.groups)
         values = np.ascontiguousarray(values.reshape(old.shape), old.dtype)
         self.node.inputs[1] = gs.Constant(names.fresh(f"{old.name}.refitted"), values)
         if bias is None or self.adder is None:
@@ -117,6 +127,9 @@ class LinearLayer:
         if self.node.op == "Conv":
             window = Window.of_conv(self.node.attrs, self.node.inputs[1].shape)
             return sampled_rows(values, window, count, seed)
+        if self.node.op == "ConvTranspose":
+            spread, window = spread_out(values, self.node.attrs, self.node.inputs[1].shape)
+            return sampled_rows(spread, window, count, seed)
         return self.outputs(values, count, seed)
 
     def outputs(self, values: Array, count: int, seed: list[int]) -> Array:
@@ -170,8 +183,14 @@ def reason_against(node: gs.Node) -> str | None:
         return "its products are scaled"
     if node.op == "Gemm" and node.attrs.get("transA", 0):
         return "its input is transposed"
+    if node.op == "ConvTranspose" and (
+        "output_shape" in node.attrs or node.attrs.get("auto_pad", "NOTSET") not in UNPADDED
+    ):
+        return "its padding follows from the size of its output"
     if len(node.inputs) > 2 and node.inputs[2].name:
         out = weights.shape[1] if _gemm_in_out(node) else weights.shape[0]
+        if node.op == "ConvTranspose":
+            out = weights.shape[1] * int(node.attrs.get("group", 1))
         if not _is_vector(node.inputs[2], out):
             return "its bias is no constant vector"
     return None

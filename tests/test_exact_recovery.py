@@ -1,0 +1,96 @@
+"""Of two equal channels one can go: whatever reads them is refitted to what it made before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from onnxcomp.calibration import Calibration
+from onnxcomp.channels import find_channels
+from onnxcomp.cutting import Kept, cut
+from onnxcomp.model import check_graph
+from onnxcomp.recovery import Recovered, recover
+from onnxcomp.runtime import Feed, open_session
+from onnxcomp.shapes import infer_shapes
+from onnxcomp.testing import graph_of
+
+ROWS = "float[1, 9, 6]"
+IMAGE = "float[1, 6, 7, 7]"
+LAYERS: dict[str, tuple[str, str, dict[str, tuple[int, ...]]]] = {
+    "Conv": (IMAGE, "[read] y = Conv <kernel_shape = [3, 3], strides = [2, 2]> (r, w)",
+             {"w": (4, 8, 3, 3)}),
+    "biased": (IMAGE, "[read] y = Conv <kernel_shape = [2, 2]> (r, w, b)",
+               {"w": (4, 8, 2, 2), "b": (4,)}),
+    "ConvTranspose": (IMAGE, "[read] y = ConvTranspose <strides = [2, 2], pads = [1, 0, 0, 1]>"
+                      " (r, w, b)", {"w": (8, 4, 3, 3), "b": (4,)}),
+    "MatMul": (ROWS, "[read] y = MatMul (r, w)", {"w": (8, 4)}),
+    "added": (ROWS, "[read] m = MatMul (r, w) y = Add (m, b)", {"w": (8, 4), "b": (4,)}),
+    "Gemm": ("float[9, 6]", "[read] y = Gemm <transB = 1> (r, w, b)", {"w": (4, 8), "b": (4,)}),
+}  # fmt: skip
+
+
+def normal(seed: int, *shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def pruned_twin(kind: str) -> tuple[gs.Graph, gs.Graph, Kept]:
+    """A layer whose eight channels are four twins, what reads them, and both without the twins."""
+    given, reader, shapes = LAYERS[kind]
+    weights = {name: normal(3 + n, *shape) for n, (name, shape) in enumerate(shapes.items())}
+    four = normal(0, 4, 6)
+    eight = np.concatenate([four, four])
+    if given == IMAGE:
+        maker, weights["w0"] = "Conv (x, w0)", eight[:, :, None, None]
+    else:
+        maker, weights["w0"] = "MatMul (x, w0)", np.ascontiguousarray(eight.T)
+    rank = given.count(",") + 1
+    sizes = ", ".join("ABCD"[:rank])
+    graph = graph_of(
+        f"net ({given} x) => (float[{sizes}] y) {{ [make] m0 = {maker} r = Relu (m0) {reader} }}",
+        **weights,
+    )
+    infer_shapes(graph)
+    pruned = graph.copy()
+    channels = find_channels(pruned)
+    (group,) = channels.groups
+    assert group.size == 8
+    kept = cut(pruned, channels, {group.name: np.array([1, 4, 6, 7])})
+    return graph, pruned, kept
+
+
+def refitted(kind: str, count: int = 40) -> tuple[gs.Graph, gs.Graph, Recovered, list[Feed]]:
+    graph, pruned, kept = pruned_twin(kind)
+    shape = graph.inputs[0].shape
+    feeds: list[Feed] = [{"x": normal(100 + n, *shape)} for n in range(count)]
+    recovered = recover(graph, pruned, kept, Calibration.from_source(feeds, graph))
+    check_graph(pruned)
+    return graph, pruned, recovered, feeds
+
+
+def answers(graph: gs.Graph, feeds: list[Feed]) -> np.ndarray[Any, Any]:
+    session = open_session(graph)
+    return np.stack([session.run(feed)[0] for feed in feeds])
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_twins_are_made_up_for(kind: str) -> None:
+    """Samples not seen are answered as before; 1e-3 is what the ridge keeps of the old weights."""
+    graph, pruned, recovered, _ = refitted(kind)
+    assert "read" in recovered.refitted
+    fresh: list[Feed] = [{"x": normal(500 + n, *graph.inputs[0].shape)} for n in range(5)]
+    wanted, got = answers(graph, fresh), answers(pruned, fresh)
+    assert wanted.shape == got.shape
+    assert np.abs(wanted - got).max() < 1e-3 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("count", [2, 5])
+def test_no_refit_raises_the_error_on_what_it_was_fitted_to(kind: str, count: int) -> None:
+    graph, before, _ = pruned_twin(kind)
+    _, pruned, _, feeds = refitted(kind, count)
+    wanted = answers(graph, feeds)
+    rest = [float(np.square(wanted - answers(twin, feeds)).sum()) for twin in (before, pruned)]
+    assert rest[1] <= rest[0] * (1 + 1e-6)
