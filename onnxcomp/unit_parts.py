@@ -16,8 +16,9 @@ import onnx_graphsurgeon as gs
 from onnxcomp.calibration import Calibration
 from onnxcomp.channels import ChannelGroup, Channels
 from onnxcomp.errors import CalibrationError
-from onnxcomp.gram import Gram, Window
+from onnxcomp.gram import Window
 from onnxcomp.graph import is_constant, is_standard
+from onnxcomp.held_out import SplitGram, SplitMoments
 from onnxcomp.pruning import Part, centred
 from onnxcomp.union_find import Array
 
@@ -25,6 +26,7 @@ WIDEST = 4608  # input columns: their Gram matrix takes 170 MB
 AT_ONCE = 1 << 29  # bytes of Gram matrices that one go over the samples makes
 
 Key = tuple[str, int, Window | None]  # tensor, axis, window of a Conv
+Seen = tuple[Array, SplitGram | None]  # of all samples, [groups, d, d], and of two parts of them
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def read_parts(
             for layer, _ in places.get(group.name, []) if samples is not None else ():
                 if layer.source is not None and layer.source not in keys:
                     keys.add(layer.source)
-                    room -= 8 * layer.groups * _width(layer) ** 2
+                    room -= 3 * 8 * layer.groups * _width(layer) ** 2
             now.append(group)
         grams = {} if samples is None else observed(graph, keys, samples, limit, advance)
         parts = _parts(graph, channels, reads=True, grams=grams, only={g.name for g in now})
@@ -148,22 +150,25 @@ def observed(
     samples: Calibration,
     limit: int | None,
     advance: Callable[[int, int], None] | None,
-) -> dict[Key, Array]:
+) -> dict[Key, Seen]:
     """The centred Gram matrices, [groups, d, d]; those that nothing was seen of are absent."""
-    statistics = {key: Gram(key[1], window=key[2]) for key in sorted(keys, key=str)}
-    taps: dict[str, list[Gram]] = {}
+    statistics = {key: SplitMoments(key[1], window=key[2]) for key in sorted(keys, key=str)}
+    taps: dict[str, list[SplitMoments]] = {}
     for key, gram in statistics.items():
         taps.setdefault(key[0], []).append(gram)
     samples.observe(graph, taps, limit=limit, advance=advance)
-    found: dict[Key, Array] = {}
+    found: dict[Key, Seen] = {}
     for key, gram in statistics.items():
         try:
-            result = gram.result()
+            whole, split = gram.result()
         except CalibrationError:  # nothing finite was seen
             continue
-        matrix = centred(result.matrix, result.mean)
+        matrix = centred(whole.matrix, whole.mean)
+        if matrix.ndim == 2:
+            matrix = matrix[None]
+            split = None if split is None else split[None]
         if np.isfinite(matrix).all():
-            found[key] = matrix if matrix.ndim == 3 else matrix[None]
+            found[key] = matrix, split
     return found
 
 
@@ -192,7 +197,7 @@ def _parts(
     channels: Channels,
     *,
     reads: bool,
-    grams: Mapping[Key, Array],
+    grams: Mapping[Key, Seen],
     only: set[str] | None = None,
 ) -> dict[str, list[Part]]:
     by_place = _by_place(channels)
@@ -207,7 +212,7 @@ def _parts(
 
 
 def _of_layer(
-    layer: WeightAxes, axis: int, units: Array, grams: Mapping[Key, Array]
+    layer: WeightAxes, axis: int, units: Array, grams: Mapping[Key, Seen]
 ) -> Sequence[Part]:
     """One part, or one for each group of a Conv that reads the same units in all of them."""
     columns, matrix = layer.columns(units, axis), layer.matrix(axis)
@@ -219,8 +224,9 @@ def _of_layer(
         Part(
             weights=block,
             units=columns,
-            gram=None if found is None else found[i],
+            gram=None if found is None else found[0][i],
             share=1.0 / count,
+            split=None if found is None or found[1] is None else found[1][i],
         )
         for i, block in enumerate(np.split(matrix, count))
     ]
