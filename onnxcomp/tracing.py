@@ -17,12 +17,13 @@ from onnxcomp.channel_equations import Factor
 from onnxcomp.channel_preparation import prepare
 from onnxcomp.channel_sweep import is_size
 from onnxcomp.channels import collect
-from onnxcomp.graph import Graph
+from onnxcomp.graph import Graph, is_constant, producer
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.union_find import Array
 
 Losses = dict[tuple[str, int], Array]  # tensor and axis -> indices that it lost
 NOBODY = -1
+STATISTICS = ("LayerNormalization", "LpNormalization", "MeanVarianceNormalization")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ def trace(
 ) -> list[tuple[RemovedPlace, ...]]:
     """For each group the places of the original model that its removed units stood at.
 
+    Weights that were standardized before anything left of them are listed as what was standardized:
+    what they are made of still counts in their means and norms.
+
     Args:
         original: not changed.
         losses: of each group, what axes of a graph that was made from it lost.
@@ -88,7 +92,9 @@ def trace(
             elif axes[axis].size > indices.max():
                 owner[root[axes[axis][indices]]] = number
     _through_factors(sweep.equations.factors, root, owner)
-    found = _places(sweep.of, sweep.constants, origins, owner[root], len(losses))
+    whole = set() if made_of is None else _standardized(twin, made_of)
+    axes_of = {name: axes for name, axes in sweep.of.items() if name not in whole}
+    found = _places(axes_of, sweep.constants, origins, owner[root], len(losses))
     for number, place in unsized:
         found[number] += (place,)
     return found
@@ -121,6 +127,28 @@ def _adopt_shapes(graph: gs.Graph, other: gs.Graph) -> None:
             elif shape is not None and len(shape) == len(tensor.shape):
                 pairs = zip(tensor.shape, shape, strict=True)
                 tensor.shape = [b if is_size(b) and not is_size(a) else a for a, b in pairs]
+
+
+def _standardized(graph: gs.Graph, made_of: gs.Graph) -> set[str]:
+    """Constants, and what is computed of them, whose statistics were constant in ``made_of``."""
+    made = {tensor.name for node in made_of.nodes for tensor in node.outputs}
+    computed: set[str] = set()
+    waiting: list[gs.Tensor] = []
+    for node in graph.nodes:
+        if not all(is_constant(t) or t.name in computed or not t.name for t in node.inputs):
+            continue
+        names = {tensor.name for tensor in node.outputs}
+        computed |= names
+        if (node.op.startswith("Reduce") or node.op in STATISTICS) and not names & made:
+            waiting += node.inputs
+    found: set[str] = set()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.name not in found:
+            found.add(tensor.name)
+            maker = producer(tensor)
+            waiting += [] if maker is None else maker.inputs
+    return found
 
 
 def _through_factors(factors: Sequence[Factor], root: Array, owner: Array) -> None:

@@ -177,12 +177,19 @@ def contradictions(
     removed: Sequence[Mapping[str, Any]],
     shapes: Mapping[str, Shape] | None = None,
 ) -> list[str]:
-    """Where inputs and outputs of one node lose different indices of an axis they share."""
+    """Where inputs and outputs of one node lose different indices of an axis they share.
+
+    Nodes that compute weights from constants alone are not looked at.
+    """
     builder = _builder(model, removed, shapes or {})
     shared = _readers(builder.model.graph)
     constants = _arrays(builder.model)
     found = []
+    computed = set(constants)  # a weight may be cut after it was computed
     for node in _alive(builder.model.graph):
+        if computed.issuperset(filter(None, node.input)):
+            computed |= set(node.output)
+            continue
         for k, tensor in enumerate(node.input):
             if not tensor or (tensor in constants and shared[tensor] > 1):
                 continue

@@ -82,3 +82,28 @@ def test_lengths_that_the_original_computes_are_known_from_what_was_made_of_it()
 
     found = {(place.tensor, place.axis): place.indices.tolist() for place in places}
     assert found == {(name, 1): [1] for name in ("c", "p", "a", "w2")} | {("w", 0): [1]}
+
+
+def test_weights_that_were_normalized_first_are_listed_as_normalized() -> None:
+    """The norm counts what left, too: with its direction zeroed, the rest would be longer."""
+    text = """m (float[2, 6] x) => (float[2, 3] y) {
+        h = MatMul (x, u) n = ReduceL2 <axes = [0]> (v) s = Div (g, n) w = Mul (v, s)
+        a = MatMul (h, w) y = MatMul (a, z) }"""
+    weights = {"u": normal(6, 8), "z": normal(4, 3)}
+    original = graph_of(text, **weights, v=normal(8, 4), g=normal(1, 4))
+    folded = graph_of(
+        """m (float[2, 6] x) => (float[2, 3] y) {
+            h = MatMul (x, u) a = MatMul (h, w) y = MatMul (a, z) }""",
+        **weights,
+        w=normal(8, 4),
+    )
+    losses: list[Losses] = [{("h", 1): np.array([5])}, {("a", 1): np.array([2])}]
+
+    found = [
+        {(place.tensor, place.axis): place.indices.tolist() for place in places}
+        for places in trace(original, losses, folded)
+    ]
+
+    assert found[0] == {("u", 1): [5], ("h", 1): [5], ("w", 0): [5]}
+    scales = {(name, 1): [2] for name in ("n", "s", "g")}
+    assert found[1] == scales | {("w", 1): [2], ("a", 1): [2], ("z", 0): [2]}
