@@ -170,8 +170,6 @@ def reason_against(node: gs.Node) -> str | None:
     if not all(is_constant(t) for t in node.inputs[1 : 5 if is_normalization else 2]):
         return "its weights are computed"
     weights = node.inputs[1]
-    if len(consumers(weights)) > 1:
-        return "its weights are shared"
     if np.dtype(weights.dtype).kind != "f":
         return f"its weights are {weights.dtype}"
     if is_normalization:

@@ -16,15 +16,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
+from onnxcomp.changed_layers import changed_readers
 from onnxcomp.clipped_regression import Rows, best_clipped_fit
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.gram import Array
-from onnxcomp.graph import Names, is_constant, label, reads, volume
+from onnxcomp.graph import Names, label, volume
 from onnxcomp.linear_layers import LinearLayer
 from onnxcomp.linear_layers import reason_against as reason_against_layer
-from onnxcomp.recovery_targets import Target, target_of
+from onnxcomp.recovery_targets import Target, plain_target, target_of
 from onnxcomp.regression import Fit, Moments, best_fit, reason_against
 from onnxcomp.runtime import Feed
+from onnxcomp.shared_layers import Evidence, Halves, SharedLayers, find_shared
 from onnxcomp.stepping import Steps, can_step
 
 _Rows = list[Array]  # x, y and, where there is one, what y is added to
@@ -37,7 +39,7 @@ HELD_EVERY = 4  # one sample in so many judges the fit made from the others
 FEWEST, HELD_VALUES = 8, 1 << 26  # samples, and values of one tensor over all of them
 MOST_VALUES = 1 << 26  # of a layer's rows where they have to be kept
 CHUNK_VALUES = 1 << 20  # of a layer's rows, by samples that are read at the same places
-OPAQUE = {"ConvTranspose", "Gemm", "Conv", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "DeformConv"}
+NO_BETTER = "no other weights do better on samples held back"
 
 
 @dataclass
@@ -89,8 +91,10 @@ def recover(
     """
     recovered = Recovered()
     layers: list[LinearLayer] = []
-    for node in _changed_readers(original, pruned, kept):
-        reason = _reason_against(node, original)
+    readers = changed_readers(original, pruned, kept)
+    shared, reasons = find_shared(readers, pruned, lambda node: _reason_against(node, original))
+    for node in readers:
+        reason = reasons.get(label(node)) or _reason_against(node, original)
         if reason is None:
             layers.append(LinearLayer.of(node))
         else:
@@ -100,14 +104,20 @@ def recover(
         recovered.skipped |= {label(layer.node): reason for layer in layers}
         return recovered
     walk = _Walk(original, pruned, kept, calibration.feeds(samples), seed)
+    walk.look_ahead(shared)
     names = Names(pruned)
     waiting = {id(layer.node) for layer in layers}
     known = original.tensors()
     for index, layer in enumerate(layers):
         if advance is not None:
             advance(index, len(layers))
-        waiting.discard(id(layer.node))
-        _refit(layer, target_of(layer, known, waiting), walk, names, recovered)
+        together = next((found for found in shared if found.has(layer)), None)
+        if together is None:
+            waiting.discard(id(layer.node))
+            _refit(layer, target_of(layer, known, waiting), walk, names, recovered)
+        elif id(layer.node) in waiting:
+            waiting -= {id(other.node) for other in together.layers}
+            _refit_together(together, walk, names, recovered)
     return recovered
 
 
@@ -129,18 +139,26 @@ def _refit(
         fit, before, after = found
     recovered.errors[name] = before, min(before, after)
     if not after < before:
-        recovered.skipped[name] = "no other weights do better on samples held back"
+        recovered.skipped[name] = NO_BETTER
         return
     layer.write(fit.weights, fit.bias if with_bias else None, names)
     recovered.refitted.append(name)
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """Of samples to fit and of samples to judge by; rows where the target is clipped."""
-
-    moments: tuple[Moments, Moments]
-    rows: tuple[Rows, Rows] | None
+def _refit_together(shared: SharedLayers, walk: _Walk, names: Names, recovered: Recovered) -> None:
+    """Gives layers with the same weights new ones, or a reason why not."""
+    labels = [label(layer.node) for layer in shared.layers]
+    found = walk.joint_evidence(shared)
+    if isinstance(found, str):
+        recovered.skipped |= dict.fromkeys(labels, found)
+        return
+    chosen = shared.fit(found)
+    recovered.errors |= dict.fromkeys(labels, (chosen.before, min(chosen.before, chosen.after)))
+    if not chosen.after < chosen.before:
+        recovered.skipped |= dict.fromkeys(labels, NO_BETTER)
+        return
+    shared.write(chosen.whole, names)
+    recovered.refitted += labels
 
 
 class _Walk:
@@ -156,6 +174,7 @@ class _Walk:
         first = [one, *itertools.islice(feeds, self._room(before.nodes) - 1)]
         self._count = len(first)
         self._before, self._after = Steps(before, first), Steps(after, first)
+        self._joint: dict[int, Halves | str] = {}
 
     def _room(self, nodes: Iterable[gs.Node]) -> int:
         """How many samples may be held at once: few tensors are, the largest among them."""
@@ -172,9 +191,31 @@ class _Walk:
         self._before.extend(more)
         self._after.extend(more)
 
-    def evidence(self, layer: LinearLayer, target: Target) -> _Evidence | str:
+    def look_ahead(self, shared: Sequence[SharedLayers]) -> None:
+        """Takes what layers read in the original that may not be asked for later."""
+        layers = [(layer, found) for found in shared for layer in found.ahead]
+        if not layers:
+            return
+        position = {node.name: index for index, node in enumerate(self._before.ahead())}
+        layers.sort(key=lambda pair: position.get(pair[0].node.name, 0))
+        whole = self._before.again()
+        for layer, found in layers:
+            pair = [
+                [_restricted(v, self._kept.get(name)) for v in whole.advance(name)]
+                for name in (layer.source, layer.made.name)
+            ]
+            evidence = self._shown(layer, plain_target(layer), pair[0], pair[1], None)
+            self._joint[id(found)] = found.joined(self._joint.get(id(found)), layer, evidence)
+
+    def joint_evidence(self, shared: SharedLayers) -> Halves | str:
+        """What the samples show of layers with the same weights, or what is wrong with them."""
+        total = self._joint.pop(id(shared), None)
+        for layer in shared.now:
+            total = shared.joined(total, layer, self.evidence(layer, plain_target(layer)))
+        return "there are no samples" if total is None else total
+
+    def evidence(self, layer: LinearLayer, target: Target) -> Evidence | str:
         """What the samples show of a layer, or what is wrong with them."""
-        self._layers += 1
         self._grow()
         inputs = self._after.advance(layer.source)
         others = None if target.other is None else self._after.advance(target.other)
@@ -185,6 +226,17 @@ class _Walk:
         if others is not None:
             shapes = (values.shape for values in wanted)
             others = [np.broadcast_to(o, shape) for o, shape in zip(others, shapes, strict=True)]
+        return self._shown(layer, target, inputs, wanted, others)
+
+    def _shown(
+        self,
+        layer: LinearLayer,
+        target: Target,
+        inputs: list[Array],
+        wanted: list[Array],
+        others: list[Array] | None,
+    ) -> Evidence | str:
+        self._layers += 1
         groups, out, width = layer.weights.shape
         count = max(LEAST_ROWS, ROWS_PER_INPUT * width)
         if target.is_clipped:
@@ -204,8 +256,8 @@ class _Walk:
             return "there are no samples"
         reason = reason_against(shown + judged)
         if reason is not None or not target.is_clipped:
-            return reason or _Evidence((shown, judged), None)
-        return _Evidence((shown, judged), (_clipped(found[0], target), _clipped(found[1], target)))
+            return reason or Evidence((shown, judged), None)
+        return Evidence((shown, judged), (_clipped(found[0], target), _clipped(found[1], target)))
 
     def _rows(
         self,
@@ -255,41 +307,6 @@ def _restricted(values: Array, kept: Sequence[Array | None] | None) -> Array:
         if indices is not None:
             values = np.take(values, indices, axis)
     return values
-
-
-def _changed_readers(original: gs.Graph, pruned: gs.Graph, kept: Kept) -> list[gs.Node]:
-    """The nodes of ``pruned`` with weights that read something else than in ``original``.
-
-    They read what lost channels, what such a node makes, or another tensor in the place of one.
-    """
-    known, made, read = original.tensors(), _read_by_maker(original), _read_by_maker(pruned)
-    changed = {name for name, axes in kept.items() if any(x is not None for x in axes)}
-    found = []
-    for node in pruned.nodes:
-        name = _first_made(node)
-        reads_other = not changed.isdisjoint(read[name]) or read[name] != made.get(name)
-        fresh = any(is_constant(t) and t.name not in known for t in node.inputs)
-        if reads_other or fresh:
-            changed |= {t.name for t in node.outputs}
-        is_layer = node.op in OPAQUE and any(_is_weight(t) for t in node.inputs[1:])
-        if reads_other and (is_layer or node.op == "BatchNormalization"):
-            found.append(node)
-    return found
-
-
-def _read_by_maker(graph: gs.Graph) -> dict[str, set[str]]:
-    """The activations that each node reads, in bodies too, by the first name that it makes."""
-    made = {t.name for node in graph.nodes for t in node.outputs} | {t.name for t in graph.inputs}
-    return {_first_made(node): reads(node) & made for node in graph.nodes}
-
-
-def _first_made(node: gs.Node) -> str:
-    return next((tensor.name for tensor in node.outputs if tensor.name), "")
-
-
-def _is_weight(tensor: gs.Tensor) -> bool:
-    is_matrix = is_constant(tensor) and len(tensor.shape) > 1
-    return is_matrix and np.dtype(tensor.dtype).kind == "f"
 
 
 def _reason_against(node: gs.Node, original: gs.Graph) -> str | None:

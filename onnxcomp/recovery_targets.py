@@ -33,6 +33,11 @@ class Target:
         return bool(np.isfinite(self.low) or np.isfinite(self.high))
 
 
+def plain_target(layer: LinearLayer) -> Target:
+    """What ``layer`` made in the original, whatever becomes of it."""
+    return Target(layer.made.name, None, -np.inf, np.inf)
+
+
 def target_of(layer: LinearLayer, known: Container[str], waiting: set[int]) -> Target:
     """What ``layer`` is to make, along with what it is added to.
 
@@ -52,7 +57,7 @@ def target_of(layer: LinearLayer, known: Container[str], waiting: set[int]) -> T
         return plain
     if made.shape is not None and total.shape is not None and made.shape != total.shape:
         return plain  # what is added makes it larger
-    if _depends_on(other, waiting):
+    if depends_on(other, waiting):
         return plain
     return Target(total.name, other.name, *_bounds(total))
 
@@ -76,7 +81,7 @@ def _bounds(tensor: gs.Tensor) -> tuple[float, float]:
     return bounds[0], bounds[1]
 
 
-def _depends_on(tensor: gs.Tensor, nodes: set[int]) -> bool:
+def depends_on(tensor: gs.Tensor, nodes: set[int]) -> bool:
     """Whether any of ``nodes``, by id, has part in making ``tensor``."""
     seen: set[int] = set()
     open_tensors = [tensor]

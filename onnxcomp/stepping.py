@@ -82,6 +82,10 @@ class Steps:
             values = {name: feed[name] for name in kept if name in given}
             self._values.append(values | dict(zip(made, found, strict=True)))
 
+    def again(self) -> Steps:
+        """The same graph and feeds from the start; only before anything has run."""
+        return Steps(self._graph, self._values)
+
     def ahead(self) -> list[gs.Node]:
         """The nodes that have not run."""
         return [node for node in self._graph.nodes if id(node) not in self._done]

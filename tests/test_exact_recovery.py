@@ -28,6 +28,11 @@ LAYERS: dict[str, tuple[str, str, dict[str, tuple[int, ...]]]] = {
                       " (r, w, b)", {"w": (8, 4, 3, 3), "b": (4,)}),
     "MatMul": (ROWS, "[read] y = MatMul (r, w)", {"w": (8, 4)}),
     "added": (ROWS, "[read] m = MatMul (r, w) y = Add (m, b)", {"w": (8, 4), "b": (4,)}),
+    "shared": (IMAGE, "[read] a = Conv (r, w, b) e = Elu (r) [too] t = Conv (e, w, b2)"
+               " y = Concat <axis = 1> (a, t)", {"w": (4, 8, 3, 3), "b": (4,), "b2": (4,)}),
+    "shared in a row": (ROWS, "[read] m = MatMul (r, w) a = Add (m, b) k = Relu (a)"
+                        " u = MatMul (k, up) [too] n = MatMul (u, w) y = Add (n, b)",
+                        {"w": (8, 4), "b": (4,), "up": (4, 8)}),
     "Gemm": ("float[9, 6]", "[read] y = Gemm <transB = 1> (r, w, b)", {"w": (4, 8), "b": (4,)}),
 }  # fmt: skip
 
@@ -46,6 +51,8 @@ def pruned_twin(kind: str) -> tuple[gs.Graph, gs.Graph, Kept]:
         maker, weights["w0"] = "Conv (x, w0)", eight[:, :, None, None]
     else:
         maker, weights["w0"] = "MatMul (x, w0)", np.ascontiguousarray(eight.T)
+    if "up" in weights:  # its channels are twins too
+        weights["up"][:, 4:] = weights["up"][:, :4]
     rank = given.count(",") + 1
     sizes = ", ".join("ABCD"[:rank])
     graph = graph_of(
@@ -84,6 +91,20 @@ def test_twins_are_made_up_for(kind: str) -> None:
     wanted, got = answers(graph, fresh), answers(pruned, fresh)
     assert wanted.shape == got.shape
     assert np.abs(wanted - got).max() < 1e-3 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("kind", ["shared", "shared in a row"])
+def test_shared_weights_stay_shared(kind: str) -> None:
+    _, pruned, recovered, _ = refitted(kind)
+    read, too = (next(n for n in pruned.nodes if n.name == name) for name in ("read", "too"))
+    assert {"read", "too"} <= set(recovered.refitted)
+    assert read.inputs[1] is too.inputs[1]
+    if kind == "shared in a row":  # and so does the bias, which was equal
+        added = [next(n for n in pruned.nodes if n.inputs[0].name == x).inputs[1] for x in "mn"]
+        assert added[0] is added[1]
+    else:
+        biases = [node.inputs[2].values for node in (read, too)]
+        np.testing.assert_allclose(biases[0] - biases[1], normal(4, 4) - normal(5, 4), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -217,7 +217,7 @@ def test_layers_that_cannot_be_refitted_are_named() -> None:
             [dead] d = Conv <kernel_shape = [1, 1]> (b, w3)
             [left] l = Conv <kernel_shape = [1, 1]> (a, w4)
             [right] r = Conv <kernel_shape = [1, 1]> (a, w4)
-            [sum] t = Add (l, r)
+            [sum] t0 = Add (l, r) [mean] n = ReduceMean <keepdims = 0> (w4) t = Add (t0, n)
             [flat] f = Squeeze (t)
             [scaled] z = Gemm <alpha = 0.5> (f, w5)
         }""",
@@ -238,8 +238,8 @@ def test_layers_that_cannot_be_refitted_are_named() -> None:
     assert recovered.skipped == {
         "up": "its padding follows from the size of its output",
         "dead": "its inputs are all zero",
-        "left": "its weights are shared",
-        "right": "its weights are shared",
+        "left": "its weights are shared with mean, which is another kind of layer",
+        "right": "its weights are shared with mean, which is another kind of layer",
         "scaled": "its products are scaled",
     }
 
