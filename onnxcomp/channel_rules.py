@@ -202,6 +202,13 @@ def along_axis(sweep: Sweep, node: gs.Node) -> list[Axes]:
     return [data]
 
 
+def across_channels(sweep: Sweep, node: gs.Node) -> list[Axes]:
+    """LRN: each channel is divided by its neighbours."""
+    data = sweep.axes(node.inputs[0])
+    sweep.equations.pin(data[1], f"the axis of {node.op}")
+    return [data]
+
+
 def quantize(sweep: Sweep, node: gs.Node) -> list[Axes]:
     """Codes and back: scales and zero points of single channels leave with them."""
     data = sweep.axes(node.inputs[0])
@@ -262,11 +269,12 @@ def selected(sweep: Sweep, node: gs.Node) -> list[Axes]:
 
 WITHOUT_ZEROS = ("ReduceProd", "ReduceLogSumExp", "ReduceLogSum")
 UNARY = (
-    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Clip"),
-    *("Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
-    *("HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not"),
-    *("QuickGelu", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin"),
-    *("Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
+    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "CastLike"),
+    *("Ceil", "Celu", "Clip", "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu"),
+    *("HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log"),
+    *("MeanVarianceNormalization", "Mish", "Neg", "Not", "QuickGelu", "Reciprocal", "Relu"),
+    *("Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign"),
+    *("Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
 )
 ELEMENTWISE = (
     *("Add", "And", "BiasGelu", "BitwiseAnd", "BitwiseOr", "Div", "Equal", "FastGelu", "Greater"),
@@ -291,6 +299,7 @@ RULES: dict[str, Rule] = {
     "SkipSimplifiedLayerNormalization": layer_norm,
     "GroupNormalization": group_norm,
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "CumSum", "LpNormalization"), along_axis),
+    "LRN": across_channels,
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantize),
     **dict.fromkeys(UNARY, unary),
     **dict.fromkeys(ELEMENTWISE, elementwise),

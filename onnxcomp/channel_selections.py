@@ -125,6 +125,34 @@ def gather_elements(sweep: Sweep, node: gs.Node) -> list[Axes]:
     return [result]
 
 
+def grid_sample(sweep: Sweep, node: gs.Node) -> list[Axes]:
+    """X [N, C, *space] at the places of a grid [N, *made, rank] is [N, C, *made]."""
+    data, grid = sweep.axes(node.inputs[0]), sweep.axes(node.inputs[1])
+    for labels in (*data[2:], grid[-1]):
+        sweep.equations.pin(labels, INDEXED)
+    return [[sweep.equations.same(data[0], grid[0]), data[1], *grid[1:-1]]]
+
+
+def roi_align(sweep: Sweep, node: gs.Node) -> list[Axes]:
+    """X [N, C, H, W] in regions [R, ...] is [R, C, h, w]."""
+    data, regions = sweep.axes(node.inputs[0]), sweep.axes(node.inputs[1])
+    for labels in (data[0], *data[2:], *regions[1:]):
+        sweep.equations.pin(labels, INDEXED)
+    for tensor in node.inputs[2:]:
+        sweep.equations.same(regions[0], sweep.axes(tensor)[0])
+    space = [sweep.fixed_axis(size, INDEXED) for size in sizes(node.outputs[0])[2:]]
+    return [[regions[0], data[1], *space]]
+
+
+def top_k(sweep: Sweep, node: gs.Node) -> list[Axes]:
+    """The largest along one axis, which stays."""
+    data = sweep.axes(node.inputs[0])
+    axis = int(node.attrs.get("axis", -1)) % len(data)
+    sweep.equations.pin(data[axis], INDEXED)
+    best = sweep.fixed_axis(sizes(node.outputs[0])[axis], INDEXED)
+    return [[*data[:axis], best, *data[axis + 1 :]] for _ in node.outputs]
+
+
 def gather_nd(sweep: Sweep, node: gs.Node) -> list[Axes]:
     """The indexed axes stay, the trailing ones carry."""
     data, indices = sweep.axes(node.inputs[0]), node.inputs[1]
@@ -182,6 +210,9 @@ SELECTIONS: dict[str, Rule] = {
     "Gather": gather,
     "GatherElements": gather_elements,
     "GatherND": gather_nd,
+    "GridSample": grid_sample,
+    **dict.fromkeys(("RoiAlign", "MaxRoiPool"), roi_align),
+    "TopK": top_k,
     "ScatterND": scatter_nd,
     "Pad": pad,
 }

@@ -214,6 +214,16 @@ def space_to_depth(sweep: Sweep, node: gs.Node) -> list[Axes]:
     return [[data[0], made, *_moved_space(sweep, node, data)]]
 
 
+def col2im(sweep: Sweep, node: gs.Node) -> list[Axes]:
+    """Channels [C, *block] at [places] become [C] where the blocks are added up."""
+    data, block = sweep.axes(node.inputs[0]), math.prod(integers(node, 2) or [])
+    made = sweep.equations.fresh(data[1].size // block)
+    sweep.equations.same(data[1], np.repeat(made, block))
+    if made.size == 1:
+        sweep.equations.pin(data[1], "Col2Im to one channel")
+    return [[data[0], made, *_moved_space(sweep, node, data)]]
+
+
 def _moved_space(sweep: Sweep, node: gs.Node, data: Axes) -> Axes:
     for labels in data[2:]:
         sweep.equations.pin(labels, f"space of {node.op}")
@@ -240,5 +250,6 @@ VIEWS: dict[str, Rule] = {
     **dict.fromkeys(("Resize", "Upsample"), resize),
     "DepthToSpace": depth_to_space,
     "SpaceToDepth": space_to_depth,
+    "Col2Im": col2im,
     "Shape": shape,
 }
