@@ -177,7 +177,7 @@ class Equations:
         weights: Array,
         granularity: Granularity,
     ) -> tuple[list[Factor], list[tuple[Array, Array]]]:
-        """One round: what is clear; if nothing is, choices that do not touch each other."""
+        """One round: what is clear; if nothing is, one choice among all factors that meet."""
         options = [_free_parts(factor, root, pinned) for factor in waiting]
         clear = [len(found) < 2 for found in options]
         chosen: dict[int, int | None] = {}
@@ -187,12 +187,11 @@ class Equations:
                     chosen[i] = found[0] if found else None
         else:
             total = np.bincount(root, weights, minlength=self.count)
-            touched = np.zeros(self.count, bool)
-            for i, factor in enumerate(waiting):
-                near = np.concatenate([root[factor.flat], *(root[p] for p in factor.parts)])
-                if not touched[near].any():
-                    chosen[i] = _choice(factor, options[i], root, total, granularity)
-                    touched[near] = True
+            met: set[int] = set()
+            for i, place in enumerate(_meeting(waiting, root, pinned)):
+                if place not in met:
+                    chosen[i] = _choice(waiting[i], options[i], root, total, granularity)
+                    met.add(place)
         edges = []
         for i, part in chosen.items():
             factor = waiting[i]
@@ -213,8 +212,24 @@ def _joined(root: Array, edges: Sequence[tuple[Array, Array]]) -> Array:
     return components(root, one, other)
 
 
+def _meeting(factors: Sequence[Factor], root: Array, pinned: Array) -> list[int]:
+    """Of each factor a class that stands for all factors it meets in classes that are free."""
+    near = []
+    for factor in factors:
+        classes = np.concatenate([root[labels] for labels in (factor.flat, *factor.parts)])
+        near.append(classes[~pinned[classes]])
+    joined = _joined(
+        root, [(classes, np.broadcast_to(classes[0], classes.shape)) for classes in near]
+    )
+    return [int(joined[classes[0]]) for classes in near]
+
+
 def _free_parts(factor: Factor, root: Array, pinned: Array) -> list[int]:
-    """Parts of which some index may be removed, the flat axis allowing it."""
+    """Parts of which some index may be removed, the flat axis allowing it.
+
+    Where the axis already repeats along all others, it is that part alone: any other would tie all
+    of its indices together.
+    """
     sizes = [part.size for part in factor.parts]
     flat = pinned[root[factor.flat]].reshape(sizes)
     free = []
@@ -222,7 +237,15 @@ def _free_parts(factor: Factor, root: Array, pinned: Array) -> list[int]:
         others = tuple(axis for axis in range(len(sizes)) if axis != i)
         if not (pinned[root[part]] | flat.any(axis=others)).all():
             free.append(i)
-    return free
+    tied = [i for i in free if _is_tied(factor, i, root)]
+    return tied if len(tied) == 1 else free
+
+
+def _is_tied(factor: Factor, part: int, root: Array) -> bool:
+    """Whether the flat axis has the same classes at all indices of the other parts."""
+    sizes = [p.size for p in factor.parts]
+    rows = np.moveaxis(root[factor.flat].reshape(sizes), part, 0).reshape(sizes[part], -1)
+    return bool((rows == rows[:, :1]).all())
 
 
 def _choice(

@@ -162,6 +162,20 @@ def test_groups_of_a_conv(granularity: str) -> None:
     assert answer(graph, x=normal(1, 3, 8, 8)).shape == (1, 2, 6, 6)
 
 
+def test_convs_that_share_their_input_shrink_by_the_same_factor() -> None:
+    """One by its groups and the other within them would leave a single unit."""
+    _, channels = analysed(
+        """net (float[1, 3, 8, 8] x) => (float[1, 2, 8, 8] y) {
+            [stem] a = Conv (x, w0)  [one] b = Conv <group = 8> (a, w1)
+            [other] c = Conv <group = 8> (a, w2)  d = Add (b, c)  [last] y = Conv (d, w3) }""",
+        w0=normal(48, 3, 1, 1),
+        w1=normal(48, 6, 1, 1),
+        w2=normal(48, 6, 1, 1),
+        w3=normal(2, 48, 1, 1),
+    )
+    assert {(g.name, g.size, g.span) for g in channels.groups} == {("stem", 6, 8), ("one", 6, 8)}
+
+
 def test_halves_of_a_split_and_their_join() -> None:
     graph, channels = analysed(
         """net (float[N, 3] x) => (float[N, 2] y) {
