@@ -29,7 +29,7 @@ class Spectrum:
 
     Attributes:
         left: orthonormal columns, float64 [out, n], n = min(out, in) or fewer.
-        right: leftT W, [n, in].
+        right: what W is between them, left transposed times W, [n, in].
         errors: tr dW G dWT when the first 0, 1, ... n products are kept, [n + 1]; |dW|^2 without
             G. Never rises, and ends with 0 where n = min(out, in).
     """
@@ -66,7 +66,7 @@ def spectrum(
 ) -> Spectrum:
     """The best factors of every rank under the data.
 
-    From the eigenvectors of W G WT, or of R G RT with W = Q R where W has more rows than columns:
+    From the eigenvectors of W G WT, or of R G RT with W = Q R with more rows than columns:
     energies come out to rounding errors of the whole energy, as G itself does. What no sample used
     costs nothing; among such directions the larger weights come first. Takes O(min(out, in)^3 +
     out in^2) operations, 40 s of one core for [11008, 4096].
@@ -130,7 +130,7 @@ def _leading(matrix: Array, gram: Array | None) -> tuple[Array, Array]:
 
 
 def _orthogonalized(weights: Array) -> tuple[Array, Array, Array]:
-    """C, T and R of W = C T R where C T has orthonormal columns; R is upper triangular, [in, in]."""
+    """C, T and R of W = C T R where C T has orthonormal columns and R, [in, in], is triangular."""
     try:
         triangle = np.linalg.cholesky(weights.T @ weights).T
         inverse = np.linalg.inv(triangle)

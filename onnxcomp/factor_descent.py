@@ -1,0 +1,192 @@
+"""The factors of a kernel, one after the other, each the best with the others held.
+
+Pure numpy. A kernel W, [out, d * s], is approximated by H E(A): ``inward``, A [rank, d], reads the
+inputs and ``head``, H [out, features], makes the outputs of that. E is linear in A; so is the
+product in H and in A, and each, given the other, is a linear least-squares problem under
+tr dW G dWT with the whole G = E[x xT], [d * s, d * s]: no step makes the error larger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from onnxcomp.gram import Array
+from onnxcomp.lowrank import lost_energy, spectrum
+
+RIDGE = 1e-10  # of the mean diagonal, towards the factor there is: what data leave open stays
+BLUNT = 1e-6  # of the mean diagonal in what only steers: rounding errors grow by its inverse
+STEPS = 8  # of conjugate gradients
+
+
+class Expansion(Protocol):
+    """E(A), [features, d * s], of A [rank, d]."""
+
+    def lift(self, inward: Array, columns: Array) -> Array:
+        """E(A) X of X [d * s, m]: [features, m]."""
+
+    def drop(self, inward: Array, columns: Array) -> Array:
+        """E(A)T Y of Y [features, m]: [d * s, m]."""
+
+    def pull(self, head: Array, rows: Array) -> Array:
+        """The gradient by A of <D, H E(A)>, D [out, d * s]: [rank, d]."""
+
+    def weight(self, head: Array) -> Array:
+        """How much the products of two rows of A count, [rank, rank]."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A reads each of ``size`` last positions alike: E(A) = kron(A, I), features rank * size."""
+
+    size: int
+
+    def lift(self, inward: Array, columns: Array) -> Array:
+        """As in `Expansion`."""
+        product = inward @ columns.reshape(inward.shape[1], -1)
+        return product.reshape(-1, columns.shape[1])
+
+    def drop(self, inward: Array, columns: Array) -> Array:
+        """As in `Expansion`."""
+        product = inward.T @ columns.reshape(len(inward), -1)
+        return product.reshape(-1, columns.shape[1])
+
+    def pull(self, head: Array, rows: Array) -> Array:
+        """As in `Expansion`."""
+        return np.tensordot(self._split(head), self._split(rows), ([0, 2], [0, 2]))
+
+    def weight(self, head: Array) -> Array:
+        """As in `Expansion`."""
+        return np.tensordot(self._split(head), self._split(head), ([0, 2], [0, 2]))
+
+    def _split(self, rows: Array) -> Array:
+        return rows.reshape(len(rows), -1, self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Patterned:
+    """Each row of A has a pattern p, [rank, s], over the last positions: a feature is their
+    outer product."""
+
+    patterns: Array
+
+    def lift(self, inward: Array, columns: Array) -> Array:
+        """As in `Expansion`."""
+        return np.asarray(self._whole(inward) @ columns)
+
+    def drop(self, inward: Array, columns: Array) -> Array:
+        """As in `Expansion`."""
+        return np.asarray(self._whole(inward).T @ columns)
+
+    def pull(self, head: Array, rows: Array) -> Array:
+        """As in `Expansion`."""
+        rank, size = self.patterns.shape
+        return np.asarray(
+            np.einsum("rds,rs->rd", (head.T @ rows).reshape(rank, -1, size), self.patterns)
+        )
+
+    def weight(self, head: Array) -> Array:
+        """As in `Expansion`."""
+        return np.asarray((head.T @ head) * (self.patterns @ self.patterns.T))
+
+    def _whole(self, inward: Array) -> Array:
+        return (inward[:, :, None] * self.patterns[:, None, :]).reshape(len(inward), -1)
+
+
+def descend(
+    weights: Array,
+    gram: Array,
+    expansion: Expansion,
+    head: Array,
+    inward: Array,
+    *,
+    sweeps: int,
+    most_rank: int | None = None,
+) -> tuple[Array, Array]:
+    """Head, inward and head again, ``sweeps`` times; a step that loses more is not taken.
+
+    Given A the best head under G is a closed form; of rank ``most_rank`` too (reduced-rank
+    regression, Izenman 1975: the best head, then its `spectrum` under E G ET). Given H, A is
+    found by a few conjugate gradients, as its own system is rank * d wide.
+
+    Args:
+        weights: the kernel W, float64 [out, d * s].
+        gram: G, [d * s, d * s].
+        expansion: how A makes features.
+        head: H to start from, [out, features].
+        inward: A to start from, [rank, d].
+        sweeps: how often A is improved.
+        most_rank: of the head.
+
+    Returns:
+        Head and inward.
+    """
+    error = lost_energy(weights - _product(expansion, head, inward), gram)
+    for step in range(2 * sweeps + 1):
+        if step % 2:
+            found = head, _best_inward(weights, gram, expansion, head, inward)
+        else:
+            found = _best_head(weights, gram, expansion, head, inward, most_rank), inward
+        new = lost_energy(weights - _product(expansion, *found), gram)
+        if new <= error:
+            (head, inward), error = found, new
+    return head, inward
+
+
+def marginal(gram: Array, size: int) -> Array:
+    """G [d * s, d * s] summed over equal last positions, s = ``size``: [d, d]."""
+    width = len(gram) // size
+    return np.asarray(np.einsum("isjs->ij", gram.reshape(width, size, width, size)))
+
+
+def _product(expansion: Expansion, head: Array, inward: Array) -> Array:
+    return expansion.drop(inward, head.T).T
+
+
+def _best_head(
+    weights: Array,
+    gram: Array,
+    expansion: Expansion,
+    head: Array,
+    inward: Array,
+    most_rank: int | None,
+) -> Array:
+    seen = expansion.lift(inward, expansion.lift(inward, gram).T)
+    wrong = weights - _product(expansion, head, inward)
+    cross = expansion.lift(inward, gram @ wrong.T)
+    best = head + np.linalg.solve(_ridged(seen, RIDGE), cross).T
+    if most_rank is None or most_rank >= min(best.shape):
+        return np.asarray(best)
+    left, right = spectrum(best, seen).factors(most_rank)
+    return left @ right
+
+
+def _best_inward(
+    weights: Array, gram: Array, expansion: Expansion, head: Array, inward: Array
+) -> Array:
+    """Conjugate gradients, preconditioned by what inputs and rows of A count on their own."""
+    rows = np.linalg.inv(_ridged(expansion.weight(head), BLUNT))
+    inputs = np.linalg.inv(_ridged(marginal(gram, len(gram) // inward.shape[1]), BLUNT))
+    wrong = weights - _product(expansion, head, inward)
+    slope = expansion.pull(head, wrong @ gram)
+    direction = solved = rows @ slope @ inputs
+    gain = float(np.vdot(slope, solved))
+    for _ in range(STEPS):
+        change = _product(expansion, head, direction)
+        seen = change @ gram
+        curvature = float(np.vdot(change, seen))
+        if curvature <= 0 or gain <= 0:
+            break
+        inward = inward + gain / curvature * direction
+        slope = slope - gain / curvature * expansion.pull(head, seen)
+        solved = rows @ slope @ inputs
+        before, gain = gain, float(np.vdot(slope, solved))
+        direction = solved + gain / before * direction
+    return inward
+
+
+def _ridged(square: Array, share: float) -> Array:
+    mean = float(np.trace(square)) / len(square)
+    return np.asarray(square + (share * mean if mean > 0 else 1.0) * np.eye(len(square)))
