@@ -213,13 +213,23 @@ def pruned_shapes(
 ) -> dict[str, Shape]:
     """What the shape of every listed tensor has to be after the removal."""
     builder = _builder(model, removed, shapes or {})
-    return {
-        tensor: tuple(
+    found = {
+        tensor: [
             int(mask[axis].sum()) if axis in mask else length
             for axis, length in enumerate(builder.shapes[tensor])
-        )
+        ]
         for tensor, mask in builder.masks.items()
     }
+    for place in (place for group in removed for place in group.get("by_head", ())):
+        tensor, shape = place["tensor"], builder.shapes[place["tensor"]]
+        counts = {len(set(indices)) for indices in place["indices"] if indices}
+        if len(counts) != 1 or shape[place["along"]] not in (None, len(place["heads"])):
+            raise Contradiction(
+                f"heads of {tensor!r} lose {counts} indices of axis {place['axis']}"
+            )
+        lengths = found.setdefault(tensor, list(shape))
+        lengths[place["axis"]] = int(lengths[place["axis"]] or 0) - counts.pop()
+    return {tensor: tuple(lengths) for tensor, lengths in found.items()}
 
 
 def inferred_shapes(model: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
