@@ -14,6 +14,7 @@ from onnxcomp.calibration import Calibration
 from onnxcomp.channel_preparation import prepare
 from onnxcomp.channels import ChannelGroup, Channels, find_channels
 from onnxcomp.errors import OnnxcompError
+from onnxcomp.few_samples import few_samples
 from onnxcomp.graph import Graph, carried_of, is_constant, label, sort_nodes
 from onnxcomp.graph_resources import macs_of, parameters_of
 from onnxcomp.group_picture import picture_of
@@ -170,6 +171,7 @@ def inspect_groups(
     channels = find_channels(graph)
     macs, weights = macs_of(graph, channels, concrete), parameters_of(graph, channels)
     least = {group.name: 1 / group.size for group in channels.groups}
+    few = None if samples is None else few_samples(graph, channels, samples, SAMPLES)
     return GroupInspection(
         model=str(model.path),
         parameters=round(weights.value()),
@@ -182,7 +184,7 @@ def inspect_groups(
         groups=_groups(graph, channels, weights, macs, _costs(graph, channels, samples, progress)),
         pinned=tuple(_pinned(graph, channels)),
         unknown=dict(channels.unknown),
-        notes=tuple(notes),
+        notes=(*notes, *([few] if few else [])),
     )
 
 

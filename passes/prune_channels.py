@@ -15,6 +15,7 @@ from onnxcomp.channel_equations import Granularity
 from onnxcomp.channel_preparation import prepare
 from onnxcomp.channels import Channels, find_channels
 from onnxcomp.cutting import Kept, composed, cut
+from onnxcomp.few_samples import few_samples
 from onnxcomp.graph import carried_of, label, sort_nodes
 from onnxcomp.parameters import count_parameters
 from onnxcomp.passes.base import Pass, PassContext, PassReport
@@ -136,6 +137,9 @@ class PruneChannels(Pass):
             report.skip(name, f"its channels stay: {why}")
         wanted = self._wanted(graph, channels, report)
         kinds = {name: options._importance(context) for name, options in wanted.items()}
+        if "reconstruction" in kinds.values():
+            few = few_samples(graph, channels, context.samples(), self.samples)
+            report.notes += [few] if few else []
         choices: dict[str, tuple[Ranked, Choice]] = {}
         for item in ranked(
             graph, channels, kinds, context.calibration, self.samples, context.advance
