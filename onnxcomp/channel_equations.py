@@ -177,7 +177,7 @@ class Equations:
         weights: Array,
         granularity: Granularity,
     ) -> tuple[list[Factor], list[tuple[Array, Array]]]:
-        """One round: what is clear; if nothing is, one choice among all factors that meet."""
+        """One round: what is clear; if nothing is, a choice where factors meet."""
         options = [_free_parts(factor, root, pinned) for factor in waiting]
         clear = [len(found) < 2 for found in options]
         chosen: dict[int, int | None] = {}
@@ -187,11 +187,7 @@ class Equations:
                     chosen[i] = found[0] if found else None
         else:
             total = np.bincount(root, weights, minlength=self.count)
-            met: set[int] = set()
-            for i, place in enumerate(_meeting(waiting, root, pinned)):
-                if place not in met:
-                    chosen[i] = _choice(waiting[i], options[i], root, total, granularity)
-                    met.add(place)
+            chosen |= _choices(waiting, options, root, total, granularity, pinned)
         edges = []
         for i, part in chosen.items():
             factor = waiting[i]
@@ -212,16 +208,10 @@ def _joined(root: Array, edges: Sequence[tuple[Array, Array]]) -> Array:
     return components(root, one, other)
 
 
-def _meeting(factors: Sequence[Factor], root: Array, pinned: Array) -> list[int]:
-    """Of each factor a class that stands for all factors it meets in classes that are free."""
-    near = []
-    for factor in factors:
-        classes = np.concatenate([root[labels] for labels in (factor.flat, *factor.parts)])
-        near.append(classes[~pinned[classes]])
-    joined = _joined(
-        root, [(classes, np.broadcast_to(classes[0], classes.shape)) for classes in near]
-    )
-    return [int(joined[classes[0]]) for classes in near]
+def _free_classes(factor: Factor, root: Array, pinned: Array) -> Array:
+    """The classes of its flat axis and its parts that may still be removed."""
+    classes = np.concatenate([root[labels] for labels in (factor.flat, *factor.parts)])
+    return np.asarray(classes[~pinned[classes]])
 
 
 def _free_parts(factor: Factor, root: Array, pinned: Array) -> list[int]:
@@ -246,6 +236,34 @@ def _is_tied(factor: Factor, part: int, root: Array) -> bool:
     sizes = [p.size for p in factor.parts]
     rows = np.moveaxis(root[factor.flat].reshape(sizes), part, 0).reshape(sizes[part], -1)
     return bool((rows == rows[:, :1]).all())
+
+
+def _choices(
+    waiting: Sequence[Factor],
+    options: Sequence[list[int]],
+    root: Array,
+    total: Array,
+    granularity: Granularity,
+    pinned: Array,
+) -> dict[int, int]:
+    """One choice among all factors that meet, and the same for those like it further away.
+
+    Different ones could end in a flat axis whose indices are all tied together.
+    """
+    near = [_free_classes(factor, root, pinned) for factor in waiting]
+    joined = _joined(root, [(found, np.broadcast_to(found[0], found.shape)) for found in near])
+    touched = np.zeros(len(root), bool)
+    first: dict[int, tuple[tuple[int, ...], int]] = {}
+    chosen: dict[int, int] = {}
+    for i, factor in enumerate(waiting):
+        place, sizes = int(joined[near[i][0]]), tuple(part.size for part in factor.parts)
+        if place not in first:
+            first[place] = sizes, _choice(factor, options[i], root, total, granularity)
+        like, part = first[place]
+        if like == sizes and part in options[i] and not touched[near[i]].any():
+            chosen[i] = part
+            touched[near[i]] = True
+    return chosen
 
 
 def _choice(
