@@ -1,61 +1,172 @@
-"""Metric against MACs without retraining: ours beside magnitude pruning of the same groups.
+"""Metric against MACs without retraining, beside magnitude pruning and onnxsim; INT8 after it.
 
-    pytest -m benchmark -s tests/benchmarks/test_pruning.py
+    ONNXCOMP_ONNXSIM=/path/to/python pytest -m benchmark -s tests/benchmarks/test_pruning.py
 
-Both are asked for the same share of MACs, from the same unlabelled samples; "plain" ranks by l2,
-removes the same fraction of every group and repairs nothing. Latencies are medians of runs by turns
+All are asked for the same share of MACs, from the same unlabelled samples. "plain" ranks by l2,
+removes the same fraction of every group and repairs nothing. onnxsim runs in the Python that
+ONNXCOMP_ONNXSIM names, or in this one: structured Wanda pruning and its refit of MatMul, the better
+of a uniform and a global sparsity at about as many MACs. Latencies are medians of runs by turns
 with the unpruned model, one thread, in CPU time of that thread.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 
 from onnxcomp import optimize
 from onnxcomp.evaluation import interleaved
-from onnxcomp.passes.prune_channels import PruneChannels
-from onnxcomp.passes.simplify_graph import SimplifyGraph
-from onnxcomp.recipe import Recipe
+from onnxcomp.macs import count_macs
+from onnxcomp.model import load_model
+from onnxcomp.recipe import compose, parse_pass
+from onnxcomp.report import Report
 from onnxcomp.runtime import open_file
 
 MODELS = (
     *("cifar10_resnet56", "squeezenet11_fp32", "mobilenet_v1_075", "tiny_resnet8_cifar10"),
     *("minilm_l6_v2", "yolox_nano"),
 )
-HEAD = "| MACs | score | time | plain: score | time |\n|---|---|---|---|---|"
+HEAD = "| MACs | score | time | plain: score | time | onnxsim |\n|---|---|---|---|---|---|"
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
+SAMPLES = 512
+OURS, PLAIN = "prune_channels:max_macs={}", ",scope=uniform,importance=l2,recovery=false"
+SPARSITIES = [f"{percent / 100:.2f}" for percent in range(5, 75, 5)]  # of onnxsim
+NEAR = 0.01  # how many more MACs onnxsim may have than asked
+ONNXSIM_SAMPLES = 64  # of which it takes norms
+CHANCE = 2.0  # standard errors of a score by which losses may exceed their sum
+ERROR_OF_MAP = 1.0  # standard error of a loss of mAP over the kit's 128 images, points
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model of the kit, and what belongs to it."""
+
+    kit: ModuleType
+    name: str
+    source: Path
+    feeds: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, kit: ModuleType, name: str, request: pytest.FixtureRequest) -> Subject:
+        if name == "minilm_l6_v2":
+            source = request.getfixturevalue("minilm")
+        else:
+            source = Path(kit.model_path(name))
+        return cls(kit, name, source, kit.calibration(name, SAMPLES))
+
+    def score(self, path: Path) -> float:
+        return float(self.kit.evaluate(str(path), self.name)["value"])
+
+    def error(self) -> float:
+        """Standard error of the score."""
+        found = self.kit.evaluate(str(self.source), self.name)["se"]
+        return ERROR_OF_MAP if found is None else float(found)
+
+    def optimized(self, path: Path, *steps: str) -> Report:
+        recipe = compose([parse_pass(step) for step in ("simplify_graph", *steps)])
+        feeds = self.feeds
+        return optimize(self.source, recipe, calibration=feeds, output=path, verify="off").report
+
+    def time_ratio(self, path: Path) -> float:
+        longest = max(self.feeds[:16], key=lambda feed: sum(v.size for v in feed.values()))
+        sessions = [open_file(p, threads=1) for p in (self.source, path)]
+        return interleaved(sessions, longest, clock=time.thread_time).ratios[1]
+
+    def macs(self, path: Path) -> int:
+        shapes = {name: value.shape for name, value in self.feeds[0].items()}
+        return count_macs(load_model(path).graph, shapes)
+
+
+def python_of_onnxsim() -> str | None:
+    """The interpreter that has onnxsim, if any."""
+    here = sys.executable if importlib.util.find_spec("onnxsim") else None
+    return os.environ.get("ONNXCOMP_ONNXSIM", here)
+
+
+def by_onnxsim(subject: Subject, folder: Path) -> list[tuple[float, Path]] | str:
+    """Shares of MACs and models, or why there are none."""
+    python = python_of_onnxsim()
+    if python is None:
+        return "not installed"
+    samples, output = folder / "samples", folder / "onnxsim"
+    samples.mkdir()
+    output.mkdir()
+    for index, feed in enumerate(subject.feeds[:ONNXSIM_SAMPLES]):
+        np.savez(samples / f"{index:03}.npz", **feed)
+    script = Path(__file__).with_name("prune_with_onnxsim.py")
+    command = [python, script, subject.source, samples, output, *SPARSITIES]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        return f"fails: {run.stderr.strip().splitlines()[-1]}"
+    whole = subject.macs(subject.source)
+    shares = [(subject.macs(path) / whole, path) for path in sorted(output.iterdir())]
+    return [pair for pair in shares if pair[0] < 1] or "removes nothing"
+
+
+def cell_of_onnxsim(subject: Subject, made: list[tuple[float, Path]] | str, share: float) -> str:
+    """The best score of its models with the most MACs that are few enough."""
+    if isinstance(made, str):
+        return made
+    found = []
+    for scope in ("uniform", "global"):
+        few = [pair for pair in made if scope in pair[1].name and pair[0] <= share + NEAR]
+        if few:
+            macs, path = max(few)
+            found.append((subject.score(path), macs))
+    if not found:
+        return "not so few"
+    score, macs = max(found)
+    return f"{score:.2f} ({macs:.0%})"
 
 
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", MODELS)
-def test_curve(kit: ModuleType, minilm: Path, tmp_path: Path, name: str) -> None:
-    source = minilm if name == "minilm_l6_v2" else Path(kit.model_path(name))
-    feeds = kit.calibration(name, 128)
-    longest = max(feeds[:16], key=lambda feed: sum(value.size for value in feed.values()))
-    before = float(kit.evaluate(str(source), name)["value"])
-    print(f"\n{name}: {before:.2f}\n{HEAD}")
-    scores = []
+def test_curve(kit: ModuleType, request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
+    subject = Subject.of(kit, name, request)
+    rivals = by_onnxsim(subject, tmp_path)
+    print(f"\n{name}: {subject.score(subject.source):.2f}\n{HEAD}")
+    path, scores = tmp_path / "pruned.onnx", []
     for share in SHARES:
         cells = []
-        for step in (
-            PruneChannels(max_macs=share),
-            PruneChannels(max_macs=share, scope="uniform", importance="l2", recovery=False),
-        ):
-            path = tmp_path / "pruned.onnx"
-            recipe = Recipe(passes=(SimplifyGraph(), step))
-            report = optimize(source, recipe, calibration=feeds, output=path, verify="off").report
+        for options in ("", PLAIN):
+            report = subject.optimized(path, OURS.format(share) + options)
             assert report.before.macs is not None
             assert report.after.macs is not None
             assert report.after.macs <= share * report.before.macs * 1.001
-            sessions = [open_file(p, threads=1) for p in (source, path)]
-            ratio = interleaved(sessions, longest, clock=time.thread_time).ratios[1]
-            score = float(kit.evaluate(str(path), name)["value"])
-            cells += [f"{score:.2f}", f"{ratio:.2f}"]
-            scores.append(score)
+            scores.append(subject.score(path))
+            cells += [f"{scores[-1]:.2f}", f"{subject.time_ratio(path):.2f}"]
+        cells.append(cell_of_onnxsim(subject, rivals, share))
         print(f"| {share:.0%} | {' | '.join(cells)} |", flush=True)
     ours, plain = scores[::2], scores[1::2]
     assert sum(ours) > sum(plain)
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("name", MODELS)
+def test_static_int8_after_it(
+    kit: ModuleType, request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    subject = Subject.of(kit, name, request)
+    before, losses = subject.score(subject.source), []
+    prune, quantize = OURS.format(0.8), "quantize_static"
+    for steps in ((prune,), (quantize,), (prune, quantize)):
+        path = tmp_path / "made.onnx"
+        report = subject.optimized(path, *steps)
+        assert [result.status for result in report.passes[1:]] == ["kept"] * len(steps)
+        losses.append(before - subject.score(path))
+    pruned, quantized, both = losses
+    error = subject.error()
+    print(f"\n{name}: pruned {pruned:.2f}, quantized {quantized:.2f}, both {both:.2f} lost", end="")
+    print(f" of {before:.2f}, standard error {error:.2f}")
+    assert both <= pruned + quantized + CHANCE * error
