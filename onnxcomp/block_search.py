@@ -14,7 +14,8 @@ from onnxcomp.calibration import Calibration
 from onnxcomp.evaluation import Reference
 from onnxcomp.graph import Names, label, remove_unused, sort_nodes
 from onnxcomp.joined_maps import join_map
-from onnxcomp.recovery import Recovered, recover
+from onnxcomp.recovery import recover
+from onnxcomp.refitting import Recovered
 from onnxcomp.residual_blocks import Branch, Shapes, Wiring, drop_branches
 from onnxcomp.runtime import Feed, open_session
 from onnxcomp.stand_in_fits import find_layouts, fit_stand_ins, refit

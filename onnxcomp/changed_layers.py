@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.gram import Array
 from onnxcomp.graph import is_constant, reads
+from onnxcomp.recurrent_layers import RECURRENT
 
 OPAQUE = {"ConvTranspose", "Gemm", "Conv", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "DeformConv"}
 
@@ -30,7 +31,8 @@ def changed_readers(
         if reads_other or fresh:
             changed |= {t.name for t in node.outputs}
         is_layer = node.op in OPAQUE and any(_is_weight(t) for t in node.inputs[1:])
-        if reads_other and (is_layer or node.op == "BatchNormalization"):
+        reads_itself = node.op in RECURRENT and fresh
+        if (reads_other and (is_layer or node.op == "BatchNormalization")) or reads_itself:
             found.append(node)
     return found
 

@@ -14,6 +14,8 @@ import onnx_graphsurgeon as gs
 from onnxcomp.gram import Array, Window
 from onnxcomp.graph import Names, consumers, is_constant, is_standard
 from onnxcomp.layer_inputs import sampled_rows
+from onnxcomp.recurrent_layers import RECURRENT
+from onnxcomp.recurrent_layers import reason_against as reason_against_recurrent
 from onnxcomp.transposed import spread_out, turned_round
 
 LINEAR = ("BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -164,6 +166,8 @@ class LinearLayer:
 
 def reason_against(node: gs.Node) -> str | None:
     """Why a node with weights is none whose weights can be fitted, or None."""
+    if node.op in RECURRENT:
+        return reason_against_recurrent(node)
     if node.op not in LINEAR or not is_standard(node):
         return f"{node.op} is never refitted"
     is_normalization = node.op == "BatchNormalization"

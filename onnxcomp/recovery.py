@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.changed_layers import changed_readers
-from onnxcomp.clipped_regression import Rows, best_clipped_fit
+from onnxcomp.clipped_regression import Rows
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.gram import Array
 from onnxcomp.graph import Names, label, volume
 from onnxcomp.linear_layers import LinearLayer
 from onnxcomp.linear_layers import reason_against as reason_against_layer
 from onnxcomp.recovery_targets import Target, plain_target, target_of
-from onnxcomp.regression import Fit, Moments, best_fit, reason_against
+from onnxcomp.recurrent_layers import RECURRENT, RecurrentPart, recurrent_parts
+from onnxcomp.refitting import Recovered, refit, refit_recurrent, refit_together
+from onnxcomp.regression import Moments, reason_against
 from onnxcomp.runtime import Feed
 from onnxcomp.shared_layers import Evidence, Halves, SharedLayers, find_shared
 from onnxcomp.stepping import Steps, can_step
@@ -39,24 +40,6 @@ HELD_EVERY = 4  # one sample in so many judges the fit made from the others
 FEWEST, HELD_VALUES = 8, 1 << 26  # samples, and values of one tensor over all of them
 MOST_VALUES = 1 << 26  # of a layer's rows where they have to be kept
 CHUNK_VALUES = 1 << 20  # of a layer's rows, by samples that are read at the same places
-NO_BETTER = "no other weights do better on samples held back"
-
-
-@dataclass
-class Recovered:
-    """What `recover` did, by label of the node.
-
-    Attributes:
-        refitted: the nodes with new weights, in the order of the graph.
-        skipped: the nodes that read something else than in the original and stay as they are,
-            with the reason.
-        errors: of each node that could be refitted, the error of its outputs before and after, on
-            samples held back: E|y - y'|^2 as a share of the variance of y.
-    """
-
-    refitted: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-    errors: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def recover(
@@ -112,53 +95,16 @@ def recover(
         if advance is not None:
             advance(index, len(layers))
         together = next((found for found in shared if found.has(layer)), None)
-        if together is None:
+        if layer.node.op in RECURRENT:
             waiting.discard(id(layer.node))
-            _refit(layer, target_of(layer, known, waiting), walk, names, recovered)
+            refit_recurrent(layer.node, walk, names, recovered)
+        elif together is None:
+            waiting.discard(id(layer.node))
+            refit(layer, target_of(layer, known, waiting), walk, names, recovered)
         elif id(layer.node) in waiting:
             waiting -= {id(other.node) for other in together.layers}
-            _refit_together(together, walk, names, recovered)
+            refit_together(together, walk, names, recovered)
     return recovered
-
-
-def _refit(
-    layer: LinearLayer, target: Target, walk: _Walk, names: Names, recovered: Recovered
-) -> None:
-    """Gives ``layer`` new weights, or a reason why not."""
-    name = label(layer.node)
-    start, with_bias = Fit(layer.weights, layer.bias), layer.takes_bias
-    evidence = walk.evidence(layer, target)
-    if isinstance(evidence, str):
-        recovered.skipped[name] = evidence
-        return
-    chosen = best_fit(*evidence.moments, start, with_bias=with_bias)
-    fit, before, after = chosen.whole, chosen.before, chosen.after
-    if evidence.rows is not None:
-        plain = chosen.shown, chosen.whole
-        found = best_clipped_fit(*evidence.rows, start, plain, chosen.ridge, with_bias=with_bias)
-        fit, before, after = found
-    recovered.errors[name] = before, min(before, after)
-    if not after < before:
-        recovered.skipped[name] = NO_BETTER
-        return
-    layer.write(fit.weights, fit.bias if with_bias else None, names)
-    recovered.refitted.append(name)
-
-
-def _refit_together(shared: SharedLayers, walk: _Walk, names: Names, recovered: Recovered) -> None:
-    """Gives layers with the same weights new ones, or a reason why not."""
-    labels = [label(layer.node) for layer in shared.layers]
-    found = walk.joint_evidence(shared)
-    if isinstance(found, str):
-        recovered.skipped |= dict.fromkeys(labels, found)
-        return
-    chosen = shared.fit(found)
-    recovered.errors |= dict.fromkeys(labels, (chosen.before, min(chosen.before, chosen.after)))
-    if not chosen.after < chosen.before:
-        recovered.skipped |= dict.fromkeys(labels, NO_BETTER)
-        return
-    shared.write(chosen.whole, names)
-    recovered.refitted += labels
 
 
 class _Walk:
@@ -214,6 +160,25 @@ class _Walk:
             total = shared.joined(total, layer, self.evidence(layer, plain_target(layer)))
         return "there are no samples" if total is None else total
 
+    def parts_of(self, node: gs.Node) -> Iterator[RecurrentPart | str]:
+        """What an LSTM, GRU or RNN multiplies with weights."""
+
+        def gates_left(weights: gs.Tensor) -> Array:
+            axes = self._kept.get(weights.name)
+            return _restricted(weights.values, (None, axes[1], None) if axes else None)
+
+        return recurrent_parts(node, self._before.maker(node.outputs), gates_left)
+
+    def recurrent_evidence(self, part: RecurrentPart) -> Evidence | str:
+        """What the samples show of one of them."""
+        self._grow()
+        whole = left = self._before.advance(part.source)
+        if not part.reads_state:
+            left = self._after.advance(part.source)
+        elif part.source in self._kept:
+            left = [_restricted(values, self._kept[part.source]) for values in whole]
+        return self._shown(part, Target(part.source, None, -np.inf, np.inf), left, whole, None)
+
     def evidence(self, layer: LinearLayer, target: Target) -> Evidence | str:
         """What the samples show of a layer, or what is wrong with them."""
         self._grow()
@@ -230,7 +195,7 @@ class _Walk:
 
     def _shown(
         self,
-        layer: LinearLayer,
+        layer: LinearLayer | RecurrentPart,
         target: Target,
         inputs: list[Array],
         wanted: list[Array],
@@ -261,7 +226,7 @@ class _Walk:
 
     def _rows(
         self,
-        layer: LinearLayer,
+        layer: LinearLayer | RecurrentPart,
         inputs: list[Array],
         wanted: list[Array],
         others: list[Array] | None,
@@ -313,6 +278,8 @@ def _reason_against(node: gs.Node, original: gs.Graph) -> str | None:
     reason = reason_against_layer(node)
     if reason is not None:
         return reason
+    if node.op in RECURRENT:
+        return None
     layer = LinearLayer.of(node)
     if layer.weights.shape[-1] > WIDEST:
         return f"more than {WIDEST} inputs an output"

@@ -82,6 +82,13 @@ class Steps:
             values = {name: feed[name] for name in kept if name in given}
             self._values.append(values | dict(zip(made, found, strict=True)))
 
+    def maker(self, tensors: Sequence[gs.Tensor]) -> gs.Node:
+        """The node of the graph that makes a tensor of the name of one of ``tensors``."""
+        name = next(tensor.name for tensor in tensors if tensor.name)
+        node = producer(self._tensors[name])
+        assert node is not None
+        return node
+
     def again(self) -> Steps:
         """The same graph and feeds from the start; only before anything has run."""
         return Steps(self._graph, self._values)
