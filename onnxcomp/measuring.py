@@ -20,6 +20,7 @@ from onnxcomp.kernel_use import kernel_use
 from onnxcomp.macs import count_macs
 from onnxcomp.model import Model, graph_bytes
 from onnxcomp.runtime import Feed, Session, open_file, open_session
+from onnxcomp.told_shapes import is_the_same, told
 
 LARGE = 2**30  # bytes of a model of which two sessions at a time would take too much memory
 COMPARED = 64  # samples that fidelity is measured on, at most
@@ -75,7 +76,7 @@ class Measurements:
         self.reference = Reference.of(session, feeds, self.calibration.synthetic)
         self.feed = max(self.reference.feeds, key=lambda f: sum(np.size(v) for v in f.values()))
         self._shapes = [value.shape for value in session.inner.get_outputs()]  # as promised
-        self._signature = _signature(session)
+        self._signature = told(session)
         self.shapes = {name: list(np.shape(value)) for name, value in self.feed.items()}
         self.original = Measured(
             bytes=model.bytes,
@@ -224,8 +225,8 @@ class Measurements:
             session = open_file(path, threads=THREADS, lean=self.large)
         else:
             session = open_session(graph, threads=THREADS, lean=self.large)
-        for before, after in zip(self._signature, _signature(session), strict=True):
-            if before != after:
+        for before, after in zip(self._signature, told(session), strict=True):
+            if not is_the_same(before, after, self._session, self.feed):
                 raise UnsupportedModel(
                     f"onnxruntime tells {after[0]!r} as {after[1]} {after[2]}, {before[2]} before"
                 )
@@ -290,12 +291,6 @@ def open_calibration(samples: Any, graph: gs.Graph, session: Session, seed: int)
         if not failures:
             raise
         raise CalibrationError(f"{error}: {failures[-1]}") from error
-
-
-def _signature(session: Session) -> list[tuple[str, str, Any]]:
-    """Name, dtype and shape of inputs and outputs as onnxruntime tells them."""
-    values = (*session.inner.get_inputs(), *session.inner.get_outputs())
-    return [(value.name, value.type, value.shape) for value in values]
 
 
 def _alone(session: Session, feed: Feed) -> float:

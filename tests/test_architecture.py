@@ -30,6 +30,7 @@ LAYERS: dict[str, set[str]] = {
         "onnxcomp.inspection",
         "onnxcomp.listings",
         "onnxcomp.measuring",
+        "onnxcomp.told_shapes",
         "onnxcomp.mixing",
         "onnxcomp.optimize",
         "onnxcomp.pipeline",
