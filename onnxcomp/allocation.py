@@ -89,22 +89,36 @@ class Allocation:
     resource: float
 
 
-def allocate(choices: Sequence[Choice], resource: Resource, budget: float) -> Allocation:
+def allocate(
+    choices: Sequence[Choice],
+    resource: Resource,
+    budget: float,
+    limits: Sequence[tuple[Resource, float]] = (),
+) -> Allocation:
     """The levels of least total cost that use up no more than the budget, to rounding.
 
     Of levels that cost the same the one that uses less is taken. The result is near the optimum of
     a resource that is a sum over choices, by less than one step of one choice, and near a local one
     of others.
 
+    Args:
+        choices: what there is to choose.
+        resource: what levels are weighed by.
+        budget: the most that may be used of it.
+        limits: other resources, and the most that may be used of them.
+
     Raises:
-        RecipeError: the budget cannot be met.
+        RecipeError: the budget cannot be met, or no levels were found that keep the limits.
         ValueError: two choices have the same name.
     """
-    problem = _problem(choices, resource, budget)
-    _check(problem, least(problem), resource, budget)
+    problem = _problem(choices, resource, budget, limits)
+    if not limits:
+        _check(problem, least(problem), resource, budget)
     starts = (problem.top, _most_uniform(problem, choices), problem.bottom)
-    plans = [fill(problem, relax(problem, start)) for start in starts]
-    plan = min(plans, key=problem.cost)
+    plans = [plan for plan in (relax(problem, start) for start in starts) if problem.fits(plan)]
+    if not plans:
+        raise RecipeError("no levels were found that keep all limits")
+    plan = min((fill(problem, plan) for plan in plans), key=problem.cost)
     for _ in range(EXCHANGES):
         found = fill(problem, exchange(problem, plan))
         if (found == plan).all():
@@ -131,12 +145,19 @@ def at_sparsity(choices: Sequence[Choice], sparsity: float) -> dict[str, int]:
     return {c.name: int(c.levels[at]) for c, at in zip(choices, plan, strict=True)}
 
 
-def _problem(choices: Sequence[Choice], resource: Resource, budget: float) -> Problem:
+def _problem(
+    choices: Sequence[Choice],
+    resource: Resource,
+    budget: float,
+    limits: Sequence[tuple[Resource, float]] = (),
+) -> Problem:
     names = [choice.name for choice in choices]
     if len(set(names)) < len(names):
         raise ValueError("two choices have the same name")
     kept = [choice.levels / choice.size for choice in choices]
-    return Problem(kept, [choice.cost for choice in choices], Usage(resource, names), budget)
+    others = [(Usage(other, names), most) for other, most in limits]
+    costs = [choice.cost for choice in choices]
+    return Problem(kept, costs, Usage(resource, names), budget, others)
 
 
 def _check(problem: Problem, plan: Array, resource: Resource, budget: float) -> None:

@@ -21,9 +21,11 @@ ROUNDS = 12  # of choosing all levels given the last ones
 SETTLED = 1e-4  # of the cost: a round that gains less is the last
 FINEST = 512  # levels while the price is searched; single steps then see all of them
 PRICE_STEPS = 60
+HIGHEST = 1e9  # price, of the first
 PRICE_EXACT = 1e-7
 CLOSE = 0.9  # of the best gain for what is used: taken in one go
 LOWERED, RAISED = 8, 16  # levels that an exchange moves by at most
+RAISES = 24  # tried for each that is lowered, best first: limits are not foreseen
 MOST_TRIES, MOST_WORK = 300, 20_000  # exchanges matter where choices are few
 
 
@@ -39,11 +41,18 @@ class Problem:
     """
 
     def __init__(
-        self, kept: Sequence[Array], costs: Sequence[Array], usage: Usage, budget: float
+        self,
+        kept: Sequence[Array],
+        costs: Sequence[Array],
+        usage: Usage,
+        budget: float,
+        limits: Sequence[tuple[Usage, float]] = (),
     ) -> None:
-        """``kept`` and ``costs``: [levels] for each choice, kept ascending."""
+        """``kept`` and ``costs``: [levels] for each choice, kept ascending; ``limits`` hold, too,
+        without being looked at when levels are weighed."""
         self.usage, self.tiny = usage, ROUNDING * abs(budget) or ROUNDING
         self._limit = budget + self.tiny
+        self._limits = [(other, most + ROUNDING * abs(most)) for other, most in limits]
         self.rows = np.arange(len(costs))
         self.top = np.asarray([len(known) - 1 for known in costs], np.int64)
         self.bottom = np.zeros_like(self.top)
@@ -64,8 +73,10 @@ class Problem:
         return self._limit - self.used(plan)
 
     def fits(self, plan: Array) -> bool:
-        """Whether a plan is within the budget."""
-        return self.left(plan) >= 0
+        """Whether a plan is within the budget and the limits."""
+        kept = self.kept[self.rows, plan]
+        within = all(other.value(kept) <= most for other, most in self._limits)
+        return within and self.left(plan) >= 0
 
     def cost(self, plan: Array) -> float:
         """Of a plan."""
@@ -160,6 +171,8 @@ def _priced(problem: Problem, columns: Array, changes: Array, last: float) -> tu
         if problem.fits(best):
             break
         low, high = high, 8 * high
+        if high > HIGHEST * scale:
+            break
     for _ in range(PRICE_STEPS):
         trial = plan(low)
         if not problem.fits(trial):
@@ -248,9 +261,13 @@ def _raised(
     gains = now[:, None] - np.take_along_axis(problem.costs, columns, axis=1)
     gains[after > problem.left(trial)] = -np.inf
     gains[row] = -np.inf
-    other, at = (int(place) for place in np.unravel_index(int(gains.argmax()), gains.shape))
-    loss = problem.costs[row, column] - now[row]
-    if gains[other, at] <= loss + ROUNDING * now.sum():
-        return None
-    trial[other] = columns[other, at]
-    return (other, int(trial[other])) if problem.fits(trial) else None
+    loss = problem.costs[row, column] - now[row] + ROUNDING * now.sum()
+    for place in np.argsort(-gains, axis=None, kind="stable")[:RAISES]:
+        other, at = (int(index) for index in np.unravel_index(place, gains.shape))
+        if gains[other, at] <= loss:
+            break
+        raised = trial.copy()
+        raised[other] = columns[other, at]
+        if problem.fits(raised):
+            return other, int(raised[other])
+    return None

@@ -94,6 +94,7 @@ class Run:
             seed=seed,
             advance=progress.advance,
             original=model.graph,
+            must_pay=self.gates.must_pay and verify != "off",
         )
         self.graph = model.graph.copy()
         self.passes: list[PassResult] = []

@@ -61,6 +61,13 @@ def budget_of(
     return Budget(left(graph, channels, shapes), value * whole(came, shapes))
 
 
+def latency_and_macs(graph: gs.Graph, channels: Channels, feed: Feed) -> tuple[Resource, Resource]:
+    """What single layers take, in ms with one thread, and the MACs of all."""
+    shapes = {name: values.shape for name, values in feed.items()}
+    latency = latency_of(graph, channels, shapes, LayerLatency(threads=1))
+    return latency, macs_of(graph, channels, shapes)
+
+
 def time_ratio(came: gs.Graph, graph: gs.Graph, feed: Feed) -> float:
     """Time of ``graph`` / time of ``came``, one thread."""
     sessions = [open_session(each, threads=1) for each in (came, graph)]

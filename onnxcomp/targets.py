@@ -118,6 +118,11 @@ FLOAT_ONLY: Mapping[str, str] = MappingProxyType(
 """Operators with weights that stay in float on onnxruntime's CPU provider, and why."""
 
 
+def _in_blocks(channels: int) -> Mapping[str, int]:
+    return MappingProxyType(dict.fromkeys(("Conv", "Gemm", "MatMul"), channels))
+
+
+
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """A runtime on some hardware.
@@ -138,6 +143,9 @@ class Target:
         row_lookup: whether embeddings can be stored as codes with one scale a row.
         operators: what runs in integers, and how; by operator type.
         float_only: why other operators that have weights stay in float; by operator type.
+        blocks: channels that kernels compute at once, so that a part of a block takes as long as
+            all of it; by operator type, where there are blocks at all. One vector of float32 wide:
+            of AVX-512 where there is VNNI, and integer kernels work on as many.
     """
 
     name: str
@@ -152,6 +160,7 @@ class Target:
     row_lookup: bool = True
     operators: Mapping[str, Operator] = field(default_factory=lambda: ONNXRUNTIME, hash=False)
     float_only: Mapping[str, str] = field(default_factory=lambda: FLOAT_ONLY, hash=False)
+    blocks: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def activation_parameters(self, seen: Range) -> Affine:
         """The scale and zero point that spread the codes of this target over a range."""
@@ -166,8 +175,13 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         target.name: target
         for target in (
             # VPMADDUBSW adds two products u8 * s8 in 16 bits: 2 * 255 * 127 saturates.
-            Target(name="x86-avx2", activation_dtype=np.dtype(np.uint8), weight_bits=7),
-            Target(name="x86-vnni", activation_dtype=np.dtype(np.uint8)),
+            Target(
+                name="x86-avx2",
+                activation_dtype=np.dtype(np.uint8),
+                weight_bits=7,
+                blocks=_in_blocks(8),
+            ),
+            Target(name="x86-vnni", activation_dtype=np.dtype(np.uint8), blocks=_in_blocks(16)),
             Target(name="arm64", activation_dtype=np.dtype(np.int8)),
             Target(
                 name="qdq-generic",

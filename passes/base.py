@@ -37,6 +37,7 @@ class PassContext:
         advance: called with (done, total) by long work.
         original: the model before the first pass, for reports in its names; not to be changed.
         removed: what earlier passes reported to have removed of it.
+        must_pay: what saves neither time nor bytes is undone afterwards: better left out.
     """
 
     target: Target
@@ -45,6 +46,7 @@ class PassContext:
     advance: Advance = no_progress
     original: gs.Graph | None = None
     removed: Sequence[Mapping[str, Any]] = ()
+    must_pay: bool = False
 
     @property
     def has_real_samples(self) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.allocation import Choice, allocate, at_sparsity, uniform
@@ -17,17 +16,33 @@ from onnxcomp.channels import Channels, find_channels
 from onnxcomp.cutting import Kept, composed, cut
 from onnxcomp.few_samples import few_samples
 from onnxcomp.graph import carried_of, label, sort_nodes
+from onnxcomp.group_choices import (
+    Choices,
+    Plan,
+    choices_of,
+    losses_of,
+    plan_of,
+    removed,
+    with_levels,
+)
+from onnxcomp.kernel_blocks import Blocked, allocate_in_blocks, blocked_macs
 from onnxcomp.parameters import count_parameters
 from onnxcomp.passes.base import Pass, PassContext, PassReport
-from onnxcomp.pruning_budgets import BUDGETS, Budget, budget_of, held_parameters, time_ratio
+from onnxcomp.payoff import that_pay
+from onnxcomp.pruning_budgets import (
+    BUDGETS,
+    Budget,
+    budget_of,
+    held_parameters,
+    latency_and_macs,
+    time_ratio,
+)
 from onnxcomp.recovery import recover
 from onnxcomp.removal_plan import Importance, Ranked, ranked
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.tracing import Losses, trace
-from onnxcomp.union_find import Array
 from onnxcomp.unit_parts import weight_axes
 
-Plan = list[tuple[Ranked, int]]  # a group and how many units it keeps
 SPEED_TRIES = 4  # of a budget of time: layers measured alone do not foretell all of a model's time
 
 
@@ -47,6 +62,8 @@ class PruneChannels(Pass):
         importance: ``l1``, ``l2``, ``activation``, ``reconstruction``, or ``auto``:
             reconstruction where samples were given, else l2.
         multiple: the number of channels left of an axis is one of it, where it is cut.
+        whole_blocks: for a budget other than of time leave whole blocks of the channels that the
+            target's kernels compute at once, 16 or 8: parts of them save no time.
         max_sparsity: the largest fraction that a group may lose.
         granularity: what shrinks where heads or groups of a Conv could, or the width of each:
             ``head``, ``head_dim``, ``both`` one after the other, or ``auto``.
@@ -64,6 +81,7 @@ class PruneChannels(Pass):
     scope: Literal["auto", "uniform", "global"] = "auto"
     importance: Literal["auto", "l1", "l2", "activation", "reconstruction"] = "auto"
     multiple: int = 8
+    whole_blocks: bool = True
     max_sparsity: float = 0.9
     granularity: Literal["auto", "head", "head_dim", "both"] = "auto"
     keep_first: bool = False
@@ -111,8 +129,8 @@ class PruneChannels(Pass):
             channels = find_channels(graph, step)
             plan = self._plan(came, graph, channels, context, report)
             if plan:
-                losses += _losses(plan, kept)
-                kept = composed(kept, cut(graph, channels, _removed(plan)))
+                losses += losses_of(plan, kept)
+                kept = composed(kept, cut(graph, channels, removed(plan)))
         report.numbers["parameters_before"] = count_parameters(came)
         report.numbers["parameters_after"] = count_parameters(graph)
         if not losses:
@@ -151,34 +169,48 @@ class PruneChannels(Pass):
                 report.skip(item.group.name, f"{size} cannot lose any and keep a multiple")
                 continue
             choices[item.group.name] = item, choice
-        plan = self._within_budget(choices, wanted, came, graph, channels, context)
+        reasons: Mapping[str, str] = {}
+        if context.must_pay and choices:
+            feed = next(context.samples().feeds(1))
+            paying, reasons = that_pay(
+                choices_of(choices), *latency_and_macs(graph, channels, feed)
+            )
+            choices = with_levels(choices, paying)
+        plan = self._within_budget(choices, wanted, came, graph, channels, context, report)
         cut_groups = {item.group.name for item, _ in plan}
         for name in choices:
             if name not in cut_groups:
-                report.skip(name, "the number of channels that suits best is all of them")
+                best = "the number of channels that suits best is all of them"
+                report.skip(name, reasons.get(name, best))
         return plan
 
     def _within_budget(
         self,
-        choices: Mapping[str, tuple[Ranked, Choice]],
+        choices: Choices,
         wanted: Mapping[str, PruneChannels],
         came: gs.Graph,
         graph: gs.Graph,
         channels: Channels,
         context: PassContext,
+        report: PassReport,
     ) -> Plan:
         """Shares the budget out; one of time until the cut model is measured to keep it."""
         option = next((name for name in BUDGETS if getattr(self, name) is not None), None)
         if option is None:
-            return _plan_of(choices, self._counts(choices, wanted, None))
+            return plan_of(choices, self._counts(choices, wanted, None))
         feed = next(context.samples().feeds(1))
         budget = budget_of(option, getattr(self, option), came, graph, channels, feed)
+        if option != "min_speedup":
+            shapes = {name: values.shape for name, values in feed.items()}
+            blocked = blocked_macs(graph, channels, shapes, context.target.blocks)
+            counts = self._counts(choices, wanted, budget, blocked, report)
+            return plan_of(choices, counts)
         for left in reversed(range(SPEED_TRIES)):
-            plan = _plan_of(choices, self._counts(choices, wanted, budget))
-            if option != "min_speedup" or not plan or not left:
+            plan = plan_of(choices, self._counts(choices, wanted, budget))
+            if not plan or not left:
                 break
             trial = graph.copy()
-            cut(trial, channels, _removed(plan))
+            cut(trial, channels, removed(plan))
             missed = time_ratio(came, trial, feed) * getattr(self, option)
             if missed <= 1:
                 break
@@ -216,11 +248,13 @@ class PruneChannels(Pass):
 
     def _counts(
         self,
-        choices: Mapping[str, tuple[Ranked, Choice]],
+        choices: Choices,
         wanted: Mapping[str, PruneChannels],
         budget: Budget | None,
+        blocked: Blocked | None = None,
+        report: PassReport | None = None,
     ) -> Mapping[str, int]:
-        """How many units each group keeps."""
+        """How many units each group keeps; with ``blocked`` so that it saves time."""
         fixed: dict[str, int] = {}
         for name, (_, choice) in choices.items():
             if wanted[name].sparsity != self.sparsity or (budget is None and not self._is_global()):
@@ -235,8 +269,13 @@ class PruneChannels(Pass):
         if budget is None:
             resource = held_parameters([item.group for item, _ in choices.values()])
             budget = Budget(resource, (1 - self.sparsity) * resource.value())
-        share_out = allocate if self._is_global() or self.scope == "auto" else uniform
-        return share_out(free, budget.resource, budget.amount).levels
+        if self.scope == "uniform":
+            return uniform(free, budget.resource, budget.amount).levels
+        if blocked is None or report is None or not self.whole_blocks:
+            return allocate(free, budget.resource, budget.amount).levels
+        levels, note = allocate_in_blocks(free, budget.resource, budget.amount, blocked)
+        report.notes += [note] if note else []
+        return levels
 
     def _is_global(self) -> bool:
         return self.scope == "global"
@@ -255,8 +294,8 @@ class PruneChannels(Pass):
                 report.change(node)
         original = context.original if context.original is not None else before
         traced = trace(original, [lost for _, lost in losses], before, context.removed)
-        for (entry, _), places in zip(losses, traced, strict=True):
-            report.removed.append(entry | {"places": [place.as_dict() for place in places]})
+        for (entry, _), left in zip(losses, traced, strict=True):
+            report.removed.append(entry | left.as_dict())
         report.numbers["groups"] = len(losses)
 
     def _recover(
@@ -288,33 +327,3 @@ def _layers_that_stay(graph: gs.Graph, channels: Channels) -> Iterator[tuple[str
         single = layer.weights.shape[layer.reads] == 1
         if makes in channels.pinned and (single or reads in channels.pinned):
             yield label(layer.node), channels.pinned[makes]
-
-
-def _plan_of(choices: Mapping[str, tuple[Ranked, Choice]], counts: Mapping[str, int]) -> Plan:
-    pairs = [(item, counts[name]) for name, (item, _) in choices.items()]
-    return [(item, count) for item, count in pairs if count < item.group.size]
-
-
-def _removed(plan: Plan) -> dict[str, Array]:
-    return {item.group.name: item.removed(count) for item, count in plan}
-
-
-def _losses(plan: Plan, kept: Kept) -> list[tuple[dict[str, Any], Losses]]:
-    """For each group what to report, and the indices lost, as the axes were before any cut."""
-    found = []
-    for item, count in plan:
-        group, units = item.group, item.removed(count)
-        lost: Losses = {}
-        for place in group.places:
-            indices = np.flatnonzero(np.isin(place.units, units))
-            earlier = kept.get(place.tensor, ())
-            left = earlier[place.axis] if earlier else None
-            lost[place.tensor, place.axis] = indices if left is None else left[indices]
-        entry = {
-            "group": group.name,
-            "units": group.size,
-            "removed_units": group.size - count,
-            "cost": item.cost(count),
-        }
-        found.append((entry, lost))
-    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,16 @@ import pytest
 from onnx import numpy_helper
 
 from onnxcomp import optimize
+from onnxcomp.calibration import Calibration
+from onnxcomp.channels import find_channels
 from onnxcomp.errors import OnnxcompError
+from onnxcomp.importing import from_proto
 from onnxcomp.optimize import Result
+from onnxcomp.passes.base import PassContext, PassReport
+from onnxcomp.pruning_budgets import latency_and_macs
 from onnxcomp.recipe import compose, parse_pass
+from onnxcomp.shapes import infer_shapes
+from onnxcomp.targets import resolve_target
 from onnxcomp.testing import model_of
 
 RNG = np.random.default_rng(3)
@@ -147,6 +156,106 @@ def test_widths_stay_multiples(tmp_path: Path) -> None:
     result = pruned(tmp_path, "sparsity=0.1")
     assert result.report.passes[0].status == "unchanged"
     assert "all" in result.report.passes[0].skipped["first"]
+
+
+SIZES = {"first": 64, "second": 64, "third": 16}
+
+
+def convolutions(path: Path) -> Path:
+    """3 -> 64 -> 64 -> 16 -> 2 channels; those that are made last are one block of 16."""
+    weights = {"w1": normal(64, 3, 1, 1), "w2": normal(64, 64, 1, 1)}
+    weights |= {"w3": normal(16, 64, 1, 1), "w4": normal(2, 16, 1, 1)}
+    model = model_of(
+        """net (float[1, 3, 6, 6] x) => (float[1, 2, 6, 6] y) {
+            [first] a = Conv (x, w1)  b = Relu (a)  [second] c = Conv (b, w2)  d = Relu (c)
+            [third] e = Conv (d, w3)  f = Relu (e)  [fourth] y = Conv (f, w4) }""",
+        **weights,
+    )
+    onnx.save(model, path / "convolutions.onnx")
+    return path / "convolutions.onnx"
+
+
+def work(left: dict[str, int], block: int = 1) -> int:
+    """Multiplications of a pixel of `convolutions`, channels counted in whole blocks."""
+    a, b, c = (-(-left.get(name, n) // block) * block for name, n in SIZES.items())
+    return 3 * a + a * b + b * c + c * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "saves_time"),
+    [
+        ("max_macs=0.9", "x86-vnni", True),
+        ("max_macs=0.6", "x86-vnni", True),
+        ("max_bytes=0.7", "x86-vnni", True),
+        ("max_macs=0.9,whole_blocks=false", "x86-vnni", False),
+        ("max_macs=0.9", "x86-avx2", False),
+        ("sparsity=0.125", "x86-vnni", False),
+    ],
+)
+def test_budgets_save_time_by_whole_blocks_of_the_targets_kernels(
+    tmp_path: Path, options: str, target: str, saves_time: bool
+) -> None:
+    recipe = compose([parse_pass(f"prune_channels:importance=l2,{options}")])
+    source = convolutions(tmp_path)
+
+    (report,) = optimize(source, recipe, target=target, verify="off").report.passes
+
+    left = {entry["group"]: entry["units"] - entry["removed_units"] for entry in report.removed}
+    assert left
+    assert all(count % 8 == 0 for count in left.values())
+    saved, saved_in_blocks = (work({}, block) - work(left, block) for block in (1, 16))
+    assert (saved_in_blocks >= 0.8 * saved) == saves_time
+    assert report.notes == []
+
+
+def test_a_budget_that_whole_blocks_cannot_meet_is_met_by_parts_and_a_note_says_so(
+    tmp_path: Path,
+) -> None:
+    source, _ = saved(tmp_path)  # 16 units everywhere
+    recipe = compose([parse_pass("prune_channels:max_macs=0.8,importance=l2")])
+
+    (report,) = optimize(source, recipe, target="x86-vnni", verify="off").report.passes
+
+    assert [entry["removed_units"] for entry in report.removed] == [8]
+    (note,) = report.notes
+    assert "cannot be met by whole blocks" in note
+    assert "little of the MACs saved" in note
+
+
+@pytest.mark.parametrize("options", ["sparsity=0.5", "max_macs=0.5,whole_blocks=false"])
+def test_where_payoff_is_a_gate_widths_that_save_no_time_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    """Latencies come from the file that keeps them: what "first" makes has become free."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = convolutions(tmp_path)
+    graph = from_proto(onnx.load(source))
+    infer_shapes(graph)
+    feed = {"x": normal(1, 3, 6, 6)}
+    latency_and_macs(graph, find_channels(graph), feed)
+    (path,) = (tmp_path / "onnxcomp").iterdir()
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    for key in stored["milliseconds"]:
+        made, read, *kernel = json.loads(key)[2][1]
+        if kernel != [1, 1]:
+            continue  # the probe for blocks
+        free = read == 3 or (made == 64 and read <= 64)  # the layers that "first" touches
+        stored["milliseconds"][key] = 10.0 + read / 1e3 if free else made * read / 100
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    step = parse_pass(f"prune_channels:importance=l2,{options}")
+    context = PassContext(
+        target=resolve_target(), calibration=Calibration.from_source([feed], graph)
+    )
+    told, ungated = PassReport(), PassReport()
+
+    step.rewrite(graph.copy(), context, ungated)
+    step.rewrite(graph.copy(), dataclasses.replace(context, must_pay=True), told)
+
+    assert {entry["group"] for entry in ungated.removed} >= {"first"}
+    assert "first" not in {entry["group"] for entry in told.removed}
+    assert (
+        "of 64 saves no time on this target: 0 % of what its layers take" in told.skipped["first"]
+    )
 
 
 def test_first_and_last_layers_can_be_kept(tmp_path: Path) -> None:
