@@ -18,7 +18,7 @@ from onnxcomp.union_find import Array
 
 Source = tuple[gs.Tensor, int]  # the length of this axis
 Entry = Source | int | None  # None: anything
-TARGETS = {("Expand", 1), ("Resize", 3)}  # operators whose rules ask `follow`
+TARGETS = {("ConstantOfShape", 0), ("Expand", 1), ("Resize", 3)}  # whose rules ask `follow`
 SAME = ("Cast", "Identity", "Squeeze", "Unsqueeze")
 READ = "its length is read at run time"
 
@@ -33,7 +33,10 @@ def follow(sweep: Sweep, target: gs.Tensor, made: Axes) -> None:
             sweep.pin(tensor, READ)
         return
     skipped = len(made) - len(entries)  # Expand aligns them at the back
-    for entry, labels in zip(entries, made[skipped:], strict=True):
+    ours = written(target)
+    for i, (entry, labels) in enumerate(zip(entries, made[skipped:], strict=True)):
+        if i in ours:
+            continue
         if isinstance(entry, tuple):
             tensor, axis = entry
             read = sweep.axes(tensor)[axis]
@@ -44,6 +47,31 @@ def follow(sweep: Sweep, target: gs.Tensor, made: Axes) -> None:
                 sweep.equations.pin(labels, "its target is computed")
         elif entry != 1:  # an Expand to 1 changes nothing
             sweep.equations.pin(labels, "its target is computed")
+
+
+def written(target: gs.Tensor) -> set[int]:
+    """Which entries are numbers that a cut can rewrite: constants, alone or joined to a target."""
+    found, place = set[int](), 0
+    for tensor, size in parts(target):
+        if is_constant(tensor):
+            found.update(range(place, place + size))
+        place += size
+    return found
+
+
+def parts(target: gs.Tensor) -> list[tuple[gs.Tensor, int]]:
+    """What a target that nobody else reads is joined of, and how many entries each is.
+
+    A constant is its own only part; empty where something is unknown.
+    """
+    if is_constant(target):
+        return [(target, int(np.prod(target.shape)))]
+    node = producer(target)
+    if node is None or node.op != "Concat" or len(consumers(target)) != 1:
+        return []
+    sizes = [(tensor, _entries(tensor)) for tensor in node.inputs]
+    found = [(tensor, size) for tensor, size in sizes if size is not None]
+    return found if len(found) == len(sizes) else []
 
 
 def sources(lengths: gs.Tensor, depth: int = 16) -> list[Entry] | None:

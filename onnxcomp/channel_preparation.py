@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_sweep import is_size
 from onnxcomp.graph import Names, consumers, is_constant, label, producer, remove_unused
-from onnxcomp.rewriting import Budget, scopes
-from onnxcomp.shapes import infer_shapes
-from onnxcomp.sizes import SHAPE_RULES
+from onnxcomp.written_lengths import write_lengths
 
 WEIGHTED = ("Conv", "ConvTranspose", "FusedConv", "FusedMatMul", "Gather", "Gemm", "MatMul")
 Origins = dict[str, str]  # constant -> the one it is a copy of
@@ -24,43 +21,13 @@ def prepare(graph: gs.Graph) -> Origins:
     Returns:
         by name of every copied constant the one that it was copied from.
     """
-    _constant_sizes(graph)
     names = Names(graph)
-    _constant_targets(graph, names)
+    write_lengths(graph, names)
+    remove_unused(graph)
     _gathered_shuffles(graph, names)
     origins = _own_vectors(graph, names)
     remove_unused(graph)
     return origins
-
-
-@dataclass
-class _Untold:
-    """Where the rules on sizes say what they did, which nobody asks for here."""
-
-    changed: list[str] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def skip(self, node: gs.Node | str, reason: str) -> None:
-        """Forgets it."""
-
-
-def _constant_sizes(graph: gs.Graph) -> None:
-    """What is computed from shapes becomes constant where it is certain: else it all has to stay.
-
-    Every size that becomes known may let others be inferred.
-    """
-    while any(node.op == "Shape" for node in graph.nodes):
-        scope = scopes(graph, _Untold(), Budget(0))[0]
-        rules = [
-            rule(scope, node)
-            for node in list(graph.nodes)
-            if not node.domain and node.outputs
-            for rule in SHAPE_RULES.get(node.op, ())
-        ]
-        if not any(rules):
-            return
-        remove_unused(graph)
-        infer_shapes(graph)
 
 
 def _own_vectors(graph: gs.Graph, names: Names) -> Origins:
@@ -84,44 +51,6 @@ def _own_vectors(graph: gs.Graph, names: Names) -> Origins:
                 node.inputs[i] = twin
             seen.add(tensor.name)
     return origins
-
-
-def _constant_targets(graph: gs.Graph, names: Names) -> None:
-    """Computed targets of Reshape and Expand become constants where shapes say enough.
-
-    One length may be open (-1), others are copied from the same axis of the input (0).
-    """
-    for node in graph.nodes:
-        if node.op not in ("Reshape", "Expand") or is_constant(node.inputs[1]):
-            continue
-        target = _target(node)
-        if target is not None:
-            name = names.fresh(f"{node.outputs[0].name}.target")
-            node.inputs[1] = gs.Constant(name, np.asarray(target, np.int64))
-
-
-def _target(node: gs.Node) -> list[int] | None:
-    before, after = node.inputs[0].shape, node.outputs[0].shape
-    if after is None or before is None or 0 in after or node.attrs.get("allowzero", 0):
-        return None
-    if node.op == "Expand":  # 1 keeps what is there
-        target = [int(size) if is_size(size) else 1 for size in after]
-        front = len(after) - len(before)
-        known = all(
-            is_size(size) or (i >= front and before[i - front] == size and size is not None)
-            for i, size in enumerate(after)
-        )
-        return target if known else None
-    target, open_ = [], 0
-    for i, size in enumerate(after):
-        if is_size(size):
-            target.append(int(size))
-        elif i < len(before) and before[i] == size and size is not None:
-            target.append(0)
-        else:
-            target.append(-1)
-            open_ += 1
-    return target if open_ <= 1 else None
 
 
 def _gathered_shuffles(graph: gs.Graph, names: Names) -> None:

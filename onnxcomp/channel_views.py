@@ -12,8 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import SINGLE, UNKNOWN, Unfollowed
-from onnxcomp.channel_lengths import READ, follow, read_axes
-from onnxcomp.channel_sweep import Axes, Rule, Sweep, integers, is_size, sizes
+from onnxcomp.channel_lengths import READ, follow, read_axes, written
+from onnxcomp.channel_sweep import LARGEST, Axes, Rule, Sweep, integers, is_size, sizes
 from onnxcomp.graph import is_constant
 from onnxcomp.rewriting import input_at
 
@@ -54,10 +54,12 @@ def reshape(sweep: Sweep, node: gs.Node) -> list[Axes]:
     Raises:
         Unfollowed: its target is computed, so nothing could follow in it.
     """
-    if len(node.inputs) > 1 and not is_constant(node.inputs[1]):
-        raise Unfollowed("its target is computed")
     data, before = sweep.axes(node.inputs[0]), sizes(node.inputs[0])
     after = sizes(node.outputs[0])
+    if len(node.inputs) > 1 and node.op == "Reshape":
+        ours = written(node.inputs[1])
+        if any(is_size(size) and size > 1 and i not in ours for i, size in enumerate(after)):
+            raise Unfollowed("its target is computed")
     result: Axes = [UNKNOWN if not is_size(size) else SINGLE for size in after]
     if 0 in before or 0 in after:
         raise Unfollowed("a dimension is 0")
@@ -163,6 +165,21 @@ def expand(sweep: Sweep, node: gs.Node) -> list[Axes]:
     return [result]
 
 
+def filled(sweep: Sweep, node: gs.Node) -> list[Axes]:
+    """ConstantOfShape: all indices are alike, so any may leave; `cut` follows in the lengths."""
+    result = [
+        sweep.equations.fresh(int(size)) if is_size(size) and 0 < size <= LARGEST else UNKNOWN
+        for size in sizes(node.outputs[0])
+    ]
+    follow(sweep, node.inputs[0], result)
+    return [result]
+
+
+def counted(sweep: Sweep, node: gs.Node) -> list[Axes]:
+    """Range: numbers in a row stay; what it reads are scalars."""
+    return [sweep.fixed(node.outputs[0], "Range")]
+
+
 def tile(sweep: Sweep, node: gs.Node) -> list[Axes]:
     """Repeats whole axes."""
     data, repeats = sweep.axes(node.inputs[0]), integers(node, 1) or []
@@ -246,6 +263,8 @@ VIEWS: dict[str, Rule] = {
     "Unsqueeze": unsqueeze,
     **dict.fromkeys(("Reshape", "Flatten"), reshape),
     "Expand": expand,
+    "ConstantOfShape": filled,
+    "Range": counted,
     "Tile": tile,
     **dict.fromkeys(("Resize", "Upsample"), resize),
     "DepthToSpace": depth_to_space,

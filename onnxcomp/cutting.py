@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import Unfollowed
+from onnxcomp.channel_lengths import parts
 from onnxcomp.channel_selections import slice_axes, sliced
 from onnxcomp.channels import Channels
 from onnxcomp.graph import Names, is_constant, sort_nodes
@@ -149,20 +150,37 @@ def _hidden_size(work: Cut, node: gs.Node) -> None:
 
 
 def _target(index: int) -> Callable[[Cut, gs.Node], None]:
-    """Reshape, Expand, Resize: the lengths of the output's axes; 0, -1 and 1 say nothing of it."""
+    """Reshape, Expand, Resize: the lengths of the output's axes; 0, -1 and 1 say nothing of it.
+
+    A target is a constant, or constants and computed lengths that are joined.
+    """
 
     def follow(work: Cut, node: gs.Node) -> None:
         tensor = input_at(node, index)
-        if tensor is None or not is_constant(tensor) or node.outputs[0].name not in work.kept:
+        result = node.outputs[0]
+        if tensor is None or result.name not in work.kept:
             return
-        target = np.array(tensor.values)
-        skipped = len(node.outputs[0].shape) - len(target)
-        for axis, left in enumerate(work.kept[node.outputs[0].name][skipped:]):
-            if left is not None and target[axis] > 1:
-                target[axis] = left.size
-        node.inputs[index] = work.constant(tensor, target)
+        kept = [work.axis(result, axis) for axis in range(len(result.shape))]
+        found = parts(tensor)
+        place = len(kept) - sum(size for _, size in found)  # Expand aligns them at the back
+        for i, (part, size) in enumerate(found):
+            if is_constant(part):
+                numbers = _rewritten(work, part, kept[place : place + size])
+                if part is tensor:
+                    node.inputs[index] = numbers
+                else:
+                    tensor.inputs[0].inputs[i] = numbers
+            place += size
 
     return follow
+
+
+def _rewritten(work: Cut, tensor: gs.Tensor, kept: Sequence[Array | None]) -> gs.Tensor:
+    target = np.array(tensor.values)
+    for i, left in enumerate(kept):
+        if left is not None and target.flat[i] > 1:
+            target.flat[i] = left.size
+    return work.constant(tensor, target)
 
 
 def _split(work: Cut, node: gs.Node) -> None:
@@ -246,6 +264,7 @@ SIZES: dict[str, Callable[[Cut, gs.Node], None]] = {
     **dict.fromkeys(("Conv", "FusedConv", "ConvTranspose"), _groups_of_conv),
     "GroupNormalization": _groups_of_norm,
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _hidden_size),
+    "ConstantOfShape": _target(0),
     "Reshape": _target(1),
     "Expand": _target(1),
     "Resize": _target(3),

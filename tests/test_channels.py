@@ -233,9 +233,9 @@ def test_equal_biases_tie_no_layers_together() -> None:
     assert [group.size for group in channels.groups] == [4, 4]
 
 
-def test_a_computed_target_of_a_reshape_keeps_its_numbers_and_its_tensor() -> None:
+def test_numbers_in_a_computed_target_of_a_reshape_follow_the_cut() -> None:
     """Two lengths are open, so no constant target can say [N, 4, 3, H, W]."""
-    _, channels = analysed(
+    graph, channels = analysed(
         """m (float[N, 5, H, W] x) => (float[N, 2, P, Q] y) {
             a = Conv <strides = [2, 2]> (x, w1) s = Shape (a) space = Slice (s, two, four)
             t = Concat <axis = 0> (heads, space) h = Reshape (a, t) r = Relu (h)
@@ -243,9 +243,21 @@ def test_a_computed_target_of_a_reshape_keeps_its_numbers_and_its_tensor() -> No
         **{"w1": normal(12, 5, 3, 3), "w2": normal(2, 12, 1, 1), "two": np.array([2])},
         **{"four": np.array([4]), "heads": np.array([0, 4, 3]), "joined": np.array([0, 12])},
     )
+    x = normal(2, 5, 7, 9)
+    w1, w2 = (graph.tensors()[name].values for name in ("w1", "w2"))
+    left = [i for i in range(12) if i not in (3, 4, 5)]
+    alone = graph_of(
+        """m (float[N, 5, H, W] x) => (float[N, 2, P, Q] y) {
+            a = Conv <strides = [2, 2]> (x, w1) r = Relu (a) y = Conv (r, w2) }""",
+        w1=w1[left],
+        w2=w2[:, left],
+    )
+    (group,) = channels.groups
 
-    assert channels.groups == ()
-    assert set(channels.unknown.values()) == {"its target is computed"}
+    cut(graph, channels, {group.name: np.array([1])})
+
+    assert (group.size, group.span, channels.unknown) == (4, 3, {})
+    np.testing.assert_allclose(answer(graph, x=x), answer(alone, x=x), rtol=1e-5, atol=1e-6)
 
 
 def test_targets_computed_from_shapes_are_followed_without_simplifying_first() -> None:
@@ -319,10 +331,48 @@ def test_a_target_made_of_lengths_follows_the_cut_by_itself() -> None:
     ],
     ids=["a number in the target", "a length that is computed with"],
 )
-def test_channels_stay_whose_number_is_in_a_target_or_computed_with(front: str) -> None:
+def test_a_target_that_holds_a_number_follows_the_cut(front: str) -> None:
     text = BESIDE.replace("front = Slice (own, zero, two)", front)
     weights = {"w1": normal(5, 3, 1, 1), "w2": normal(2, 10, 1, 1), "five": np.array([5])}
+    graph, channels = analysed(text, **weights, **SIZES)
+    x = normal(2, 3, 4, 6)
+    (group,) = channels.groups
 
-    _, channels = analysed(text, **weights, **SIZES)
+    cut(graph, channels, {group.name: np.array([1])})
 
-    assert channels.groups == ()
+    zeroed = {
+        "w1": np.where(np.arange(5).reshape(5, 1, 1, 1) == 1, 0, weights["w1"]),
+        "w2": np.where(np.arange(10).reshape(1, 10, 1, 1) % 5 == 1, 0, weights["w2"]),
+    }
+    expected = answer(graph_of(text, **zeroed, five=np.array([5]), **SIZES), x=x)
+    np.testing.assert_allclose(answer(graph, x=x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_states_that_are_filled_in_for_any_batch_shrink_with_a_recurrence() -> None:
+    """As exporters write the first state of an LSTM: zeros [1, N, hidden]."""
+    weights = {"w": normal(1, 16, 3), "r": normal(1, 16, 4), "out": normal(4, 2)}
+    graph, channels = analysed(
+        """m (float[T, N, 3] x) => (float[T, N, 2] y) {
+            s = Shape (x) n = Slice (s, one, two) t = Concat <axis = 0> (one, n, four)
+            h = ConstantOfShape (t) a, b, c = LSTM <hidden_size = 4> (x, w, r, , , h, h)
+            d = Squeeze (a, one) y = MatMul (d, out) }""",
+        **weights,
+        **SIZES,
+    )
+    (group,) = channels.groups
+    x = normal(5, 2, 3)
+
+    cut(graph, channels, {group.name: np.array([2])})
+
+    left = [0, 1, 3]
+    gates = np.concatenate([np.asarray(left) + 4 * i for i in range(4)])
+    alone = graph_of(
+        """m (float[T, N, 3] x) => (float[T, N, 2] y) {
+            a, b, c = LSTM <hidden_size = 3> (x, w, r) d = Squeeze (a, one)
+            y = MatMul (d, out) }""",
+        w=weights["w"][:, gates],
+        r=weights["r"][:, gates][:, :, left],
+        out=weights["out"][left],
+        one=np.array([1]),
+    )
+    np.testing.assert_allclose(answer(graph, x=x), answer(alone, x=x), rtol=1e-5, atol=1e-6)
