@@ -424,6 +424,27 @@ def test_ctrl_c_in_each_stage_leaves_nothing_behind(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+@pytest.mark.parametrize(
+    ("stall", "step"),
+    [
+        ("onnxcomp.unit_parts:observed", "prune_channels:sparsity=0.5,multiple=1"),
+        ("onnxcomp.refitting:best_fit", "prune_channels:sparsity=0.5,multiple=1"),
+        ("onnxcomp.branch_switches:SwitchedSession.run", "prune_blocks:count=1"),
+        ("onnxcomp.block_search:recover", "prune_blocks:count=1"),
+    ],
+)
+def test_ctrl_c_while_pruning_leaves_nothing_behind(
+    stall: str, step: str, place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    before = contents(place)
+    arguments = optimize("--pass", step, "--calibration", "samples.npz")
+    done = interrupted(place, (stall, 0), tmp_path_factory.mktemp("stall"), *arguments)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "onnxcomp: interrupted; nothing was written\n"
+    assert contents(place) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_while_the_report_is_written_says_what_is_there(
     place: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
