@@ -122,7 +122,6 @@ def _in_blocks(channels: int) -> Mapping[str, int]:
     return MappingProxyType(dict.fromkeys(("Conv", "Gemm", "MatMul"), channels))
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """A runtime on some hardware.

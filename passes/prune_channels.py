@@ -13,7 +13,7 @@ from onnxcomp.allocation import Choice, allocate, at_sparsity, uniform
 from onnxcomp.channel_equations import Granularity
 from onnxcomp.channel_preparation import prepare
 from onnxcomp.channels import Channels, find_channels
-from onnxcomp.cutting import Kept, composed, cut
+from onnxcomp.cutting import cut
 from onnxcomp.few_samples import few_samples
 from onnxcomp.graph import carried_of, label, sort_nodes
 from onnxcomp.group_choices import (
@@ -25,6 +25,7 @@ from onnxcomp.group_choices import (
     removed,
     with_levels,
 )
+from onnxcomp.kept_indices import Kept, composed
 from onnxcomp.kernel_blocks import Blocked, allocate_in_blocks, blocked_macs
 from onnxcomp.parameters import count_parameters
 from onnxcomp.passes.base import Pass, PassContext, PassReport
@@ -158,7 +159,7 @@ class PruneChannels(Pass):
         if "reconstruction" in kinds.values():
             few = few_samples(graph, channels, context.samples(), self.samples)
             report.notes += [few] if few else []
-        choices: dict[str, tuple[Ranked, Choice]] = {}
+        found: dict[str, tuple[Ranked, Choice]] = {}
         for item in ranked(
             graph, channels, kinds, context.calibration, self.samples, context.advance
         ):
@@ -168,7 +169,8 @@ class PruneChannels(Pass):
                 size = f"{item.group.size} units of {item.group.span} channels"
                 report.skip(item.group.name, f"{size} cannot lose any and keep a multiple")
                 continue
-            choices[item.group.name] = item, choice
+            found[item.group.name] = item, choice
+        choices: Choices = found
         reasons: Mapping[str, str] = {}
         if context.must_pay and choices:
             feed = next(context.samples().feeds(1))
