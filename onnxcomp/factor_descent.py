@@ -17,7 +17,7 @@ from onnxcomp.gram import Array
 from onnxcomp.lowrank import lost_energy, spectrum
 
 RIDGE = 1e-10  # of the mean diagonal, towards the factor there is: what data leave open stays
-BLUNT = 1e-6  # of the mean diagonal in what only steers: rounding errors grow by its inverse
+BLUNT = 1e-6  # of the mean diagonal, in what steers A: rounding errors grow by its inverse
 STEPS = 8  # of conjugate gradients
 
 
@@ -166,22 +166,26 @@ def _best_head(
 def _best_inward(
     weights: Array, gram: Array, expansion: Expansion, head: Array, inward: Array
 ) -> Array:
-    """Conjugate gradients, preconditioned by what inputs and rows of A count on their own."""
-    rows = np.linalg.inv(_ridged(expansion.weight(head), BLUNT))
-    inputs = np.linalg.inv(_ridged(marginal(gram, len(gram) // inward.shape[1]), BLUNT))
-    wrong = weights - _product(expansion, head, inward)
-    slope = expansion.pull(head, wrong @ gram)
-    direction = solved = rows @ slope @ inputs
+    """Conjugate gradients, preconditioned by what rows of A and inputs count on their own.
+
+    A share of that is added to what is minimized, as a distance from where A was: directions that
+    no sample used have no curvature but rounding errors.
+    """
+    rows = _ridged(expansion.weight(head), BLUNT)
+    inputs = _ridged(marginal(gram, len(gram) // inward.shape[1]), BLUNT)
+    unrows, uninputs = np.linalg.inv(rows), np.linalg.inv(inputs)
+    slope = expansion.pull(head, (weights - _product(expansion, head, inward)) @ gram)
+    direction = solved = unrows @ slope @ uninputs
     gain = float(np.vdot(slope, solved))
     for _ in range(STEPS):
-        change = _product(expansion, head, direction)
-        seen = change @ gram
-        curvature = float(np.vdot(change, seen))
-        if curvature <= 0 or gain <= 0:
+        if gain <= 0:
             break
-        inward = inward + gain / curvature * direction
-        slope = slope - gain / curvature * expansion.pull(head, seen)
-        solved = rows @ slope @ inputs
+        seen = _product(expansion, head, direction) @ gram
+        bend = expansion.pull(head, seen) + BLUNT * (rows @ direction @ inputs)
+        step = gain / float(np.vdot(direction, bend))
+        inward = inward + step * direction
+        slope = slope - step * bend
+        solved = unrows @ slope @ uninputs
         before, gain = gain, float(np.vdot(slope, solved))
         direction = solved + gain / before * direction
     return inward

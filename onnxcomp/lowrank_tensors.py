@@ -59,7 +59,9 @@ def tucker2(
     out_root, out_unroot = roots(out_gram, out)
     weights = np.einsum("po,ois->pis", out_root, kernel.reshape(out, width, size).astype(float))
     outward, basis, core = orthogonal_iteration(np.einsum("ois,ij->ojs", weights, root), ranks)
-    inward = basis.T @ unroot
+    # orthonormal again: the inverse of what no sample used is large
+    rows, triangle = np.linalg.qr(unroot @ basis)
+    inward, core = rows.T, np.einsum("pqs,tq->pts", core, triangle)
     if gram is not None and len(gram) != width:
         head = outward @ core.reshape(len(core), -1)
         flat = weights.reshape(out, -1)

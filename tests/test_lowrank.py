@@ -88,6 +88,16 @@ def test_matrices_of_any_rank(out: int, width: int, rank: int, data: st.DataObje
     check(weights, data.draw(st.sampled_from([None, gram_of(rng, width, samples)])))
 
 
+@pytest.mark.parametrize("lowest", [1e-1, 1e-3, 1e-6, 1e-9, 1e-14])
+def test_a_tall_matrix_may_be_nearly_singular(lowest: float) -> None:
+    """The short cut to W = Q R holds or is not taken."""
+    rng = np.random.default_rng(11)
+    weights = rng.standard_normal((40, 12)) @ conditioned(rng, 12, lowest)
+    against = np.linalg.inv(weights.T @ weights + 1e-3 * np.eye(12))
+    for gram in (None, gram_of(rng, 12), (against + against.T) / 2):
+        check(weights, gram)
+
+
 def test_a_zero_matrix_and_no_rank() -> None:
     check(np.zeros((3, 5)), np.eye(5))
     check(np.zeros((5, 3)), None)

@@ -196,6 +196,19 @@ def test_layers_have_like_scales() -> None:
     assert max(sizes) < 10 * min(sizes)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_no_sample_used_makes_no_large_factors(seed: int) -> None:
+    """Two samples leave most directions open; they must not be filled with noise."""
+    rng = np.random.default_rng(seed)
+    kernel = rng.standard_normal((3, 5, 1, 3))
+    gram = patches(rng, kernel.shape, 2)
+    for ranks in ((1, 5), (3, 5), (2, 3), (3, 1)):
+        for sweeps in (0, 4):
+            factors = tucker2(kernel, ranks, gram, sweeps=sweeps)
+            assert max(np.abs(factor).max() for factor in factors) < 10
+    assert max(np.abs(f).max() for f in spatial(kernel, 4, gram, sweeps=4)) < 10
+
+
 def test_bad_input_is_named() -> None:
     kernel = np.ones((4, 3, 3, 3))
     with pytest.raises(ValueError, match="rank 5 is not one of 1 to 4"):
