@@ -1,11 +1,13 @@
 """Conv, Gemm, MatMul and BatchNormalization as what they have in common: y = W x + b, in groups.
 
 Of a BatchNormalization each channel is a group, W its scale over the deviation. A ConvTranspose is
-a Conv by the kernel turned round, of its input with zeros in between.
+a Conv by the kernel turned round, of its input with zeros in between. Of a batch of matrices each
+is a group.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +45,9 @@ class LinearLayer:
         if node.op != "MatMul":
             return cls(node, node, 2)
         readers = consumers(node.outputs[0])
-        if len(readers) == 1 and readers[0].op == "Add":
+        if len(readers) == 1 and readers[0].op == "Add" and not _batch(node):
             for index, tensor in enumerate(readers[0].inputs):
-                if _is_vector(tensor, node.inputs[1].shape[1]):
+                if _is_vector(tensor, node.inputs[1].shape[-1]):
                     return cls(node, readers[0], index)
         return cls(node, None, 0)
 
@@ -61,7 +63,9 @@ class LinearLayer:
 
     @property
     def groups(self) -> int:
-        """Of a Conv, or channels of a BatchNormalization; 1 otherwise."""
+        """Of a Conv, channels of a BatchNormalization or matrices of a MatMul; 1 otherwise."""
+        if self.node.op == "MatMul":
+            return math.prod(_batch(self.node))
         if self.node.op == "BatchNormalization":
             return int(self.node.inputs[1].shape[0])
         return int(self.node.attrs.get("group", 1)) if self.node.op in CONVOLUTIONS else 1
@@ -79,7 +83,9 @@ class LinearLayer:
             return np.asarray((values / self._deviation).reshape(-1, 1, 1))
         if self.node.op == "ConvTranspose":
             values = turned_round(values, self.groups)
-        values = values.T if self._is_transposed else values
+        values = values.swapaxes(-1, -2) if self._is_transposed else values
+        if self.node.op == "MatMul":
+            return np.asarray(values.reshape(self.groups, *values.shape[-2:]))
         return np.asarray(values.reshape(self.groups, values.shape[0] // self.groups, -1))
 
     @property
@@ -105,7 +111,7 @@ class LinearLayer:
         if self.node.op == "BatchNormalization" and bias is not None:
             bias = bias + weights[:, :, 0] * self.node.inputs[3].values[:, None]
             weights = weights * self._deviation.reshape(-1, 1, 1)
-        values = weights.reshape(-1, weights.shape[-1]).T if self._is_transposed else weights
+        values = weights.swapaxes(-1, -2) if self._is_transposed else weights
         if self.node.op == "ConvTranspose":
             inner, out, *kernel = old.shape
             values = values.reshape(self.groups * out, inner // self.groups, *kernel)
@@ -137,7 +143,8 @@ class LinearLayer:
     def outputs(self, values: Array, count: int, seed: list[int]) -> Array:
         """Rows y, as `inputs` has x, at the same places."""
         if not self.reads_channels:
-            return sampled_rows(values, None, count, seed)
+            tables = _tables(values, _batch(self.node))
+            return np.concatenate([sampled_rows(t, None, count, seed) for t in tables], axis=1)
         if values.ndim == 2:
             values = values[:, :, None]
         window = Window(kernel=(1,) * (values.ndim - 2), group=self.groups)
@@ -180,7 +187,8 @@ def reason_against(node: gs.Node) -> str | None:
         trains = node.attrs.get("training_mode", 0) or len(node.outputs) > 1
         return "it normalizes by the statistics of its input" if trains else None
     if node.op == "MatMul":
-        return None if len(weights.shape) == 2 else "its weights are a batch of matrices"
+        repeats = any(size == 1 for size in _batch(node)) or len(weights.shape) < 2
+        return "its weights repeat along an axis between others" if repeats else None
     if node.op == "Gemm" and any(node.attrs.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
         return "its products are scaled"
     if node.op == "Gemm" and node.attrs.get("transA", 0):
@@ -196,6 +204,34 @@ def reason_against(node: gs.Node) -> str | None:
         if not _is_vector(node.inputs[2], out):
             return "its bias is no constant vector"
     return None
+
+
+def _batch(node: gs.Node) -> tuple[int, ...]:
+    """Of a MatMul's weights the axes before the last two, but for leading ones of length 1."""
+    if node.op != "MatMul":
+        return ()
+    sizes = [int(size) for size in node.inputs[1].shape[:-2]]
+    first = next((axis for axis, size in enumerate(sizes) if size > 1), len(sizes))
+    return tuple(sizes[first:])
+
+
+def _tables(values: Array, batch: tuple[int, ...]) -> list[Array]:
+    """What each of a batch of matrices is multiplied with, or makes, [samples, rows, d] each.
+
+    Args:
+        values: [samples, ..., *batch, rows, d]; axes of the batch may have length 1 or lack.
+        batch: sizes of the axes of the batch; none for a single matrix.
+    """
+    if not batch:
+        return [values]
+    samples, *lead, rows, width = values.shape
+    lead = [1] * (len(batch) - len(lead)) + lead
+    free = tuple(lead[: len(lead) - len(batch)])
+    whole = np.broadcast_to(
+        values.reshape(samples, *lead, rows, width), (samples, *free, *batch, rows, width)
+    )
+    apart = whole.reshape(samples, math.prod(free), math.prod(batch), rows, width)
+    return [np.ascontiguousarray(apart[:, :, i]) for i in range(math.prod(batch))]
 
 
 def _gemm_in_out(node: gs.Node) -> bool:

@@ -33,6 +33,10 @@ LAYERS: dict[str, tuple[str, str, dict[str, tuple[int, ...]]]] = {
     "shared in a row": (ROWS, "[read] m = MatMul (r, w) a = Add (m, b) k = Relu (a)"
                         " u = MatMul (k, up) [too] n = MatMul (u, w) y = Add (n, b)",
                         {"w": (8, 4), "b": (4,), "up": (4, 8)}),
+    "one of a batch": (ROWS, "[read] m = MatMul (r, w) y = Add (m, b)",
+                       {"w": (1, 8, 4), "b": (4,)}),
+    "batch": (ROWS, "[read] y = MatMul (r, w)", {"w": (3, 8, 4)}),
+    "batch in a batch": ("float[2, 3, 9, 6]", "[read] y = MatMul (r, w)", {"w": (3, 8, 4)}),
     "Gemm": ("float[9, 6]", "[read] y = Gemm <transB = 1> (r, w, b)", {"w": (4, 8), "b": (4,)}),
 }  # fmt: skip
 
