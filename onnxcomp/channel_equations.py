@@ -16,7 +16,7 @@ length 1 carry the label `ONE`, which is pinned and never linked, because they b
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -57,12 +57,14 @@ class Equations:
     Attributes:
         merged: whether all indices of an axis that stays share one label. Where labels only tell
             which indices are the same, they must not.
+        chosen: once solved, the factors that shrink, and by which of their parts.
     """
 
     merged: bool = True
     count: int = 1
     reasons: list[str] = field(default_factory=lambda: [LONE])
     factors: list[Factor] = field(default_factory=list)
+    chosen: list[tuple[Factor, int]] = field(default_factory=list)
     _edges: list[tuple[Array, Array]] = field(default_factory=list)
     _pins: list[tuple[Array, int]] = field(default_factory=lambda: [(SINGLE, 0)])
     _codes: dict[str, int] = field(default_factory=lambda: {LONE: 0})
@@ -141,6 +143,11 @@ class Equations:
         """The least label of the class of every label, factors apart, [count]."""
         return _joined(np.arange(self.count), self._edges)
 
+    def classes_without(self, factors: Collection[int]) -> Array:
+        """The same as found by `solve`, had it not tied the flat axes of some factors, by id."""
+        edges = [(f.flat, f.wide(part)) for f, part in self.chosen if id(f) not in factors]
+        return _joined(self.classes(), edges)
+
     def solve(self, weights: Array, granularity: Granularity = "auto") -> tuple[Array, Array]:
         """The class of every label, and the reason of every class that stays.
 
@@ -198,6 +205,7 @@ class Equations:
                 self.pin(factor.flat, "no factor of the flat axis can shrink")
             else:
                 edges.append((factor.flat, factor.wide(part)))
+                self.chosen.append((factor, part))
         return [factor for i, factor in enumerate(waiting) if i not in chosen], edges
 
 

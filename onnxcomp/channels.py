@@ -11,6 +11,7 @@ A proof needs no data: a model whose units were cut answers like one where they 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from onnxcomp.channel_equations import Equations, Granularity, Unfollowed
 from onnxcomp.channel_lengths import TARGETS, shapes_behind
 from onnxcomp.channel_rules import rule_of
 from onnxcomp.channel_sweep import Axes, Sweep
+from onnxcomp.count_coupling import Heads, own_choices
 from onnxcomp.graph import all_nodes, label, subgraphs
 from onnxcomp.union_find import Array
 
@@ -35,11 +37,32 @@ class Place:
         tensor: name of a constant or an activation.
         axis: as ONNX counts it, at least 0.
         units: [length of the axis] the unit that each index belongs to, -1 where to none.
+        heads: where each head of the group may lose units of its own, the head by index of the
+            axis ``along``, -1 for none.
+        along: the axis itself where it is flat, heads times width; another one of the tensor
+            where this is the width alone.
     """
 
     tensor: str
     axis: int
     units: Array
+    heads: Array | None = None
+    along: int = -1
+
+    def lost(self, removed: Array) -> Array:
+        """Which indices leave with the units ``removed``, bool [length].
+
+        Where these are by head, [heads, n], and heads are told by another axis, [its length,
+        length].
+        """
+        if self.heads is None:
+            return np.isin(self.units, removed)
+        largest = max(self.units.max(), removed.max(initial=0))
+        gone = np.zeros((len(removed), int(largest) + 2), bool)  # the last for -1, which stays
+        gone[np.arange(len(removed))[:, None], removed] = True
+        if self.along != self.axis:
+            return np.asarray(gone[self.heads][:, self.units])
+        return np.asarray(gone[self.heads, self.units])
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,8 @@ class ChannelGroup:
         name: label of the first node that makes a tensor of the group; unique.
         size: number of units.
         span: the most indices that one unit takes of any axis: the width of a head, or 1.
+        heads: how many heads, or groups of a Conv, have a unit of each number and may each lose
+            others, only equally many; 1 where units are what leaves.
         parameters: elements of constants that leave with each unit, all others staying, [size].
         places: the axes, in the order in which the graph meets them.
     """
@@ -59,6 +84,7 @@ class ChannelGroup:
     span: int
     parameters: Array
     places: tuple[Place, ...]
+    heads: int = 1
 
     def __str__(self) -> str:
         """The group and a line for each place, with the indices of the first unit."""
@@ -108,7 +134,9 @@ def find_channels(graph: gs.Graph, granularity: Granularity = "auto") -> Channel
     root, reason = sweep.equations.solve(weights, granularity)
     tensors = _order(graph, sweep)
     return Channels(
-        groups=_groups(graph, sweep, tensors, root, reason),
+        groups=_groups(
+            graph, sweep, tensors, root, reason, own_choices(graph, sweep, root, reason)
+        ),
         axes=sweep.of,
         constants=frozenset(sweep.constants),
         root=root,
@@ -182,7 +210,12 @@ def _order(graph: gs.Graph, sweep: Sweep) -> list[str]:
 
 
 def _groups(
-    graph: gs.Graph, sweep: Sweep, tensors: list[str], root: Array, reason: Array
+    graph: gs.Graph,
+    sweep: Sweep,
+    tensors: list[str],
+    root: Array,
+    reason: Array,
+    heads: Mapping[tuple[str, int], Heads],
 ) -> tuple[ChannelGroup, ...]:
     """Free classes by the set of axes that they touch.
 
@@ -207,7 +240,7 @@ def _groups(
         axes.sort(key=lambda place: tensors_at[place[0]])
         group = _group(axes, classes, root, sweep, makers)
         if group is not None:
-            found.append(group)
+            found.append(_with_heads(group, heads))
     found.sort(key=lambda group: tensors_at[group.places[0].tensor])
     return tuple(_renamed(group, taken) for group in found)
 
@@ -265,7 +298,31 @@ def _renamed(group: ChannelGroup, taken: dict[str, int]) -> ChannelGroup:
     if taken[group.name] == 1:
         return group
     name = f"{group.name}#{taken[group.name]}"
-    return ChannelGroup(name, group.size, group.span, group.parameters, group.places)
+    return dataclasses.replace(group, name=name)
+
+
+def _with_heads(group: ChannelGroup, heads: Mapping[tuple[str, int], Heads]) -> ChannelGroup:
+    """``group`` with the heads, by number, of its places where all of them are told."""
+    told = [heads.get((place.tensor, place.axis)) for place in group.places]
+    pairs = [(p, h) for p, h in zip(group.places, told, strict=True) if h is not None]
+    if len(pairs) < len(told):
+        return group
+    seen = {
+        (id(h.labels), id(p.units)): h.labels[p.units >= 0] if h.along == p.axis else h.labels
+        for p, h in pairs
+    }
+    labels = np.unique(np.concatenate(list(seen.values())))
+    if len(labels) < 2 or labels[0] < 0:
+        return group
+    numbers: dict[int, Array] = {}
+    places = []
+    for place, head in pairs:
+        if id(head.labels) not in numbers:
+            at = np.searchsorted(labels, head.labels).clip(max=len(labels) - 1)
+            numbers[id(head.labels)] = np.where(labels[at] == head.labels, at, -1)
+        own = numbers[id(head.labels)]
+        places.append(dataclasses.replace(place, heads=own, along=head.along))
+    return dataclasses.replace(group, places=tuple(places), heads=len(labels))
 
 
 def _pinned(sweep: Sweep, root: Array, reason: Array) -> dict[tuple[str, int], str]:

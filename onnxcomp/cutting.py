@@ -13,10 +13,9 @@ from onnxcomp.channel_lengths import parts
 from onnxcomp.channel_selections import slice_axes, sliced
 from onnxcomp.channels import Channels
 from onnxcomp.graph import Names, is_constant, sort_nodes
+from onnxcomp.kept_indices import ByHead, Kept, kept_after, taken
 from onnxcomp.rewriting import input_at
 from onnxcomp.union_find import Array
-
-Kept = dict[str, tuple[Array | None, ...]]  # tensor -> for each axis the indices left, None: all
 
 
 @dataclass
@@ -34,9 +33,13 @@ class Cut:
     names: Names
 
     def axis(self, tensor: gs.Tensor, axis: int) -> Array | None:
-        """The indices left of an axis, None where it keeps all."""
-        axes = self.kept.get(tensor.name)
-        return None if axes is None else axes[axis]
+        """The indices left of an axis, None where it keeps all.
+
+        Where heads differ, those of the first: nodes that see more than the number would not have
+        let them.
+        """
+        left = self.kept[tensor.name][axis] if tensor.name in self.kept else None
+        return left.indices[0] if isinstance(left, ByHead) else left
 
     def constant(self, old: gs.Tensor, values: Array) -> gs.Constant:
         """New values for a shape, an index or the like, under a new name."""
@@ -49,20 +52,14 @@ def cut(graph: gs.Graph, channels: Channels, removed: Mapping[str, Array]) -> Ke
     Args:
         graph: the one that ``channels`` were found in, unchanged since.
         channels: its groups.
-        removed: name of a group -> units to remove, [n], fewer than the group has.
+        removed: name of a group -> units to remove, [n], fewer than the group has; [heads, n]
+            for one with heads.
 
     Returns:
         By name of a tensor that lost indices, for each axis those that are left, as indices of
         before; None for an axis that lost none. Constants appear under the names they had.
     """
-    gone = np.zeros(len(channels.root), bool)
-    for group in channels.groups:
-        units = removed.get(group.name)
-        if units is not None and len(units):
-            place = group.places[0]
-            labels = channels.axes[place.tensor][place.axis]
-            gone[channels.root[labels[np.isin(place.units, units)]]] = True
-    work = Cut(graph, kept_axes(channels, gone), Names(graph))
+    work = Cut(graph, kept_after(channels, removed), Names(graph))
     for node in list(graph.nodes):
         follow = SIZES.get(node.op)
         if follow is not None and any(t.name in work.kept for t in (*node.inputs, *node.outputs)):
@@ -70,34 +67,6 @@ def cut(graph: gs.Graph, channels: Channels, removed: Mapping[str, Array]) -> Ke
     _shrink(graph, channels, work)
     sort_nodes(graph)
     return work.kept
-
-
-def composed(first: Kept, second: Kept) -> Kept:
-    """What is left after two cuts, as indices of before both."""
-    result = dict(first)
-    for name, axes in second.items():
-        earlier = first.get(name, (None,) * len(axes))
-        pairs = zip(earlier, axes, strict=True)
-        result[name] = tuple(
-            after if before is None else before if after is None else before[after]
-            for before, after in pairs
-        )
-    return result
-
-
-def kept_axes(channels: Channels, gone: Array) -> Kept:
-    """What is left of every axis once classes have gone, [labels] bool by class."""
-    lost = gone[channels.root]  # [labels]
-    kept: Kept = {}
-    cache: dict[int, Array | None] = {}  # many activations share their vectors of labels
-    for name, axes in channels.axes.items():
-        for labels in axes:
-            if id(labels) not in cache:
-                left = np.flatnonzero(~lost[labels])
-                cache[id(labels)] = None if left.size == labels.size else left
-        if any(cache[id(labels)] is not None for labels in axes):
-            kept[name] = tuple(cache[id(labels)] for labels in axes)
-    return kept
 
 
 def _shrink(graph: gs.Graph, channels: Channels, work: Cut) -> None:
@@ -109,11 +78,9 @@ def _shrink(graph: gs.Graph, channels: Channels, work: Cut) -> None:
             if axes is None or tensor.name not in channels.constants:
                 continue
             if tensor.name not in small:
-                values = tensor.values
-                for axis, left in enumerate(axes):
-                    values = values if left is None else np.take(values, left, axis)
                 name = work.names.fresh(f"{tensor.name}.pruned")
-                small[tensor.name] = gs.Constant(name, np.ascontiguousarray(values))
+                values = np.ascontiguousarray(taken(tensor.values, axes))
+                small[tensor.name] = gs.Constant(name, values)
             node.inputs[i] = small[tensor.name]
         for tensor in node.outputs:
             axes = work.kept.get(tensor.name)
@@ -200,24 +167,23 @@ def _split(work: Cut, node: gs.Node) -> None:
 def _slice(work: Cut, node: gs.Node) -> None:
     """A range of what is left; along axes where that is no range, a Gather."""
     data = node.inputs[0]
-    axes = work.kept.get(data.name)
     try:
         bounds = slice_axes(node, len(data.shape))
     except Unfollowed:  # ranges of axes that stay
         return
     uneven = {}
     for axis, (start, end, step) in list(bounds.items()):
-        left = None if axes is None else axes[axis]
+        left = work.axis(data, axis)
         if left is None:
             continue
-        taken = sliced(int(data.shape[axis]), start, end, step)
-        place = np.searchsorted(left, taken[np.isin(taken, left)])
+        chosen = sliced(int(data.shape[axis]), start, end, step)
+        place = np.searchsorted(left, chosen[np.isin(chosen, left)])
         if (np.diff(place) == 1).all():
             bounds[axis] = (int(place[0]), int(place[-1]) + 1, 1)
         else:
             uneven[axis] = place
             del bounds[axis]
-    if axes is not None:
+    if data.name in work.kept:
         _write_slice(work, node, bounds, uneven)
 
 
@@ -248,12 +214,12 @@ def _gather(work: Cut, node: gs.Node) -> None:
     """Indices of what is left, where they are constant."""
     data, indices = node.inputs
     axis = int(node.attrs.get("axis", 0)) % len(data.shape)
-    left, result = work.axis(data, axis), work.kept.get(node.outputs[0].name)
-    if not is_constant(indices) or (left is None and result is None):
+    left, result = work.axis(data, axis), node.outputs[0]
+    if not is_constant(indices) or (left is None and result.name not in work.kept):
         return
     chosen = np.asarray(indices.values)
     for i in range(chosen.ndim):
-        mine = None if result is None else result[axis + i]
+        mine = work.axis(result, axis + i)
         chosen = chosen if mine is None else np.take(chosen, mine, i)
     if left is not None:
         chosen = np.searchsorted(left, chosen % int(data.shape[axis]))

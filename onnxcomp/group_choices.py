@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxcomp.allocation import Choice
-from onnxcomp.cutting import Kept
+from onnxcomp.kept_indices import Kept
 from onnxcomp.removal_plan import Ranked
 from onnxcomp.tracing import Losses
 from onnxcomp.union_find import Array

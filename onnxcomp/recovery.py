@@ -20,6 +20,7 @@ from onnxcomp.clipped_regression import Rows
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.gram import Array
 from onnxcomp.graph import Names, label, volume
+from onnxcomp.kept_indices import Left, taken
 from onnxcomp.linear_layers import LinearLayer
 from onnxcomp.linear_layers import reason_against as reason_against_layer
 from onnxcomp.recovery_targets import Target, plain_target, target_of
@@ -31,7 +32,7 @@ from onnxcomp.shared_layers import Evidence, Halves, SharedLayers, find_shared
 from onnxcomp.stepping import Steps, can_step
 
 _Rows = list[Array]  # x, y and, where there is one, what y is added to
-Kept = Mapping[str, Sequence[Array | None]]
+Kept = Mapping[str, Sequence[Left]]
 SAMPLES = 256
 LEAST_ROWS = 1 << 14
 ROWS_PER_INPUT = 8
@@ -147,7 +148,7 @@ class _Walk:
         whole = self._before.again()
         for layer, found in layers:
             pair = [
-                [_restricted(v, self._kept.get(name)) for v in whole.advance(name)]
+                [taken(values, self._kept.get(name, ())) for values in whole.advance(name)]
                 for name in (layer.source, layer.made.name)
             ]
             evidence = self._shown(layer, plain_target(layer), pair[0], pair[1], None)
@@ -165,7 +166,7 @@ class _Walk:
 
         def gates_left(weights: gs.Tensor) -> Array:
             axes = self._kept.get(weights.name)
-            return _restricted(weights.values, (None, axes[1], None) if axes else None)
+            return taken(weights.values, (None, axes[1], None) if axes else ())
 
         return recurrent_parts(node, self._before.maker(node.outputs), gates_left)
 
@@ -176,7 +177,7 @@ class _Walk:
         if not part.reads_state:
             left = self._after.advance(part.source)
         elif part.source in self._kept:
-            left = [_restricted(values, self._kept[part.source]) for values in whole]
+            left = [taken(values, self._kept[part.source]) for values in whole]
         return self._shown(part, Target(part.source, None, -np.inf, np.inf), left, whole, None)
 
     def evidence(self, layer: LinearLayer, target: Target) -> Evidence | str:
@@ -185,7 +186,7 @@ class _Walk:
         inputs = self._after.advance(layer.source)
         others = None if target.other is None else self._after.advance(target.other)
         wanted = [
-            _restricted(values, self._kept.get(target.total))
+            taken(values, self._kept.get(target.total, ()))
             for values in self._before.advance(target.total)
         ]
         if others is not None:
@@ -265,13 +266,6 @@ def _clipped(parts: Sequence[_Rows], target: Target) -> Rows:
     x, y, *other = (np.concatenate(side, axis=-1) for side in zip(*parts, strict=True))
     added = other[0] if other else np.zeros((), y.dtype)
     return Rows(x, y, target.low - added, target.high - added)
-
-
-def _restricted(values: Array, kept: Sequence[Array | None] | None) -> Array:
-    for axis, indices in enumerate(kept or ()):
-        if indices is not None:
-            values = np.take(values, indices, axis)
-    return values
 
 
 def _reason_against(node: gs.Node, original: gs.Graph) -> str | None:

@@ -18,12 +18,33 @@ from onnxcomp.channel_preparation import prepare
 from onnxcomp.channel_sweep import is_size
 from onnxcomp.channels import collect
 from onnxcomp.graph import Graph, is_constant, producer
+from onnxcomp.head_tracing import RemovedByHead, lost_by_head, uneven
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.union_find import Array
 
 Losses = dict[tuple[str, int], Array]  # tensor and axis -> indices that it lost
 NOBODY = -1
 STATISTICS = ("LayerNormalization", "LpNormalization", "MeanVarianceNormalization")
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What left the original model with one group.
+
+    Attributes:
+        places: axes that lost indices.
+        by_head: axes of which each head lost others.
+    """
+
+    places: tuple[RemovedPlace, ...]
+    by_head: tuple[RemovedByHead, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for a report; without the key where no heads differ."""
+        found: dict[str, Any] = {"places": [place.as_dict() for place in self.places]}
+        if self.by_head:
+            found["by_head"] = [place.as_dict() for place in self.by_head]
+        return found
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ def trace(
     losses: Sequence[Losses],
     made_of: gs.Graph | None = None,
     removed: Sequence[Mapping[str, Any]] = (),
-) -> list[tuple[RemovedPlace, ...]]:
+) -> list[Removed]:
     """For each group the places of the original model that its removed units stood at.
 
     Weights that were standardized before anything left of them are listed as what was standardized:
@@ -97,7 +118,10 @@ def trace(
     found = _places(axes_of, sweep.constants, origins, owner[root], len(losses))
     for number, place in unsized:
         found[number] += (place,)
-    return found
+    factors = sweep.equations.factors
+    heads = lost_by_head(sweep.of, sweep.constants, factors, root, owner, len(losses))
+    pairs = zip(found, heads, strict=True)
+    return [Removed(places, tuple(by_head)) for places, by_head in pairs]
 
 
 def _gone(removed: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[int]]:
@@ -158,7 +182,10 @@ def _through_factors(factors: Sequence[Factor], root: Array, owner: Array) -> No
         for factor in factors:
             sizes = [part.size for part in factor.parts]
             flat = owner[root[factor.flat]].reshape(sizes)
+            own = {part for part, _, _ in uneven(factor, flat.ravel())}
             for i, part in enumerate(factor.parts):
+                if i in own:  # a choice of each head, if by chance the same for some index
+                    continue
                 others = tuple(axis for axis in range(len(sizes)) if axis != i)
                 whole = flat.min(axis=others) > NOBODY
                 left = np.where(whole, flat.max(axis=others), NOBODY)

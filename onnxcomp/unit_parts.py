@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
-from onnxcomp.channels import ChannelGroup, Channels
+from onnxcomp.channels import ChannelGroup, Channels, Place
 from onnxcomp.errors import CalibrationError
 from onnxcomp.gram import Window
 from onnxcomp.graph import is_constant, is_standard
@@ -106,7 +106,10 @@ def _source(
 
 
 def made_parts(graph: gs.Graph, channels: Channels) -> dict[str, list[Part]]:
-    """By group, the weights that make its units: columns are outputs, without Gram matrices."""
+    """By group, the weights that make its units: columns are outputs, without Gram matrices.
+
+    Units of groups with heads are numbered head by head.
+    """
     return _parts(graph, channels, reads=False, grams={})
 
 
@@ -129,7 +132,7 @@ def read_parts(
         room = AT_ONCE
         while waiting and (room > 0 or not now):
             group = waiting.pop(0)
-            for layer, _ in places.get(group.name, []) if samples is not None else ():
+            for layer in places.get(group.name, []) if samples is not None else ():
                 if layer.source is not None and layer.source not in keys:
                     keys.add(layer.source)
                     room -= 3 * 8 * layer.groups * _width(layer) ** 2
@@ -172,23 +175,22 @@ def observed(
     return found
 
 
-def _reading(graph: gs.Graph, channels: Channels) -> dict[str, list[tuple[WeightAxes, Array]]]:
-    """By group, the layers that read it and the units of their input axis."""
+def _reading(graph: gs.Graph, channels: Channels) -> dict[str, list[WeightAxes]]:
+    """By group, the layers that read it."""
     by_place = _by_place(channels)
-    found: dict[str, list[tuple[WeightAxes, Array]]] = {}
+    found: dict[str, list[WeightAxes]] = {}
     for layer in weight_axes(graph):
-        for group, units in by_place.get((layer.weights.name, layer.reads), []):
-            found.setdefault(group, []).append((layer, units))
+        for group, _ in by_place.get((layer.weights.name, layer.reads), []):
+            found.setdefault(group.name, []).append(layer)
     return found
 
 
-def _by_place(channels: Channels) -> dict[tuple[str, int], list[tuple[str, Array]]]:
-    found: dict[tuple[str, int], list[tuple[str, Array]]] = {}
+def _by_place(channels: Channels) -> dict[tuple[str, int], list[tuple[ChannelGroup, Place]]]:
+    found: dict[tuple[str, int], list[tuple[ChannelGroup, Place]]] = {}
     for group in channels.groups:
         for place in group.places:
             if place.tensor in channels.constants:
-                at = found.setdefault((place.tensor, place.axis), [])
-                at.append((group.name, place.units))
+                found.setdefault((place.tensor, place.axis), []).append((group, place))
     return found
 
 
@@ -204,29 +206,43 @@ def _parts(
     found: dict[str, list[Part]] = {}
     for layer in weight_axes(graph):
         axis = layer.reads if reads else layer.makes
-        for group, units in by_place.get((layer.weights.name, axis), []):
-            if only is None or group in only:
-                mine = _of_layer(layer, axis, units, grams)
-                found.setdefault(group, []).extend(mine)
+        for group, place in by_place.get((layer.weights.name, axis), []):
+            if only is None or group.name in only:
+                mine = _of_layer(layer, group, place, grams)
+                found.setdefault(group.name, []).extend(mine)
     return found
 
 
 def _of_layer(
-    layer: WeightAxes, axis: int, units: Array, grams: Mapping[Key, Seen]
+    layer: WeightAxes, group: ChannelGroup, place: Place, grams: Mapping[Key, Seen]
 ) -> Sequence[Part]:
-    """One part, or one for each group of a Conv that reads the same units in all of them."""
-    columns, matrix = layer.columns(units, axis), layer.matrix(axis)
-    if axis == layer.makes:
-        return [Part(weights=matrix, units=columns)]
-    found = None if layer.source is None else grams.get(layer.source)
-    count = layer.groups if layer.node.op == "Conv" else 1
+    """One part, or one for each group of a Conv: they read other inputs, or units of other heads.
+
+    Units of a group with heads are numbered head by head.
+    """
+    axis = place.axis
+    matrix = layer.matrix(axis)
+    reads = axis == layer.reads and layer.node.op == "Conv"
+    count = layer.groups if reads or place.along not in (-1, axis) else 1
+    source = None if layer.source is None or axis == layer.makes else grams.get(layer.source)
+    rows = len(matrix) // count
     return [
         Part(
             weights=block,
-            units=columns,
-            gram=None if found is None else found[0][i],
+            units=layer.columns(_numbered(group, place, i * rows), axis),
+            gram=None if source is None else source[0][i],
             share=1.0 / count,
-            split=None if found is None or found[1] is None else found[1][i],
+            split=None if source is None or source[1] is None else source[1][i],
+            constant=layer.weights.name,
+            index=i,
         )
         for i, block in enumerate(np.split(matrix, count))
     ]
+
+
+def _numbered(group: ChannelGroup, place: Place, row: int) -> Array:
+    """The units of an axis' indices, those of each head apart; of one row where rows have heads."""
+    if place.heads is None:
+        return place.units
+    head = place.heads if place.along == place.axis else place.heads[row]
+    return np.where(place.units >= 0, head * group.size + place.units, -1)

@@ -18,7 +18,7 @@ def normal(*shape: int) -> np.ndarray:
 
 
 def traced(text: str, losses: Losses, **constants: Any) -> dict[tuple[str, int], list[int]]:
-    (places,) = trace(graph_of(text, **constants), [losses])
+    (places,) = (left.places for left in trace(graph_of(text, **constants), [losses]))
     return {(place.tensor, place.axis): place.indices.tolist() for place in places}
 
 
@@ -78,7 +78,7 @@ def test_lengths_that_the_original_computes_are_known_from_what_was_made_of_it()
     infer_shapes(simpler)
     losses = {(name, 1): np.array([1]) for name in "cpa"}
 
-    (places,) = trace(original, [losses], simpler)
+    (places,) = (left.places for left in trace(original, [losses], simpler))
 
     found = {(place.tensor, place.axis): place.indices.tolist() for place in places}
     assert found == {(name, 1): [1] for name in ("c", "p", "a", "w2")} | {("w", 0): [1]}
@@ -101,7 +101,7 @@ def test_weights_that_were_normalized_first_are_listed_as_normalized() -> None:
 
     found = [
         {(place.tensor, place.axis): place.indices.tolist() for place in places}
-        for places in trace(original, losses, folded)
+        for places in (left.places for left in trace(original, losses, folded))
     ]
 
     assert found[0] == {("u", 1): [5], ("h", 1): [5], ("w", 0): [5]}
