@@ -160,8 +160,9 @@ class PruneChannels(Pass):
             few = few_samples(graph, channels, context.samples(), self.samples)
             report.notes += [few] if few else []
         found: dict[str, tuple[Ranked, Choice]] = {}
-        told = context.calibration, self.samples, context.advance
-        for item in ranked(graph, channels, kinds, *told, weigh=self._compares()):
+        for item in ranked(
+            graph, channels, kinds, context.calibration, self.samples, context.advance
+        ):
             options = wanted[item.group.name]
             choice = item.choice(options.multiple, options.max_sparsity)
             if len(choice.levels) < 2:
@@ -265,7 +266,7 @@ class PruneChannels(Pass):
             for name, (_, choice) in choices.items()
             for at in [choice.levels == fixed.get(name, choice.levels)]
         ]
-        if budget is None and len(fixed) == len(choices):
+        if not free or len(fixed) == len(choices):
             return fixed
         if budget is None:
             resource = held_parameters([item.group for item, _ in choices.values()])
@@ -277,11 +278,6 @@ class PruneChannels(Pass):
         levels, note = allocate_in_blocks(free, budget.resource, budget.amount, blocked)
         report.notes += [note] if note else []
         return levels
-
-    def _compares(self) -> bool:
-        """Whether groups compete for what may be left."""
-        has_budget = any(getattr(self, name) is not None for name in BUDGETS)
-        return self._is_global() or (has_budget and self.scope == "auto")
 
     def _is_global(self) -> bool:
         return self.scope == "global"
