@@ -300,6 +300,22 @@ def test_a_budget_that_cannot_be_met_says_what_can(tmp_path: Path) -> None:
     assert "cannot be met" in result.report.passes[0].reason
 
 
+@pytest.mark.parametrize("option", ["max_macs", "max_parameters", "max_bytes"])
+def test_a_budget_is_not_forgotten_where_nothing_may_be_removed(
+    tmp_path: Path, option: str
+) -> None:
+    model = model_of(
+        "one (float[N, 8] x) => (float[N, 4] y) { [only] y = MatMul (x, w) }", w=normal(8, 4)
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    for share, status in (("0.9", "failed"), ("1", "unchanged")):
+        recipe = compose([parse_pass(f"prune_channels:{option}={share}")])
+        feeds = [{"x": normal(2, 8)}]
+        report = optimize(tmp_path / "model.onnx", recipe, calibration=feeds, verify="off").report
+        assert report.passes[0].status == status
+        assert ("cannot be met" in report.passes[0].reason) == (status == "failed")
+
+
 def test_layers_that_cannot_lose_anything_are_named_with_the_reason(tmp_path: Path) -> None:
     model = model_of(
         "one (float[N, 8] x) => (float[N, 4] y) { [only] y = MatMul (x, w) }", w=normal(8, 4)
