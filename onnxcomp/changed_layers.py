@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.gram import Array
 from onnxcomp.graph import is_constant, reads
+from onnxcomp.kept_indices import Left
 from onnxcomp.recurrent_layers import RECURRENT
 
 OPAQUE = {"ConvTranspose", "Gemm", "Conv", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "DeformConv"}
 
 
 def changed_readers(
-    original: gs.Graph, pruned: gs.Graph, kept: Mapping[str, Sequence[Array | None]]
+    original: gs.Graph, pruned: gs.Graph, kept: Mapping[str, Sequence[Left]]
 ) -> list[gs.Node]:
     """The nodes of ``pruned`` with weights that read something else than in ``original``.
 
