@@ -180,12 +180,15 @@ def scatter_nd(sweep: Sweep, node: gs.Node) -> list[Axes]:
 
 
 def pad(sweep: Sweep, node: gs.Node) -> list[Axes]:
-    """New indices stay; modes other than constant copy from their neighbours."""
+    """New channels are free, `cut` follows in the pads; new indices of other axes stay.
+
+    Modes other than constant copy from their neighbours.
+    """
     data, pads = sweep.axes(node.inputs[0]), integers(node, 1, "pads")
     if pads is None:
         raise Unfollowed("no pads")
     axes = integers(node, 3) or list(range(len(data)))
-    result = list(data)
+    equations, result = sweep.equations, list(data)
     for i, axis in enumerate(axes):
         begin, end = pads[i], pads[i + len(axes)]
         labels = data[axis]
@@ -193,13 +196,14 @@ def pad(sweep: Sweep, node: gs.Node) -> list[Axes]:
             continue
         size = sizes(node.outputs[0])[axis]
         if min(begin, end) < 0 or node.attrs.get("mode", "constant") != "constant":
-            sweep.equations.pin(labels, "Pad")
+            equations.pin(labels, "Pad")
             result[axis] = sweep.fixed_axis(size, "Pad")
         elif labels.size <= 1:
             result[axis] = sweep.fixed_axis(size, "Pad")
         else:
-            outer = sweep.equations.fixed(begin + end + 2, "Pad")
-            result[axis] = np.concatenate([outer[:begin], labels, outer[:end]])
+            several = begin + end + 2  # a single label would be that of lone axes
+            outer = equations.fresh(several) if axis == 1 else equations.fixed(several, "Pad")
+            result[axis] = np.concatenate([outer[:begin], labels, outer[begin : begin + end]])
     return [result]
 
 

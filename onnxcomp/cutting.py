@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxcomp.channel_equations import Unfollowed
 from onnxcomp.channel_lengths import parts
 from onnxcomp.channel_selections import slice_axes, sliced
+from onnxcomp.channel_sweep import integers
 from onnxcomp.channels import Channels
 from onnxcomp.graph import Names, is_constant, sort_nodes
 from onnxcomp.kept_indices import ByHead, Kept, kept_after, taken
@@ -150,6 +151,25 @@ def _rewritten(work: Cut, tensor: gs.Tensor, kept: Sequence[Array | None]) -> gs
     return work.constant(tensor, target)
 
 
+def _pads(work: Cut, node: gs.Node) -> None:
+    """As many new indices on either side as are left of them."""
+    data, result = node.inputs[0], node.outputs[0]
+    if result.name not in work.kept:
+        return
+    tensor = input_at(node, 1)
+    old = np.asarray(node.attrs["pads"] if tensor is None else tensor.values)
+    axes = [axis % len(data.shape) for axis in integers(node, 3) or range(len(data.shape))]
+    pads = old.reshape(2, -1).copy()
+    for i, axis in enumerate(axes):
+        left, size = work.axis(result, axis), data.shape[axis]
+        if left is not None:
+            pads[:, i] = np.sum(left < pads[0, i]), np.sum(left >= pads[0, i] + size)
+    if tensor is None:
+        node.attrs["pads"] = pads.ravel().tolist()
+    else:
+        node.inputs[1] = work.constant(tensor, pads.ravel())
+
+
 def _split(work: Cut, node: gs.Node) -> None:
     """The lengths of all parts, which are no longer even."""
     axis = int(node.attrs.get("axis", 0)) % len(node.inputs[0].shape)
@@ -234,6 +254,7 @@ SIZES: dict[str, Callable[[Cut, gs.Node], None]] = {
     "Reshape": _target(1),
     "Expand": _target(1),
     "Resize": _target(3),
+    "Pad": _pads,
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,

@@ -73,3 +73,29 @@ def test_channels_pass_through(op: str) -> None:
     cut(graph, channels, {group.name: np.array([1])})
     (found,) = open_session(graph).run(feed)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_channels_that_are_only_padding_may_leave() -> None:
+    """As where a residual network widens without a Conv: x + padded(x)."""
+    text = """m (float[2, 3, 6, 6] x) => (float[2, 2, 6, 6] y) {
+        a = Conv (x, w1) p = Pad (a, pads) b = Conv (a, w2) c = Add (p, b) d = Relu (c)
+        y = Conv (d, w3) }"""
+    weights = {"w1": normal(4, 3, 1, 1), "w2": normal(9, 4, 1, 1), "w3": normal(2, 9, 1, 1)}
+    pads = np.array([0, 2, 0, 0, 0, 3, 0, 0])
+    graph = graph_of(text, **weights, pads=pads)
+    infer_shapes(graph)
+    feed = {"x": normal(2, 3, 6, 6)}
+
+    channels = find_channels(graph)
+
+    sizes = {group.size: group.name for group in channels.groups}
+    assert sorted(sizes) == [4, 5]  # what was there, and what is new
+    zeroed = {name: value.copy() for name, value in weights.items()}
+    zeroed["w1"][2] = zeroed["w2"][:, 2] = 0
+    for place in (1, 4, 7):  # new, of the first Conv, and new
+        zeroed["w2"][place] = zeroed["w3"][:, place] = 0
+    expected = answer(text, feed, **zeroed, pads=pads)
+    cut(graph, channels, {sizes[4]: np.array([2]), sizes[5]: np.array([1, 3])})
+    assert graph.nodes[1].inputs[1].values.tolist() == [0, 1, 0, 0, 0, 2, 0, 0]
+    (found,) = open_session(graph).run(feed)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
