@@ -32,14 +32,16 @@ class SplitGram:
     Attributes:
         shown: of the samples to fit, about their mean, [..., d, d].
         held: of the samples to judge by, about the same mean, [..., d, d].
+        mean: of the samples to fit, [..., d].
     """
 
     shown: Array
     held: Array
+    mean: Array
 
     def __getitem__(self, index: int | None) -> SplitGram:
         """Of one group; with None, of the only one there is, [1, d, d]."""
-        return SplitGram(self.shown[index], self.held[index])
+        return SplitGram(self.shown[index], self.held[index], self.mean[index])
 
     def loss(self, weights: Array, left: Array) -> float:
         """E|W x - b - W' x'|^2 over samples held back, W' fitted without them to the x' left.
@@ -48,18 +50,29 @@ class SplitGram:
             weights: W, [out, d].
             left: whether each input stays, bool [d].
         """
+        return self._best(weights, left)[1]
+
+    def fitted(self, weights: Array, left: Array) -> tuple[Array, Array]:
+        """W' of `loss`, [out, d] with zeros for what does not stay, and what it adds to a bias."""
+        fit = np.where(left, weights, 0.0)
+        fit[:, left] += self._best(weights, left)[0]
+        return fit, (weights - fit) @ self.mean
+
+    def _best(self, weights: Array, left: Array) -> tuple[Array, float]:
+        """What is added to the weights of the inputs that stay, [out, left], and the loss."""
         gone = ~left
         lost = weights[:, gone]
         shown, held = self.shown[np.ix_(left, left)], self.held[np.ix_(left, left)]
         whole = float(np.sum((lost @ self.held[np.ix_(gone, gone)]) * lost))
-        losses = [whole]  # of a new bias alone
+        best = np.zeros((len(weights), len(shown))), whole  # a new bias alone
         missing = (lost @ self.shown[np.ix_(gone, left)]).T
         crossed = lost @ self.held[np.ix_(gone, left)]
         scale = float(np.trace(self.shown)) / len(left)
         for ridge in RIDGES if left.any() and scale > 0 else ():
             added = np.linalg.solve(shown + ridge * scale * np.eye(len(shown)), missing).T
-            losses.append(whole + float(np.sum((added @ held - 2 * crossed) * added)))
-        return max(0.0, min(losses))
+            loss = whole + float(np.sum((added @ held - 2 * crossed) * added))
+            best = min(best, (added, loss), key=lambda fit: fit[1])
+        return best[0], max(0.0, best[1])
 
 
 class SplitMoments:
@@ -96,7 +109,7 @@ class SplitMoments:
             shown.mean + share * (held.mean - shown.mean),
             count,
         )
-        split = SplitGram(about(shown, shown.mean), about(held, shown.mean))
+        split = SplitGram(about(shown, shown.mean), about(held, shown.mean), shown.mean)
         seen = np.isfinite(split.shown).all() and np.isfinite(split.held).all()
         return whole, split if seen and self._samples >= FEWEST else None
 

@@ -36,6 +36,7 @@ class Part:
             means where the layer has a bias to make up for them (see `centred`).
         share: weight of this layer among the parts of a group.
         split: the same of the samples to fit and of those to judge by, where there are enough.
+        constant, index: name of the layer's weights, and which of its groups this is.
     """
 
     weights: Array
@@ -43,6 +44,8 @@ class Part:
     gram: Array | None = None
     share: float = 1.0
     split: SplitGram | None = None
+    constant: str = ""
+    index: int = 0
 
     @cached_property
     def energy(self) -> float:

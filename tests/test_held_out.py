@@ -63,6 +63,10 @@ def test_a_loss_is_that_of_the_best_of_a_few_fits_on_rows_not_fitted(count: int)
         losses.append(np.square(y - x[:, left] @ w.T - b)[back])
     wanted = min(float(loss.sum(axis=1).mean()) for loss in losses)
     assert split_of(x).loss(weights, left) == pytest.approx(wanted, rel=1e-6)
+    fit, added = split_of(x).fitted(weights, left)
+    assert not fit[:, ~left].any()
+    rest = (y - x @ fit.T - added)[back]
+    assert np.square(rest).sum(axis=1).mean() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_nothing_is_lost_with_nothing_and_all_with_all() -> None:
