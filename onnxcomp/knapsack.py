@@ -37,6 +37,7 @@ class Problem:
         costs: [g, levels].
         top, bottom: the plans of all largest and of all smallest levels.
         rows: 0 .. g - 1.
+        real: which levels are no repetitions, [g, levels].
         tiny: a difference of what is used that is rounding.
     """
 
@@ -57,6 +58,7 @@ class Problem:
         self.top = np.asarray([len(known) - 1 for known in costs], np.int64)
         self.bottom = np.zeros_like(self.top)
         self.every = np.minimum(np.arange(self.top.max(initial=0) + 1), self.top[:, None])
+        self.real = np.arange(self.top.max(initial=0) + 1) <= self.top[:, None]
         self.kept, self.costs = (
             np.stack([known[at] for known, at in zip(arrays, self.every, strict=True)])
             if arrays
@@ -195,7 +197,7 @@ def fill(problem: Problem, plan: Array) -> Array:
     changes = problem.changes(plan, problem.every)
     while True:
         gains = problem.costs[problem.rows, plan][:, None] - problem.costs
-        possible = (changes <= problem.left(plan)) & (gains > 0)
+        possible = (changes <= problem.left(plan)) & (gains > 0) & problem.real
         worth = np.zeros_like(gains)
         np.divide(gains, np.maximum(changes, problem.tiny), out=worth, where=possible)
         columns = worth.argmax(axis=1)

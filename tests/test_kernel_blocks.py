@@ -120,6 +120,36 @@ def test_levels_are_near_the_cheapest_of_which_blocks_save_most_of_the_macs(
     assert cost(found) <= 1.25 * min(map(cost, plans))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_choices_of_different_sizes_keep_to_their_levels(seed: int) -> None:
+    """Of many layers, most of them too narrow for two blocks: limits refuse most steps."""
+    rng = np.random.default_rng(seed)
+    sizes = {f"g{at}": int(n) for at, n in enumerate(rng.integers(1, 9, 12) * 8)}
+    axes = [Size(parts={name: n}) for name, n in sizes.items()]
+    terms = [Product(coefficient=1.0, sizes=pair) for pair in itertools.pairwise(axes)]
+    macs_of_chain = Resource(terms=tuple(terms))
+    knots = [
+        (np.asarray([0, s.at({})]), np.asarray([0, t.at({})])) for s, t in itertools.pairwise(axes)
+    ]
+    tables = [
+        Table(sizes=t.sizes, knots=k, values=np.multiply.outer(*k), step=BLOCK)
+        for t, k in zip(terms, knots, strict=True)
+    ]
+    blocked = Blocked(macs_of_chain, Resource(terms=tuple(tables)))
+    choices = [
+        Choice.of_removal(name, rng.uniform(0.1, 9) * (np.arange(n + 1) / n) ** 2, multiple=8)
+        for name, n in sizes.items()
+    ]
+
+    levels, note = allocate_in_blocks(choices, macs_of_chain, 0.6 * macs_of_chain.value(), blocked)
+
+    assert all(levels[c.name] in c.levels for c in choices)
+    kept = {c.name: levels[c.name] / c.size for c in choices}
+    assert macs_of_chain.value(kept) <= 0.6 * macs_of_chain.value()
+    limit, most = blocked.kept_by(0.8)
+    assert note or limit.value(kept) <= most * (1 + 1e-9)
+
+
 def test_where_blocks_cannot_meet_a_budget_the_note_says_how_much_saves_time() -> None:
     blocked = chain()
     choices = [choice("a", 1.0), Choice.of_removal("small", np.zeros(17), multiple=8)]
