@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from onnxcomp import optimize
 from onnxcomp.passes.prune_blocks import PruneBlocks
+from onnxcomp.passes.prune_channels import PruneChannels
 from onnxcomp.passes.simplify_graph import SimplifyGraph
 from onnxcomp.recipe import compose
 from onnxcomp.removed_branches import trace_branches
@@ -85,14 +86,13 @@ def zeroed(model: onnx.ModelProto, removed: list[dict[str, Any]]) -> onnx.ModelP
     """The original with the listed weights zeroed, but for variances; only onnx and numpy."""
     twin = onnx.ModelProto.FromString(model.SerializeToString())
     variances = {n.input[4] for n in twin.graph.node if n.op_type == "BatchNormalization"}
-    places = {p["tensor"]: p for e in removed for p in e["places"] if p["constant"]}
+    places = [p for entry in removed for p in entry["places"] if p["constant"]]
     for tensor in twin.graph.initializer:
-        if tensor.name in places and tensor.name not in variances:
-            values = np.array(numpy_helper.to_array(tensor))
-            index = [slice(None)] * values.ndim
-            index[places[tensor.name]["axis"]] = places[tensor.name]["indices"]
-            values[tuple(index)] = 0
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        mine = [p for p in places if p["tensor"] == tensor.name and p["tensor"] not in variances]
+        values = np.array(numpy_helper.to_array(tensor))
+        for place in mine:
+            np.moveaxis(values, place["axis"], 0)[place["indices"]] = 0
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return twin
 
 
@@ -120,3 +120,24 @@ def test_the_result_is_the_original_with_the_listed_weights_zeroed(tmp_path: Any
     }
     shallow = onnx.load(tmp_path / "out.onnx")
     assert_same_answers(zeroed(model, removed), shallow, samples[:3], min_sqnr_db=100)
+
+
+def test_channels_go_after_branches_and_both_are_listed(tmp_path: Any) -> None:
+    model = blocks()
+    onnx.save(model, tmp_path / "model.onnx")
+    samples: list[Feed] = [{"image": normal(1, 3, 5, 5)} for _ in range(12)]
+    steps = [
+        SimplifyGraph(),
+        PruneBlocks(count=1, repair="none", recovery=False),
+        PruneChannels(sparsity=0.5, multiple=1, recovery=False),
+    ]
+    out = tmp_path / "out.onnx"
+    result = optimize(
+        tmp_path / "model.onnx", compose(steps), calibration=samples, output=out, verify="off"
+    )
+    removed = [entry for step in result.report.passes for entry in step.removed]
+    assert {e["group"] for e in removed[:1]} == {"sum1"}
+    assert {e.get("replaced_by") for e in removed[1:]} == {None}
+    widths = {p["tensor"]: len(p["indices"]) for e in removed[1:] for p in e["places"]}
+    assert (widths["w01"], widths["b0"], widths["w22"]) == (4, 4, 4)
+    assert_same_answers(zeroed(model, removed), out, samples[:3], min_sqnr_db=100)
