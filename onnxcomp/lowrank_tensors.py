@@ -17,7 +17,7 @@ from onnxcomp.lowrank import spectrum
 
 CUT = 1e-12  # of the largest eigenvalue: the least that a direction counts in whitening
 ROUNDS = 50
-SETTLED = 1e-5  # of what is lost: smaller gains end the iteration
+SETTLED = 1e-4  # of what is lost: smaller gains end the iteration
 SWEEPS = 2
 
 
@@ -74,6 +74,26 @@ def tucker2(
         core[: len(split.right)] = split.right.reshape(-1, *core.shape[1:])
     core, outward, inward = _balanced(core, out_unroot @ outward, inward)
     return core.reshape(*core.shape[:2], *spatial), outward, inward
+
+
+def tucker2_errors(kernel: Array, gram: Array | None = None) -> Array:
+    """About what `tucker2` loses with every pair of ranks, [out + 1, in + 1]; for choosing pairs.
+
+    Of the truncated higher-order singular value decomposition, under the G of the channels: more
+    than the iteration loses under that, and not what counts under the G of patches. Arguments as
+    in `tucker2`.
+    """
+    out, width, *spatial = kernel.shape
+    size = math.prod(spatial)
+    between = channel_gram(gram, width, size)
+    if gram is not None and between is not None and len(gram) != width:
+        between = between / size
+    tensor = kernel.reshape(out, width, size).astype(np.float64)
+    tensor = np.einsum("ois,ij->ojs", tensor, roots(between, width)[0])
+    *_, core = orthogonal_iteration(tensor, (out, width))
+    kept = np.zeros((out + 1, width + 1))
+    kept[1:, 1:] = np.square(core).sum(axis=2).cumsum(axis=0).cumsum(axis=1)
+    return np.asarray((kept[-1, -1] - kept).clip(min=0))
 
 
 def tucker2_kernel(core: Array, outward: Array, inward: Array) -> Array:

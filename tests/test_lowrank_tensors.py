@@ -14,6 +14,7 @@ from onnxcomp.lowrank_tensors import (
     spatial_kernel,
     tucker1,
     tucker2,
+    tucker2_errors,
     tucker2_kernel,
 )
 
@@ -113,6 +114,27 @@ def test_tucker_is_no_worse_than_hosvd_and_tensorly(ranks: tuple[int, int], seed
     (core, factors), _ = partial_tucker(kernel, ranks, modes=[0, 1], n_iter_max=200, tol=1e-9)
     theirs = lost_energy(kernel - multi_mode_dot(core, factors, modes=[0, 1]))
     assert found == pytest.approx(theirs, rel=1e-3)
+
+
+def test_errors_of_all_pairs_are_those_of_hosvd() -> None:
+    rng = np.random.default_rng(10)
+    kernel = smooth_kernel(rng, (7, 5, 3, 3))
+    errors = tucker2_errors(kernel)
+    assert errors.shape == (8, 6)
+    for ranks in ((1, 1), (3, 2), (2, 5), (7, 4), (7, 5)):
+        assert errors[ranks] == pytest.approx(hosvd_error(kernel, ranks), rel=1e-9, abs=1e-9)
+    np.testing.assert_allclose(errors[0], np.sum(np.square(kernel)))
+    np.testing.assert_allclose(errors[:, 0], errors[0, 0])
+    # under G: an upper bound of what the iteration loses, in the same unit
+    gram = patches(rng, (1, 5))
+    errors = tucker2_errors(kernel, gram)
+    np.testing.assert_allclose(errors, tucker2_errors(kernel, np.kron(gram, np.eye(9))), rtol=1e-9,
+                               atol=1e-9 * errors[0, 0])  # fmt: skip
+    assert errors[0, 0] == pytest.approx(lost_energy(kernel, np.kron(gram, np.eye(9))))
+    for ranks in ((1, 1), (3, 2), (2, 5), (7, 4)):
+        made = tucker2_kernel(*tucker2(kernel, ranks, gram))
+        lost = lost_energy(kernel - made, np.kron(gram, np.eye(9)))
+        assert 0.5 * errors[ranks] <= lost <= errors[ranks] * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("ranks", [(2, 3), (4, 2)])
