@@ -15,6 +15,7 @@ from onnxcomp.channel_equations import SINGLE, UNKNOWN, Unfollowed
 from onnxcomp.channel_lengths import READ, follow, read_axes, written
 from onnxcomp.channel_sweep import LARGEST, Axes, Rule, Sweep, integers, is_size, sizes
 from onnxcomp.graph import is_constant
+from onnxcomp.lengths import Length, Size, divided, parsed
 from onnxcomp.rewriting import input_at
 
 
@@ -63,6 +64,7 @@ def reshape(sweep: Sweep, node: gs.Node) -> list[Axes]:
     result: Axes = [UNKNOWN if not is_size(size) else SINGLE for size in after]
     if 0 in before or 0 in after:
         raise Unfollowed("a dimension is 0")
+    before, after = ([parsed(size) for size in shape] for shape in (before, after))
     match = _Match(sweep, data, before, after, result)
     old = [i for i, size in enumerate(before) if size != 1]
     new = [i for i, size in enumerate(after) if size != 1]
@@ -99,13 +101,12 @@ class _Match:
             first, start = i - 1, j - 1
             left, right = before[old[first]], after[new[start]]
             while left != right or left is None:
-                known = is_size(left) and is_size(right)
-                if known and left < right and first:
+                if first and _is_part(left, right):
                     first -= 1
-                    left = left * before[old[first]] if is_size(before[old[first]]) else None
-                elif known and left > right and start:
+                    left = None if before[old[first]] is None else left * before[old[first]]
+                elif start and _is_part(right, left):
                     start -= 1
-                    right = right * after[new[start]] if is_size(after[new[start]]) else None
+                    right = None if after[new[start]] is None else right * after[new[start]]
                 else:
                     return old[:i], new[:j]
             self._block(old[first:i], new[start:j])
@@ -117,39 +118,55 @@ class _Match:
         if len(old) == len(new) == 1:
             self.result[new[0]] = self.data[old[0]]
             return
-        sides = [[int(self.before[i]) for i in old], [int(self.after[i]) for i in new]]
+        sides = [[self.before[i] for i in old], [self.after[i] for i in new]]
         atoms = _atoms(*sides)
         if atoms is None:
             self.stay(old, new, "a Reshape that shares no factors")
             return
         equations = self.sweep.equations
-        labels = [equations.fresh(size) for size in atoms]
-        for i, mine in zip(old, _shared_out(labels, sides[0]), strict=True):
+        labels = [equations.fresh(size) if is_size(size) else UNKNOWN for size in atoms]
+        for i, mine in zip(old, _shared_out(atoms, labels, sides[0]), strict=True):
             equations.factor(self.data[i], mine)
-        for i, mine in zip(new, _shared_out(labels, sides[1]), strict=True):
+        for i, mine in zip(new, _shared_out(atoms, labels, sides[1]), strict=True):
             self.result[i] = mine[0]
             if len(mine) > 1:
-                self.result[i] = equations.fresh(int(self.after[i]))
+                known = is_size(self.after[i])
+                self.result[i] = equations.fresh(self.after[i]) if known else UNKNOWN
                 equations.factor(self.result[i], mine)
 
 
-def _shared_out(parts: Axes, lengths: Sequence[int]) -> Iterator[Axes]:
-    """Consecutive ``parts`` whose lengths multiply to each of ``lengths``."""
-    rest = list(parts)
+def _is_part(one: Size | None, whole: Size | None) -> bool:
+    """Whether a product may still grow to another."""
+    if one is None or whole is None or one == whole:
+        return False
+    if is_size(one) and is_size(whole):
+        return bool(one < whole)
+    return divided(whole, one) is not None
+
+
+def _shared_out(atoms: Sequence[Size], labels: Axes, lengths: Sequence[Size]) -> Iterator[Axes]:
+    """Labels of the consecutive atoms that multiply to each of ``lengths``."""
+    place = 0
     for length in lengths:
-        mine = [rest.pop(0)]
-        while math.prod(part.size for part in mine) < length:
-            mine.append(rest.pop(0))
-        yield mine
+        end = place + 1
+        while math.prod(atoms[place:end]) != length:
+            end += 1
+        yield labels[place:end]
+        place = end
 
 
-def _atoms(left: Sequence[int], right: Sequence[int]) -> list[int] | None:
-    """The common refinement of two factorizations of a number, None where there is none."""
+def _atoms(left: Sequence[Size], right: Sequence[Size]) -> list[Size] | None:
+    """The common refinement of two factorizations of a length, None where there is none."""
     ends = {math.prod(side[i:]) for side in (left, right) for i in range(len(side) + 1)}
-    ladder = sorted(ends)
-    if any(high % low for low, high in itertools.pairwise(ladder)):
-        return None
-    return [high // low for low, high in itertools.pairwise(ladder)][::-1]
+    ladder = sorted(ends, key=_extent)
+    atoms = [divided(high, low) for low, high in itertools.pairwise(ladder)]
+    return None if None in atoms else [size for size in reversed(atoms) if size is not None]
+
+
+def _extent(length: Size) -> tuple[int, int]:
+    """Orders products so that factors come before what they are factors of."""
+    terms = length.terms if isinstance(length, Length) else (((), length),)
+    return max(len(term) for term, _ in terms), sum(factor for _, factor in terms)
 
 
 def expand(sweep: Sweep, node: gs.Node) -> list[Axes]:

@@ -179,6 +179,8 @@ def _constant_of_shape(known: Known, node: gs.Node) -> Value | None:
     if sizes is None or math.prod(sizes) > LARGEST:
         return None
     value = getattr(node.attrs.get("value"), "values", np.zeros(1, np.float32))
+    if value.dtype.kind == "f":  # data, not lengths
+        return None
     return np.full(sizes, value.ravel()[0].item(), object)
 
 

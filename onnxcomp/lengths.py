@@ -64,8 +64,23 @@ def symbol(name: str) -> Length:
     return Length((((name,), 1),))
 
 
+def parsed(dimension: int | str) -> Size:
+    """A dimension as `str` writes it."""
+    if not isinstance(dimension, str):
+        return dimension
+    total: Size = 0
+    for term in dimension.split(" + "):
+        product: Size = 1
+        for factor in term.split("*"):
+            product = product * (int(factor) if factor.lstrip("-").isdigit() else symbol(factor))
+        total = total + product
+    return total
+
+
 def divided(one: Size, other: Size) -> Size | None:
     """``one / other`` where that is exact for any symbols; None where it may not be."""
+    if one == other and one != 0:
+        return 1
     divisor = _terms(other)
     if len(divisor) != 1:
         return None

@@ -376,3 +376,35 @@ def test_states_that_are_filled_in_for_any_batch_shrink_with_a_recurrence() -> N
         one=np.array([1]),
     )
     np.testing.assert_allclose(answer(graph, x=x), answer(alone, x=x), rtol=1e-5, atol=1e-6)
+
+
+def test_groups_of_a_normalization_over_open_space_leave_whole() -> None:
+    """As exporters write GroupNorm on images of any size: [N, 4, -1] and back."""
+    weights = {"w1": normal(12, 3, 1, 1), "w2": normal(2, 12, 1, 1)}
+    ones = {"scale": normal(4), "shift": normal(4), "rows": np.array([0, 4, -1])}
+    graph, channels = analysed(
+        """m (float[N, 3, H, W] x) => (float[N, 2, P, Q] y) {
+            a = Conv (x, w1) b = Reshape (a, rows) c = InstanceNormalization (b, scale, shift)
+            s = Shape (a) d = Reshape (c, s) y = Conv (d, w2) }""",
+        **weights,
+        **ones,
+    )
+    x = normal(2, 3, 4, 6)
+    (group,) = channels.groups
+
+    cut(graph, channels, {group.name: np.array([1])})
+
+    assert (group.size, group.span, channels.unknown) == (4, 3, {})
+    left = [0, 1, 2, 6, 7, 8, 9, 10, 11]
+    alone = graph_of(
+        """m (float[N, 3, 4, 6] x) => (float[N, 2, 4, 6] y) {
+            a = Conv (x, w1) b = Reshape (a, rows) c = InstanceNormalization (b, scale, shift)
+            d = Reshape (c, image) y = Conv (d, w2) }""",
+        w1=weights["w1"][left],
+        w2=weights["w2"][:, left],
+        scale=ones["scale"][[0, 2, 3]],
+        shift=ones["shift"][[0, 2, 3]],
+        rows=np.array([0, 3, -1]),
+        image=np.array([0, 9, 4, 6]),
+    )
+    np.testing.assert_allclose(answer(graph, x=x), answer(alone, x=x), rtol=1e-4, atol=1e-5)

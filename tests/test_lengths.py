@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxcomp.lengths import Length, Size, divided, symbol
+from onnxcomp.lengths import Length, Size, divided, parsed, symbol
 
 SYMBOLS = {"n": 3, "s": 7, "h": 5}
 
@@ -42,6 +42,11 @@ def test_a_product_divided_by_a_factor_is_the_other(one: Size, other: Size) -> N
     assert quotient is None or number(quotient) * number(other) == number(one) * number(other)
     if isinstance(other, Length) and len(other.terms) == 1:
         assert quotient == one
+
+
+@given(sizes)
+def test_what_is_written_is_read_again(size: Size) -> None:
+    assert parsed(str(size)) == size
 
 
 def test_what_may_leave_a_rest_is_not_divided() -> None:
