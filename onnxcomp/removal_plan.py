@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnxcomp.allocation import Choice
 from onnxcomp.calibration import Calibration
 from onnxcomp.channels import ChannelGroup, Channels
+from onnxcomp.output_effects import OutputEffects, share_at, weights_of
 from onnxcomp.pruning import (
     Part,
     Removal,
@@ -37,7 +38,7 @@ class Ranked:
         group: the group.
         removal: the order, and the cost of removing the first n: the share of the outputs' energy
             of the layers that read them which is lost.
-        readers: how many layers that is: what one of them loses, all of them do.
+        weight: what the model loses for that: the number of these layers, or what the outputs lose.
         kind: what the order follows from: an importance, or ``weights`` where nothing with
             weights reads the units.
         by_head: where each head has an order of its own, its units, the first to go first, [heads,
@@ -46,14 +47,14 @@ class Ranked:
 
     group: ChannelGroup
     removal: Removal
-    readers: float
+    weight: float
     kind: str
     by_head: Array | None = None
 
     def choice(self, multiple: int, max_sparsity: float) -> Choice:
         """The numbers of units that may be left."""
         units = multiple // math.gcd(multiple, self.group.span)
-        costs = self.removal.costs * self.readers
+        costs = self.removal.costs * self.weight
         return Choice.of_removal(self.group.name, costs, multiple=units, max_sparsity=max_sparsity)
 
     def removed(self, kept: int) -> Array:
@@ -74,6 +75,8 @@ def ranked(
     samples: Calibration | None,
     limit: int | None,
     advance: Callable[[int, int], None] | None = None,
+    *,
+    weigh: bool = False,
 ) -> list[Ranked]:
     """Orders the units of the groups that ``kind`` names, by what it says for each.
 
@@ -84,14 +87,32 @@ def ranked(
         samples: for those that need some.
         limit: how many samples to look at.
         advance: called with (done, total).
+        weigh: measure what the outputs lose, for groups that are to be compared.
     """
     makers = made_parts(graph, channels)
     wanted = samples if set(kind.values()) & {"activation", "reconstruction"} else None
-    found = []
+    found, ratios = [], []
+    weighs = weigh and wanted is not None and len(kind) > 1
+    effects = OutputEffects(graph, wanted, limit, len(kind)) if weighs and wanted else None
     for group, readers in read_parts(graph, channels, wanted, limit, advance):
         if group.name in kind:
             found.append(_order(group, kind[group.name], readers, makers.get(group.name, [])))
-    return found
+            ratios.append(None if effects is None else _ratio(found[-1], readers, effects))
+    if effects is None:
+        return found
+    return [
+        dataclasses.replace(item, weight=item.weight * ratio)
+        for item, ratio in zip(found, weights_of(ratios), strict=True)
+    ]
+
+
+def _ratio(item: Ranked, readers: Sequence[Part], effects: OutputEffects) -> float | None:
+    """What the outputs lose for what the readers lose; None where that cannot be measured."""
+    costs, count = item.removal.costs, share_at(item.removal.costs)
+    if item.kind != "reconstruction" or not count or item.by_head is not None:
+        return None
+    loss = effects.loss(readers, item.removal.order[:count])
+    return None if loss is None else loss / float(costs[count] * item.weight)
 
 
 def _order(

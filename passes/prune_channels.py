@@ -160,9 +160,8 @@ class PruneChannels(Pass):
             few = few_samples(graph, channels, context.samples(), self.samples)
             report.notes += [few] if few else []
         found: dict[str, tuple[Ranked, Choice]] = {}
-        for item in ranked(
-            graph, channels, kinds, context.calibration, self.samples, context.advance
-        ):
+        told = context.calibration, self.samples, context.advance
+        for item in ranked(graph, channels, kinds, *told, weigh=self._compares()):
             options = wanted[item.group.name]
             choice = item.choice(options.multiple, options.max_sparsity)
             if len(choice.levels) < 2:
@@ -278,6 +277,11 @@ class PruneChannels(Pass):
         levels, note = allocate_in_blocks(free, budget.resource, budget.amount, blocked)
         report.notes += [note] if note else []
         return levels
+
+    def _compares(self) -> bool:
+        """Whether groups compete for what may be left."""
+        has_budget = any(getattr(self, name) is not None for name in BUDGETS)
+        return self._is_global() or (has_budget and self.scope == "auto")
 
     def _is_global(self) -> bool:
         return self.scope == "global"
