@@ -143,8 +143,9 @@ class _Walk:
         layers = [(layer, found) for found in shared for layer in found.ahead]
         if not layers:
             return
-        position = {node.name: index for index, node in enumerate(self._before.ahead())}
-        layers.sort(key=lambda pair: position.get(pair[0].node.name, 0))
+        makers = enumerate(self._before.ahead())
+        position = {t.name: index for index, node in makers for t in node.outputs}
+        layers.sort(key=lambda pair: position[pair[0].node.outputs[0].name])
         whole = self._before.again()
         for layer, found in layers:
             pair = [

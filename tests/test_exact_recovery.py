@@ -97,6 +97,15 @@ def test_twins_are_made_up_for(kind: str) -> None:
     assert np.abs(wanted - got).max() < 1e-3 * np.abs(wanted).max()
 
 
+def test_nodes_without_names_share_weights_too() -> None:
+    graph, pruned, kept = pruned_twin("shared in a row")
+    for node in (*graph.nodes, *pruned.nodes):
+        node.name = ""
+    feeds: list[Feed] = [{"x": normal(100 + n, 1, 9, 6)} for n in range(40)]
+    recovered = recover(graph, pruned, kept, Calibration.from_source(feeds, graph))
+    assert {"MatMul:m", "MatMul:n"} <= set(recovered.refitted)
+
+
 @pytest.mark.parametrize("kind", ["shared", "shared in a row"])
 def test_shared_weights_stay_shared(kind: str) -> None:
     _, pruned, recovered, _ = refitted(kind)
