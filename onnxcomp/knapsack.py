@@ -53,6 +53,7 @@ class Problem:
         without being looked at when levels are weighed."""
         self.usage, self.tiny = usage, ROUNDING * abs(budget) or ROUNDING
         self._limit = budget + self.tiny
+        self.limited = bool(limits)  # a step that is refused now may be possible after others
         self._limits = [(other, most + ROUNDING * abs(most)) for other, most in limits]
         self.rows = np.arange(len(costs))
         self.top = np.asarray([len(known) - 1 for known in costs], np.int64)
@@ -174,7 +175,7 @@ def _priced(problem: Problem, columns: Array, changes: Array, last: float) -> tu
             break
         low, high = high, 8 * high
         if high > HIGHEST * scale:
-            break
+            return best, high
     for _ in range(PRICE_STEPS):
         trial = plan(low)
         if not problem.fits(trial):
@@ -216,7 +217,7 @@ def fill(problem: Problem, plan: Array) -> Array:
             else:
                 changes[row, columns[row]] = np.inf
         if touched:
-            rows = np.unique(np.concatenate(touched))
+            rows = problem.rows if problem.limited else np.unique(np.concatenate(touched))
             changes[rows] = problem.changes(plan, problem.every, rows)
 
 

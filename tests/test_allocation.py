@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from onnxcomp.allocation import Allocation, Choice, allocate, at_sparsity, uniform
 from onnxcomp.errors import RecipeError
+from onnxcomp.knapsack import Problem, fill
 from onnxcomp.resources import Product, Resource, Size, Table
+from onnxcomp.usage import Usage
 
 Array = np.ndarray[Any, Any]
 seeds = st.integers(0, 2**20)
@@ -317,3 +319,19 @@ def test_names_are_unique() -> None:
     choice = Choice.of_removal("a", np.arange(3.0))
     with pytest.raises(ValueError, match="same name"):
         allocate([choice, choice], Resource(terms=()), 1.0)
+
+
+def test_a_step_that_a_limit_refuses_is_tried_again_after_others() -> None:
+    """x may rise once y has: the limit is on 2 x - 4/3 y. Levels of x are padded to those of y."""
+    x, y = Size(parts={"x": 1}), Size(parts={"y": 1})
+    used = Product(coefficient=2.0, sizes=(x,)), Product(coefficient=4 / 3, sizes=(y,))
+    limit = Resource(terms=(used[0], Product(coefficient=-4 / 3, sizes=(y,))))
+    kept = [np.asarray([0.5, 1.0]), np.asarray([0.25, 0.5, 0.75, 1.0])]
+    costs = [np.asarray([10.0, 0.0]), np.asarray([9.5, 9.4, 9.3, 0.0])]
+    names = ["x", "y"]
+    limits = [(Usage(limit, names), 0.7)]
+
+    problem = Problem(kept, costs, Usage(Resource(terms=used), names), 10.0, limits)
+
+    assert fill(problem, np.asarray([0, 0])).tolist() == [1, 3]
+    assert not problem.fits(np.asarray([1, 0]))
