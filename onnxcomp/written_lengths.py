@@ -57,7 +57,7 @@ def _constant(known: Known, node: gs.Node, index: int, names: Names) -> gs.Const
 def _write_target(graph: gs.Graph, known: Known, node: gs.Node, index: int, names: Names) -> None:
     target = node.inputs[index]
     shape = known.shapes.get(node.outputs[0].name)
-    if is_constant(target) or shape is None or 0 in shape or node.attrs.get("allowzero", 0):
+    if is_constant(target) or shape is None or 0 in shape:
         return
     before = known.shape(node.inputs[0]) if index else None
     if index and before is None:
@@ -66,9 +66,14 @@ def _write_target(graph: gs.Graph, known: Known, node: gs.Node, index: int, name
     count = len(shape) if value is None else value.size
     if node.op == "Resize" and count != len(shape):  # some axes only
         return
-    entries = _entries(node.op, before or (), shape[len(shape) - count :])
+    after = shape[len(shape) - count :]
+    entries = _entries(node.op, before or (), after)
     if entries.count(None) == 1 and node.op == "Reshape":
         entries[entries.index(None)] = -1
+    if None not in entries:
+        node.attrs.pop("allowzero", None)
+    elif node.attrs.get("allowzero", 0):  # a 0 would not copy
+        entries = [None if isinstance(size, Length) else size for size in after]
     parts = [
         _part(graph, known, target, i, names) if entry is None else np.asarray([entry])
         for i, entry in enumerate(entries)

@@ -50,6 +50,15 @@ def test_lengths_that_stay_in_place_are_copied_and_others_stay_computed() -> Non
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_target_where_zero_means_zero_is_written_too() -> None:
+    """As torch.export writes every view."""
+    graph = written(HEADS.replace("Reshape (", "Reshape <allowzero = 1> ("))
+
+    assert target(graph, "h") == [0, 0, 4, 3]
+    assert [n.attrs.get("allowzero", 0) for n in graph.nodes if n.op == "Reshape"] == [0, 1]
+    assert target(graph, "y") == ["Mul", "Slice", 3]
+
+
 def test_half_of_a_known_width_is_a_number() -> None:
     """As TorchScript writes rotate_half: x[..., : x.shape[-1] // 2]."""
     graph = written(
