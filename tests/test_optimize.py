@@ -286,6 +286,28 @@ def test_a_pass_pays_against_the_model_before_it(source: Path, tmp_path: Path) -
     assert output.stat().st_size == small
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [({}, False), ({"must_pay": True}, True), ({"gates": Gates(must_pay=True)}, True)],
+)
+def test_passes_are_told_whether_payoff_is_a_gate(
+    source: Path, asked: dict[str, Any], told: bool
+) -> None:
+    seen = []
+
+    class Asks(Rewrite):
+        """Asks."""
+
+        def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
+            seen.append(context.must_pay)
+
+    recipe = Recipe(passes=(Asks(),), gates=asked.get("gates", Gates()))
+    rest = {name: value for name, value in asked.items() if name != "gates"}
+    optimize(source, recipe, calibration=FEEDS, **rest)
+    optimize(source, recipe, calibration=FEEDS, verify="off", **rest)
+    assert seen == [told, False]  # nothing is timed where nothing is to be measured
+
+
 def test_gates_of_the_call_are_added_to_those_of_the_recipe(source: Path) -> None:
     assert outcomes(run(source, scaled(2.0)))[0][0] == "kept"
     assert outcomes(run(source, scaled(2.0), min_sqnr_db=30))[0][0] == "undone"
