@@ -29,7 +29,7 @@ from onnxcomp.refitting import Recovered, refit, refit_recurrent, refit_together
 from onnxcomp.regression import Moments, reason_against
 from onnxcomp.runtime import Feed
 from onnxcomp.shared_layers import Evidence, Halves, SharedLayers, find_shared
-from onnxcomp.stepping import Steps, can_step
+from onnxcomp.stepping import Steps, can_step, most_held
 
 _Rows = list[Array]  # x, y and, where there is one, what y is added to
 Kept = Mapping[str, Sequence[Left]]
@@ -39,6 +39,7 @@ ROWS_PER_INPUT = 8
 WIDEST = 4608  # inputs of an output
 HELD_EVERY = 4  # one sample in so many judges the fit made from the others
 FEWEST, HELD_VALUES = 8, 1 << 26  # samples, and values of one tensor over all of them
+HELD_TOGETHER = 4  # times as many values of all tensors that are held at once
 MOST_VALUES = 1 << 26  # of a layer's rows where they have to be kept
 CHUNK_VALUES = 1 << 20  # of a layer's rows, by samples that are read at the same places
 
@@ -118,19 +119,19 @@ class _Walk:
         self._layers = 0
         one = next(feeds)
         self._sizes = _sizes(before, one)
-        first = [one, *itertools.islice(feeds, self._room(before.nodes) - 1)]
+        first = [one, *itertools.islice(feeds, self._room(before.nodes, one) - 1)]
         self._count = len(first)
         self._before, self._after = Steps(before, first), Steps(after, first)
         self._joint: dict[int, Halves | str] = {}
 
-    def _room(self, nodes: Iterable[gs.Node]) -> int:
-        """How many samples may be held at once: few tensors are, the largest among them."""
-        sizes = [self._sizes.get(t.name, 1) for node in nodes for t in node.outputs]
-        return max(FEWEST, HELD_VALUES // max([1, *sizes]))
+    def _room(self, nodes: Iterable[gs.Node], held: Iterable[str]) -> int:
+        """How many samples may be held at once while ``nodes`` run, of which some are ``held``."""
+        largest, together = most_held(nodes, held, self._sizes)
+        return max(FEWEST, HELD_VALUES // max(1, largest, together // HELD_TOGETHER))
 
     def _grow(self) -> None:
         """Takes more samples as soon as twice as many fit into memory from here on."""
-        room = self._room(self._before.ahead())
+        room = self._room(self._before.ahead(), self._before.kept())
         if room < 2 * self._count:
             return
         more = list(itertools.islice(self._feeds, room - self._count))

@@ -5,7 +5,8 @@ Each node runs once for each feed; between steps only tensors that somebody stil
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxcomp.graph import (
     is_constant,
     opsets,
     producer,
+    reads,
     subgraphs,
 )
 from onnxcomp.runtime import Feed, open_session
@@ -163,6 +165,35 @@ class Steps:
         """Names of values at hand that no node will read any more."""
         known = [name for name in self._values[0] if name in self._tensors]
         return [name for name in known if not self._is_read(self._tensors[name])]
+
+
+def most_held(
+    nodes: Iterable[gs.Node], held: Iterable[str], sizes: Mapping[str, int]
+) -> tuple[int, int]:
+    """Sizes of the largest tensor that `Steps` keeps, and of the most that it keeps at a time.
+
+    Args:
+        nodes: to run, in their order.
+        held: names of the tensors that are there before.
+        sizes: of tensors, by name; those that are missing count nothing.
+    """
+    nodes = list(nodes)
+    waiting = Counter(name for node in nodes for name in reads(node))
+    alive = {name for name in held if waiting[name]}
+    now = most = sum(sizes.get(name, 0) for name in alive)
+    largest = max((sizes.get(name, 0) for name in alive), default=0)
+    for node in nodes:
+        made = {tensor.name for tensor in node.outputs if waiting[tensor.name]}
+        alive |= made
+        now += sum(sizes.get(name, 0) for name in made)
+        most = max(most, now)
+        largest = max([largest, *(sizes.get(tensor.name, 0) for tensor in node.outputs)])
+        read = reads(node)
+        waiting.subtract(read)
+        gone = {name for name in read & alive if not waiting[name]}
+        alive -= gone
+        now -= sum(sizes.get(name, 0) for name in gone)
+    return largest, most
 
 
 def can_step(graph: gs.Graph) -> bool:

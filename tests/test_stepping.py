@@ -8,7 +8,7 @@ import pytest
 
 from onnxcomp.graph import Graph
 from onnxcomp.runtime import open_session
-from onnxcomp.stepping import Steps, can_step
+from onnxcomp.stepping import Steps, can_step, most_held
 from onnxcomp.testing import graph_of
 
 
@@ -114,6 +114,27 @@ def test_what_bodies_read_is_kept_until_they_have_run() -> None:
     assert set(steps.kept()) == {"c", "x", "a", "b"}
     steps.advance("y")
     assert set(steps.kept()) == {"y"}
+
+
+def test_how_much_is_held_at_most_is_known_before() -> None:
+    """A stream of 100 waits for a sum at the end; four branches of 30 wait for a Concat."""
+    branches = " ".join(f"b{i} = MatMul (n, w)" for i in range(4))
+    graph = graph_of(
+        f"""g (float[1, 50] x) => (float[1, 100] y) {{
+            a = MatMul (x, up) n = MatMul (a, down) {branches}
+            c = Concat <axis = 1> (b0, b1, b2, b3) d = MatMul (c, out) y = Add (d, a) }}""",
+        up=np.ones((50, 100), np.float32),
+        down=np.ones((100, 10), np.float32),
+        w=np.ones((10, 30), np.float32),
+        out=np.ones((120, 100), np.float32),
+    )
+    sizes = {"x": 50, "a": 100, "n": 10, **{f"b{i}": 30 for i in range(4)}, "c": 120, "d": 100}
+    assert most_held(graph.nodes, ["x"], sizes) == (120, 100 + 4 * 30 + 120)
+    assert most_held(graph.nodes[-2:], ["a", "c"], sizes) == (120, 100 + 120 + 100)
+    steps = Steps(graph, [{"x": np.ones((1, 50), np.float32)}])
+    for node in graph.nodes[:-1]:
+        steps.advance(node.outputs[0].name)
+        assert sum(sizes[name] for name in steps.kept()) <= 340
 
 
 def test_graphs_of_more_than_tensors_are_told_apart() -> None:
