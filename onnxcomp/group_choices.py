@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from onnxcomp.allocation import Choice
+from onnxcomp.allocation import Choice, at_sparsity
 from onnxcomp.kept_indices import Kept
 from onnxcomp.removal_plan import Ranked
 from onnxcomp.tracing import Losses
@@ -25,6 +26,21 @@ def choices_of(groups: Choices) -> dict[str, Choice]:
 def with_levels(groups: Choices, choices: Mapping[str, Choice]) -> Choices:
     """The same groups with other levels to choose from."""
     return {name: (item, choices[name]) for name, (item, _) in groups.items()}
+
+
+def with_own_levels(
+    groups: Choices, sparsity: Mapping[str, float]
+) -> tuple[dict[str, int], list[Choice]]:
+    """Levels of the groups that have a sparsity of their own, and what that leaves to choose."""
+    own: dict[str, int] = {}
+    for name, share in sparsity.items():
+        own |= at_sparsity([groups[name][1]], share)
+    free = [
+        replace(choice, levels=choice.levels[at], cost=choice.cost[at])
+        for name, (_, choice) in groups.items()
+        for at in [choice.levels == own.get(name, choice.levels)]
+    ]
+    return own, free
 
 
 def plan_of(groups: Choices, counts: Mapping[str, int]) -> Plan:

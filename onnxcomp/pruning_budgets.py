@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from onnxcomp.allocation import Choice
 from onnxcomp.channels import ChannelGroup, Channels
 from onnxcomp.evaluation import interleaved
 from onnxcomp.graph_latency import latency_of
@@ -35,6 +36,22 @@ class Budget:
     def missed_by(self, factor: float) -> Budget:
         """A smaller budget, after the result of this one was ``factor`` times too much."""
         return dataclasses.replace(self, amount=self.amount * MARGIN / factor)
+
+
+def check_budgets(values: Mapping[str, float | None]) -> None:
+    """Refuses values out of range, by name of an option of ``BUDGETS``.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    for name, value in given.items():
+        if name == "min_speedup" and value < 1:
+            raise ValueError(f"min_speedup must be at least 1, not {value}")
+        if name != "min_speedup" and not 0 < value <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1, not {value}")
+    if len(given) > 1:
+        raise ValueError(f"give one of {', '.join(BUDGETS)}")
 
 
 def budget_of(
@@ -79,6 +96,25 @@ def held_parameters(groups: Sequence[ChannelGroup]) -> Resource:
     sizes = [Size(parts={group.name: float(group.parameters.sum())}) for group in groups]
     terms = tuple(Product(coefficient=1.0, sizes=(size,)) for size in sizes)
     return Resource(terms=terms, unit="parameters")
+
+
+def aimed_at(
+    groups: Sequence[ChannelGroup], choices: Sequence[Choice], sparsity: float
+) -> tuple[Budget, str]:
+    """What a sparsity of all groups together leaves; the least that may be left, with a note, where
+    that is more.
+    """
+    resource = held_parameters(groups)
+    whole = resource.value()
+    least = resource.value({choice.name: choice.levels[0] / choice.size for choice in choices})
+    amount = (1 - sparsity) * whole
+    if least <= amount:
+        return Budget(resource, amount), ""
+    note = (
+        "less was removed than sparsity asks for, as much as max_sparsity, multiple and options of "
+        f"single groups allow: {1 - least / whole:.1%} of the parameters that units hold"
+    )
+    return Budget(resource, least), note
 
 
 def known_macs(graph: gs.Graph, shapes: Shapes) -> int:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import onnx_graphsurgeon as gs
 
-from onnxcomp.allocation import Choice, allocate, at_sparsity, uniform
-from onnxcomp.channel_equations import Granularity
+from onnxcomp.allocation import Choice, allocate, uniform
 from onnxcomp.channel_preparation import prepare
-from onnxcomp.channels import Channels, find_channels
+from onnxcomp.channels import Channels
 from onnxcomp.cutting import cut
+from onnxcomp.errors import RecipeError
 from onnxcomp.few_samples import few_samples
 from onnxcomp.graph import carried_of, label, sort_nodes
 from onnxcomp.group_choices import (
@@ -24,7 +25,9 @@ from onnxcomp.group_choices import (
     plan_of,
     removed,
     with_levels,
+    with_own_levels,
 )
+from onnxcomp.heads_first import Shares, rounds, shares_left, sparsity_left
 from onnxcomp.kept_indices import Kept, composed
 from onnxcomp.kernel_blocks import Blocked, allocate_in_blocks, blocked_macs
 from onnxcomp.parameters import count_parameters
@@ -33,14 +36,16 @@ from onnxcomp.payoff import that_pay
 from onnxcomp.pruning_budgets import (
     BUDGETS,
     Budget,
+    aimed_at,
     budget_of,
-    held_parameters,
+    check_budgets,
     latency_and_macs,
     time_ratio,
 )
 from onnxcomp.recovery import recover
 from onnxcomp.removal_plan import Importance, Ranked, ranked
 from onnxcomp.shapes import infer_shapes
+from onnxcomp.staying_layers import ends, layers_that_stay
 from onnxcomp.tracing import Losses, trace
 from onnxcomp.unit_parts import weight_axes
 
@@ -67,7 +72,7 @@ class PruneChannels(Pass):
             target's kernels compute at once, 16 or 8: parts of them save no time.
         max_sparsity: the largest fraction that a group may lose.
         granularity: what shrinks where heads or groups of a Conv could, or the width of each:
-            ``head``, ``head_dim``, ``both`` one after the other, or ``auto``.
+            ``head``, ``head_dim``, ``both`` sharing what is to go, or ``auto``.
         keep_first: leave what the first layer makes.
         keep_last: leave what the last layer reads.
         recovery: refit the weights of what reads pruned channels, where samples were given.
@@ -97,14 +102,7 @@ class PruneChannels(Pass):
                 raise ValueError(
                     f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
                 )
-        for name in BUDGETS[:-1]:
-            share = getattr(self, name)
-            if share is not None and not 0 < share <= 1:
-                raise ValueError(f"{name} must be above 0 and at most 1, not {share}")
-        if self.min_speedup is not None and self.min_speedup < 1:
-            raise ValueError(f"min_speedup must be at least 1, not {self.min_speedup}")
-        if sum(getattr(self, name) is not None for name in BUDGETS) > 1:
-            raise ValueError(f"give one of {', '.join(BUDGETS)}")
+        check_budgets({name: getattr(self, name) for name in BUDGETS})
         for name in ("multiple", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -126,9 +124,13 @@ class PruneChannels(Pass):
         before = graph.copy()
         kept: Kept = {}
         losses: list[tuple[dict[str, Any], Losses]] = []
-        for step in self._steps():
-            channels = find_channels(graph, step)
-            plan = self._plan(came, graph, channels, context, report)
+        shares: Shares = {}
+        for channels, heads, left in rounds(graph, self.granularity):
+            if heads:  # what stays is told by the last round
+                plan = self._halved()._head_plan(came, graph, channels, context, heads)
+                shares = shares_left(plan)
+            else:
+                plan = self._after(left)._plan(came, graph, channels, context, report, shares)
             if plan:
                 losses += losses_of(plan, kept)
                 kept = composed(kept, cut(graph, channels, removed(plan)))
@@ -140,8 +142,33 @@ class PruneChannels(Pass):
         if self.recovery and context.has_real_samples:
             self._recover(before, graph, kept, context, report)
 
-    def _steps(self) -> tuple[Granularity, ...]:
-        return ("head", "head_dim") if self.granularity == "both" else (self.granularity,)
+    def _halved(self) -> Self:
+        """What heads may lose, so that as much is left for their widths."""
+        halved: dict[str, Any] = {"sparsity": 1 - math.sqrt(1 - self.sparsity)}
+        if self._budget is not None:
+            halved[self._budget] = math.sqrt(getattr(self, self._budget))
+        return dataclasses.replace(self, **halved)
+
+    def _after(self, left: float) -> Self:
+        """Where a share of the parameters is left and all of them count, what is left to remove."""
+        if self.scope != "global":
+            return self
+        return dataclasses.replace(self, sparsity=max(0.0, 1 - (1 - self.sparsity) / left))
+
+    def _head_plan(
+        self,
+        came: gs.Graph,
+        graph: gs.Graph,
+        channels: Channels,
+        context: PassContext,
+        heads: frozenset[str],
+    ) -> Plan:
+        """What ``heads`` lose where all groups share what may be left; the others lose it later."""
+        try:
+            plan = self._plan(came, graph, channels, context, PassReport(), {})
+        except RecipeError:  # their widths and the others may do
+            return []
+        return [(item, count) for item, count in plan if item.group.name in heads]
 
     def _plan(
         self,
@@ -150,11 +177,12 @@ class PruneChannels(Pass):
         channels: Channels,
         context: PassContext,
         report: PassReport,
+        shares: Shares,
     ) -> Plan:
         """The groups that lose units, and how many each keeps."""
-        for name, why in [*_layers_that_stay(graph, channels), *channels.unknown.items()]:
+        for name, why in [*layers_that_stay(graph, channels), *channels.unknown.items()]:
             report.skip(name, f"its channels stay: {why}")
-        wanted = self._wanted(graph, channels, report)
+        wanted = self._wanted(graph, channels, report, shares)
         kinds = {name: options._importance(context) for name, options in wanted.items()}
         if "reconstruction" in kinds.values():
             few = few_samples(graph, channels, context.samples(), self.samples)
@@ -196,9 +224,9 @@ class PruneChannels(Pass):
         report: PassReport,
     ) -> Plan:
         """Shares the budget out; one of time until the cut model is measured to keep it."""
-        option = next((name for name in BUDGETS if getattr(self, name) is not None), None)
+        option = self._budget
         if option is None:
-            return plan_of(choices, self._counts(choices, wanted, None))
+            return plan_of(choices, self._counts(choices, wanted, None, None, report))
         feed = next(context.samples().feeds(1))
         budget = budget_of(option, getattr(self, option), came, graph, channels, feed)
         if option != "min_speedup":
@@ -219,15 +247,10 @@ class PruneChannels(Pass):
         return plan
 
     def _wanted(
-        self, graph: gs.Graph, channels: Channels, report: PassReport
+        self, graph: gs.Graph, channels: Channels, report: PassReport, shares: Shares
     ) -> dict[str, PruneChannels]:
-        """The groups that may be pruned with their options."""
-        layers = list(weight_axes(graph))
-        held: dict[tuple[str, int], str] = {}
-        if layers and self.keep_first:
-            held[layers[0].weights.name, layers[0].makes] = "made by the first layer"
-        if layers and self.keep_last:
-            held[layers[-1].weights.name, layers[-1].reads] = "read by the last layer"
+        """The groups that may be pruned with their options; ``shares`` of their heads are left."""
+        held = ends(graph, self.keep_first, self.keep_last)
         wanted = {}
         for group in channels.groups:
             options = self.options_for(group.name)
@@ -236,8 +259,11 @@ class PruneChannels(Pass):
                 report.skip(group.name, "skipped by the recipe")
             elif why:
                 report.skip(group.name, why[0])
-            else:
+            elif options.sparsity == self.sparsity and (self._budget or self.scope == "global"):
                 wanted[group.name] = options
+            else:
+                left = sparsity_left(options.sparsity, group, shares)
+                wanted[group.name] = dataclasses.replace(options, sparsity=left)
         return wanted
 
     def _importance(self, context: PassContext) -> Importance:
@@ -256,20 +282,17 @@ class PruneChannels(Pass):
         report: PassReport | None = None,
     ) -> Mapping[str, int]:
         """How many units each group keeps; with ``blocked`` so that it saves time."""
-        fixed: dict[str, int] = {}
-        for name, (_, choice) in choices.items():
-            if wanted[name].sparsity != self.sparsity or (budget is None and not self._is_global()):
-                fixed |= at_sparsity([choice], wanted[name].sparsity)
-        free = [
-            dataclasses.replace(choice, levels=choice.levels[at], cost=choice.cost[at])
-            for name, (_, choice) in choices.items()
-            for at in [choice.levels == fixed.get(name, choice.levels)]
-        ]
-        if not free or len(fixed) == len(choices):
+        shares = {name: wanted[name].sparsity for name in choices}
+        if budget is not None or self.scope == "global":
+            shares = {name: share for name, share in shares.items() if share != self.sparsity}
+        fixed, free = with_own_levels(choices, shares)
+        if budget is None and len(fixed) == len(choices):
             return fixed
         if budget is None:
-            resource = held_parameters([item.group for item, _ in choices.values()])
-            budget = Budget(resource, (1 - self.sparsity) * resource.value())
+            groups = [item.group for item, _ in choices.values()]
+            budget, note = aimed_at(groups, free, self.sparsity)
+            if report is not None:
+                report.notes += [note] if note else []
         if self.scope == "uniform":
             return uniform(free, budget.resource, budget.amount).levels
         if blocked is None or report is None or not self.whole_blocks:
@@ -280,11 +303,12 @@ class PruneChannels(Pass):
 
     def _compares(self) -> bool:
         """Whether groups compete for what may be left."""
-        has_budget = any(getattr(self, name) is not None for name in BUDGETS)
-        return self._is_global() or (has_budget and self.scope == "auto")
+        return self.scope == "global" or (self._budget is not None and self.scope == "auto")
 
-    def _is_global(self) -> bool:
-        return self.scope == "global"
+    @property
+    def _budget(self) -> str | None:
+        """The option that gives one."""
+        return next((name for name in BUDGETS if getattr(self, name) is not None), None)
 
     def _tell(
         self,
@@ -324,12 +348,3 @@ class PruneChannels(Pass):
         report.numbers["refitted_layers"] = len(found.refitted)
         for name, reason in found.skipped.items():
             report.skip(name, f"not refitted: {reason}")
-
-
-def _layers_that_stay(graph: gs.Graph, channels: Channels) -> Iterator[tuple[str, str]]:
-    """Labels of layers that can lose neither what they make nor what they read, and why."""
-    for layer in weight_axes(graph):
-        makes, reads = ((layer.weights.name, axis) for axis in (layer.makes, layer.reads))
-        single = layer.weights.shape[layer.reads] == 1
-        if makes in channels.pinned and (single or reads in channels.pinned):
-            yield label(layer.node), channels.pinned[makes]
