@@ -69,7 +69,8 @@ def spectrum(
     From the eigenvectors of W G WT, or of R G RT with W = Q R with more rows than columns:
     energies are exact but for rounding errors of |W|^2 |G|, those that G itself has. What no
     sample used costs nothing; among such directions the larger weights come first. Takes
-    O(min(out, in)^3 + out in^2) operations, 45 s of one core for [11008, 4096].
+    O(min(out, in)^3 + out in^2) operations, 45 s of one core for [11008, 4096] and half as long
+    again where that is nearly singular.
 
     Args:
         weights: [out, in].
