@@ -14,6 +14,7 @@ from onnxcomp.channel_equations import SINGLE, Unfollowed
 from onnxcomp.channel_selections import SELECTIONS
 from onnxcomp.channel_sweep import Axes, Rule, Sweep, integers, sizes
 from onnxcomp.channel_views import VIEWS
+from onnxcomp.einsum_equations import einsum_axes
 from onnxcomp.graph import is_standard
 from onnxcomp.rewriting import input_at
 from onnxcomp.union_find import Array
@@ -116,14 +117,12 @@ def gemm(sweep: Sweep, node: gs.Node) -> list[Axes]:
 
 
 def einsum(sweep: Sweep, node: gs.Node) -> list[Axes]:
-    """The same letter, the same labels."""
-    equation = node.attrs["equation"].replace(" ", "")
-    if "." in equation or "->" not in equation:
-        raise Unfollowed(f"the equation {equation!r}")
-    terms, result = equation.split("->")
+    """The same letter, the same labels; what an ellipsis stands for broadcasts."""
+    several = [sweep.axes(tensor) for tensor in node.inputs]
+    terms, result = einsum_axes(node.attrs["equation"], [len(axes) for axes in several])
     letters: dict[str, Array] = {}
-    for term, tensor in zip(terms.split(","), node.inputs, strict=True):
-        for letter, labels in zip(term, sweep.axes(tensor), strict=True):
+    for term, axes in zip(terms, several, strict=True):
+        for letter, labels in zip(term, axes, strict=True):
             letters[letter] = sweep.equations.same(letters.get(letter, labels), labels)
     return [[letters[letter] for letter in result]]
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import SINGLE, UNKNOWN, Unfollowed
-from onnxcomp.channel_lengths import READ, follow, read_axes, written
+from onnxcomp.channel_lengths import READ, follow, read_axes, sources, written
 from onnxcomp.channel_sweep import LARGEST, Axes, Rule, Sweep, integers, is_size, sizes
 from onnxcomp.graph import is_constant
 from onnxcomp.lengths import Length, Size, divided, parsed
@@ -198,12 +198,17 @@ def counted(sweep: Sweep, node: gs.Node) -> list[Axes]:
 
 
 def tile(sweep: Sweep, node: gs.Node) -> list[Axes]:
-    """Repeats whole axes."""
-    data, repeats = sweep.axes(node.inputs[0]), integers(node, 1) or []
+    """Repeats whole axes; how often may be computed where it is not written as a number."""
+    data, repeats = sweep.axes(node.inputs[0]), sources(node.inputs[1])
+    if repeats is None:
+        raise Unfollowed("its repeats are computed")
     result = []
-    for labels, times in zip(data, repeats, strict=True):
-        if times != 1 and labels.size == 1:
-            result.append(sweep.fixed_axis(times, "Tile"))
+    for labels, times, size in zip(data, repeats, sizes(node.outputs[0]), strict=True):
+        if times == 1:
+            result.append(labels)
+        elif labels.size == 1 or not isinstance(times, int):
+            sweep.equations.pin(labels, "Tile")
+            result.append(sweep.fixed_axis(size, "Tile"))
         else:
             result.append(np.tile(labels, times))
     return [result]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.einsum_equations import einsum_axes
 from onnxcomp.graph import is_standard
 from onnxcomp.length_values import Known, Shape, evaluate
 from onnxcomp.lengths import Length, Size, divided, symbol
@@ -231,11 +232,15 @@ def _concat(known: Known, node: gs.Node) -> Sequence[Shape | None]:
 
 def _einsum(known: Known, node: gs.Node) -> Sequence[Shape | None]:
     """The same letter, the same length."""
-    terms, result = node.attrs["equation"].replace(" ", "").split("->")
+    shapes = [known.shape(tensor) for tensor in node.inputs]
+    given = [shape for shape in shapes if shape is not None]
+    if len(given) < len(shapes):
+        return [None]
+    terms, result = einsum_axes(node.attrs["equation"], [len(shape) for shape in given])
     sizes: dict[str, Size] = {}
-    for term, tensor in zip(terms.split(","), node.inputs, strict=True):
-        sizes |= dict(zip(term, known.shape(tensor) or (), strict=True))
-    return [tuple(sizes[letter] for letter in result)]
+    for term, shape in zip(terms, given, strict=True):
+        sizes |= {name: size for name, size in zip(term, shape, strict=True) if size != 1}
+    return [tuple(sizes.get(letter, 1) for letter in result)]
 
 
 def _reduce(known: Known, node: gs.Node) -> Sequence[Shape | None]:

@@ -481,7 +481,7 @@ def _gather(builder: _Builder, node: onnx.NodeProto, k: int) -> Pairs:
 
 
 def _einsum(builder: _Builder, node: onnx.NodeProto, k: int) -> Pairs:
-    terms, output = _einsum_terms(node)
+    terms, output = _einsum_terms(node, len(builder.shapes[node.input[0]]))
     for axis, letter in enumerate(terms[k]):
         if letter in output:
             yield axis, (node.output[0], output.index(letter))
@@ -514,7 +514,8 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default
 
 
-def _einsum_terms(node: onnx.NodeProto) -> tuple[list[str], str]:
+def _einsum_terms(node: onnx.NodeProto, rank: int) -> tuple[list[str], str]:
+    """``rank`` is that of the first operand; an ellipsis stands for the same axes in all."""
     equation = _attribute(node, "equation", b"").decode().replace(" ", "")
     inputs, arrow, output = equation.partition("->")
     terms = inputs.split(",")
@@ -522,7 +523,10 @@ def _einsum_terms(node: onnx.NodeProto) -> tuple[list[str], str]:
         letters = "".join(terms)
         output = "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
     if "." in equation:
-        raise NotImplementedError(f"ellipsis in {equation}")
+        letters = len(terms[0].replace(".", ""))
+        hidden = "".join(chr(ord("0") + i) for i in range(max(0, rank - letters)))
+        terms = [term.replace("...", hidden) for term in terms]
+        output = output.replace("...", hidden)
     return terms, output
 
 
@@ -750,7 +754,7 @@ def _gemm_axes(builder: _Builder, node: onnx.NodeProto, constants: set[str]) -> 
 
 
 def _einsum_axes(builder: _Builder, node: onnx.NodeProto, constants: set[str]) -> Contracted:
-    terms, output = _einsum_terms(node)
+    terms, output = _einsum_terms(node, len(builder.shapes[node.input[0]]))
     for k, term in enumerate(terms):
         if node.input[k] not in constants:
             yield k, [axis for axis, letter in enumerate(term) if letter not in output]

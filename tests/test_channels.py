@@ -408,3 +408,36 @@ def test_groups_of_a_normalization_over_open_space_leave_whole() -> None:
         image=np.array([0, 9, 4, 6]),
     )
     np.testing.assert_allclose(answer(graph, x=x), answer(alone, x=x), rtol=1e-4, atol=1e-5)
+
+
+def test_only_axes_that_are_repeated_a_computed_number_of_times_stay() -> None:
+    """As exporters write a table of positions for any batch."""
+    graph, channels = analysed(
+        """m (float[N, 5, 3] x) => (float[N, 5, 2] y) {
+            a = MatMul (x, w1) s = Shape (x) n = Slice (s, zero, one)
+            t = Concat <axis = 0> (n, one, one) p = Tile (table, t) b = Add (a, p)
+            y = MatMul (b, w2) }""",
+        **{"w1": normal(3, 6), "table": normal(1, 5, 6), "w2": normal(6, 2)},
+        **SIZES,
+    )
+
+    (group,) = channels.groups
+
+    assert (group.size, channels.unknown) == (6, {})
+    assert touched(group)["table", 2] == touched(group)["p", 2] == [0]
+    cut(graph, channels, {group.name: np.array([4])})
+    assert answer(graph, x=normal(2, 5, 3)).shape == (2, 5, 2)
+
+
+@pytest.mark.parametrize("equation", ["...qhd,...khd->...hqk", "...qhd,...khd"])
+def test_heads_in_an_einsum_with_an_ellipsis(equation: str) -> None:
+    _, channels = analysed(
+        f"""m (float[N, 5, 3] x) => (float[N, 5, 2] y) {{
+            a = MatMul (x, w1) b = MatMul (x, w2) q = Reshape (a, heads) k = Reshape (b, heads)
+            c = Einsum <equation = "{equation}"> (q, k) d = ReduceMean <axes = [-1]> (c)
+            y = MatMul (x, w3) }}""",
+        **{"w1": normal(3, 12), "w2": normal(3, 12), "w3": normal(3, 2)},
+        heads=np.array([0, 0, 4, 3]),
+    )
+
+    assert channels.unknown == {}
