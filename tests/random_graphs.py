@@ -364,6 +364,18 @@ def grouped(m: Maker, x: Tensor) -> Tensor:
     return m.conv(x, groups * m.integer(1, 4), 3, groups)
 
 
+def grouped_bottleneck(m: Maker, x: Tensor) -> Tensor:
+    """Of a ResNeXt: what is inside the groups is read by two layers that couple nothing."""
+    groups, inner = m.pick([2, 3]), m.integer(2, 4)
+    y = m.conv(x, groups * inner)
+    for _ in range(m.integer(1, 2)):
+        y = m.conv(Tensor(m.act(y.name), y.shape), groups * inner, 3, groups)
+        inputs = (y.name, m.positive(y.width), m.vector(y.width), m.vector(y.width))
+        y = Tensor(m.op("BatchNormalization", (*inputs, m.positive(y.width))), y.shape)
+    out = m.conv(Tensor(m.act(y.name), y.shape), x.width)
+    return Tensor(m.op("Add", (x.name, out.name)), x.shape)
+
+
 def depthwise(m: Maker, x: Tensor) -> Tensor:
     multiplier = m.integer(1, 2) if 2 * x.width <= WIDEST else 1
     y = m.conv(x, multiplier * x.width, 3, x.width)
@@ -524,7 +536,17 @@ def tokens(m: Maker, x: Tensor) -> Tensor:
 
 
 IMAGE: list[Block] = [
-    *(batch_norm, grouped, depthwise, gated, flat_gated, spatial_gate, instance_norm, group_norm),
+    *(
+        grouped_bottleneck,
+        batch_norm,
+        grouped,
+        depthwise,
+        gated,
+        flat_gated,
+        spatial_gate,
+        instance_norm,
+        group_norm,
+    ),
     *(channels_last, depth_to_space, space_to_depth, transposed_conv, resized, pooled),
     *(pooled_beside, covariance_attention, tokens),
 ]
@@ -654,6 +676,34 @@ def rotated(m: Maker, x: str, width: int) -> str:
     return m.op("Add", (m.op("Mul", (x, cosine)), m.op("Mul", (turned, sine))))
 
 
+def heads_apart(m: Maker, x: Tensor) -> Tensor:
+    """Linear attention: what becomes of the width of a head may tie it to that of others."""
+    _, length, _ = x.shape
+    heads, width = m.pick([2, 3]), m.pick([4, 3])
+    q, k, v = (
+        m.transpose(m.reshape(m.linear(x, heads * width).name, 0, 0, heads, width), 0, 2, 1, 3)
+        for _ in range(3)
+    )
+    form = m.pick(["none", "activation", "scale", "bias", "unit", "own scale", "mixed"])
+    if form == "activation":
+        q, k = m.act(q), m.act(k)
+    elif form in ("scale", "own scale"):
+        q = m.op("Mul", (q, m.vector(width) if form == "scale" else m.vector(heads, 1, width)))
+    elif form == "bias":
+        q = m.op("Add", (q, m.vector(heads, 1, width)))
+        v = m.op("Add", (v, m.vector(heads, 1, 1)))
+    elif form == "unit":
+        length_of_q = m.op("Add", (m.reduce("ReduceL2", q, [-1]), m.scalar(0.3)))
+        q = m.op("Div", (q, length_of_q))
+    elif form == "mixed":
+        total = m.reduce("ReduceSum", q, [1])
+        q = m.op("Add", (q, total))
+    state = m.op("MatMul", (m.transpose(k, 0, 1, 3, 2), v))  # [N, heads, width, width]
+    y = m.transpose(m.op("MatMul", (q, state)), 0, 2, 1, 3)
+    y = Tensor(m.reshape(y, 0, 0, heads * width), (0, length, heads * width))
+    return Tensor(m.op("Add", (x.name, m.linear(y, x.width).name)), x.shape)
+
+
 def grouped_query_attention(m: Maker, x: Tensor) -> Tensor:
     """Two heads of keys and values, each for two or three of the queries."""
     _, length, _ = x.shape
@@ -707,7 +757,7 @@ def native_root_mean_square(m: Maker, x: Tensor) -> Tensor:
 SEQUENCE: list[Block] = [
     *(layer_norm, plain_layer_norm, root_mean_square, gated_layers, einsum_layers, mixed_tokens),
     *(recurrent, conv_over_positions, attention, grouped_query_attention, einsum_attention),
-    *(fused_attention, native_root_mean_square),
+    *(fused_attention, native_root_mean_square, heads_apart),
 ]
 
 
