@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.channel_attention import ATTENTION
 from onnxcomp.channel_equations import SINGLE, Unfollowed
 from onnxcomp.channel_selections import SELECTIONS
 from onnxcomp.channel_sweep import Axes, Rule, Sweep, integers, sizes
@@ -307,6 +308,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("ArgMax", "ArgMin"), selected),
     **VIEWS,
     **SELECTIONS,
+    **ATTENTION,
 }
 CONTRIB = frozenset(
     {"BiasGelu", "FastGelu", "FusedConv", "FusedMatMul", "Gelu", "QuickGelu"}

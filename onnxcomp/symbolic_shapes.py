@@ -135,6 +135,14 @@ def _gemm(known: Known, node: gs.Node) -> Sequence[Shape | None]:
     return [(left[1 if rows else 0], right[0 if columns else 1])]
 
 
+def _attention(known: Known, node: gs.Node) -> Sequence[Shape | None]:
+    query, value = known.shape(node.inputs[0]), known.shape(node.inputs[2])
+    rest: list[Shape | None] = [None] * (len(node.outputs) - 1)
+    if query is None or value is None or len(query) != 4:
+        return [None, *rest]
+    return [(*query[:3], value[3]), *rest]
+
+
 def _transpose(known: Known, node: gs.Node) -> Sequence[Shape | None]:
     shape = known.shape(node.inputs[0]) or ()
     order = node.attrs.get("perm") or range(len(shape))[::-1]
@@ -266,7 +274,19 @@ ALIKE = (
     *("Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization"),
     *("IsInf", "IsNaN", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization", "Mish", "Neg", "Not"),
     *("RMSNormalization", "Reciprocal", "Relu", "Round", "ScatterElements", "ScatterND", "Selu"),
-    *("Sigmoid", "Sign", "Sin", "Softmax", "Softplus", "Softsign", "Sqrt", "Tan", "Tanh", "Trilu"),
+    *(
+        "RotaryEmbedding",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Softmax",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Tan",
+        "Tanh",
+        "Trilu",
+    ),
     *("Hardmax", "GroupNormalization", "ThresholdedRelu", "Shrink"),
 )
 WITH_MORE = ("BatchNormalization", "Dropout", "LayerNormalization")  # outputs of other shapes
@@ -286,6 +306,7 @@ SHAPES: dict[str, Rule] = {
     **SELECTIONS,
     **SPACE,
     "MatMul": _matmul,
+    "Attention": _attention,
     "Gemm": _gemm,
     "Einsum": _einsum,
     "Transpose": _transpose,
