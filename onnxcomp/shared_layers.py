@@ -119,8 +119,8 @@ def find_shared(
     seen: set[int] = set()
     for node in wanted:
         readers = consumers(node.inputs[1])
-        if len(readers) < 2 or id(node) in seen:
-            continue
+        if len(readers) < 2 or id(node) in seen or node.op == "BatchNormalization":
+            continue  # scales are small, and each node gets its own
         seen |= {id(reader) for reader in readers}
         reason = _reason(node, readers, {id(n) for n in wanted}, reason_against)
         if reason is not None:

@@ -97,6 +97,33 @@ def test_twins_are_made_up_for(kind: str) -> None:
     assert np.abs(wanted - got).max() < 1e-3 * np.abs(wanted).max()
 
 
+def test_normalizations_with_one_scale_get_their_own() -> None:
+    """Exporters merge equal vectors; what each does to its input is not equal."""
+    graph = graph_of(
+        """net (float[1, 4, 5, 5] x) => (float[1, 4, 5, 5] y) {
+            [one] a = Conv (x, w) [sum] s = Add (x, a)
+            [first] b = BatchNormalization (s, scale, shift, mean, wide)
+            [second] c = BatchNormalization (s, scale, shift, mean, narrow) y = Mul (b, c) }""",
+        w=0.5 * normal(0, 4, 4, 1, 1),
+        scale=np.ones(4, np.float32),
+        shift=normal(1, 4),
+        mean=normal(2, 4),
+        wide=np.full(4, 9, np.float32),
+        narrow=np.full(4, 0.25, np.float32),
+    )
+    pruned = graph.copy()
+    for node in pruned.nodes[2:4]:  # without the branch
+        node.inputs[0] = pruned.inputs[0]
+    pruned.cleanup().toposort()
+    before = pruned.copy()
+    feeds: list[Feed] = [{"x": normal(100 + n, 1, 4, 5, 5)} for n in range(40)]
+    recovered = recover(graph, pruned, {}, Calibration.from_source(feeds, graph))
+    assert recovered.refitted == ["first", "second"]
+    wanted = answers(graph, feeds)
+    rest = [float(np.square(wanted - answers(twin, feeds)).sum()) for twin in (before, pruned)]
+    assert rest[1] < 0.9 * rest[0]
+
+
 def test_nodes_without_names_share_weights_too() -> None:
     graph, pruned, kept = pruned_twin("shared in a row")
     for node in (*graph.nodes, *pruned.nodes):
