@@ -3,10 +3,10 @@
     ONNXCOMP_ONNXSIM=/path/to/python pytest -m benchmark -s tests/benchmarks/test_pruning.py
 
 All are asked for the same share of MACs, from the same unlabelled samples. "plain" ranks by l2,
-removes the same fraction of every group, to single channels, and repairs nothing. onnxsim runs in the Python that
-ONNXCOMP_ONNXSIM names, or in this one: structured Wanda pruning and its refit of MatMul, the better
-of a uniform and a global sparsity at about as many MACs. Latencies are medians of runs by turns
-with the unpruned model, one thread, in CPU time of that thread.
+removes the same fraction of every group, to single channels, and repairs nothing. onnxsim runs in
+the Python that ONNXCOMP_ONNXSIM names, or in this one: structured Wanda pruning and its refit of
+MatMul, the better of a uniform and a global sparsity at about as many MACs. Latencies are medians
+of runs by turns with the unpruned model, one thread, in CPU time of that thread.
 """
 
 from __future__ import annotations
