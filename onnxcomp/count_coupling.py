@@ -136,10 +136,9 @@ class _Search:
         equations, count = self.sweep.equations, self.sweep.equations.count
         free = {id(loose.factor) for loose in self.loose}
         self.apart = equations.classes_without(free)
-        cluster = np.arange(count)
-        for loose in self.loose:
-            mine = self.root[loose.width]
-            cluster = components(cluster, np.full(mine.size, mine[0]), mine)
+        widths = [self.root[loose.width] for loose in self.loose]
+        firsts = np.repeat([mine[0] for mine in widths], [mine.size for mine in widths])
+        cluster = components(np.arange(count), firsts, np.concatenate(widths))
         self.clusters = [int(cluster[self.root[loose.width[0]]]) for loose in self.loose]
         self.cluster = np.full(count, NONE)  # by class
         self.flat, self.wide = np.zeros(count, bool), np.zeros(count, bool)  # by class apart
@@ -167,10 +166,12 @@ class _Search:
     def _share_heads(self) -> None:
         """Heads of a cluster are the same where one flat index or one axis has both labels."""
         pairs: dict[int, list[tuple[Array, Array]]] = {}
+        flats: dict[int, list[Array]] = {}
         for loose, cluster in zip(self.loose, self.clusters, strict=True):
             flat = self.apart[loose.factor.flat]
             heads = self.apart[loose.factor.wide(loose.outer[0])]
             pairs.setdefault(cluster, []).append((flat, heads))
+            flats.setdefault(cluster, []).append(flat)
         for _, _, cluster, readings in self._told:
             pairs[cluster] += [(readings[0], other) for other in readings]
         same = {}
@@ -179,7 +180,7 @@ class _Search:
             labels, numbers = np.unique(np.concatenate([one, other]), return_inverse=True)
             joined = components(np.arange(len(labels)), *np.split(numbers, [one.size]))
             same[cluster] = labels, labels[joined]
-            flat = np.concatenate([flat for flat, _ in found[: self.clusters.count(cluster)]])
+            flat = np.concatenate(flats[cluster])
             self.head[flat] = labels[joined][np.searchsorted(labels, flat)]
         for name, axis, cluster, readings in self._told:
             labels, heads = same[cluster]
