@@ -64,7 +64,10 @@ def reshape(sweep: Sweep, node: gs.Node) -> list[Axes]:
     result: Axes = [UNKNOWN if not is_size(size) else SINGLE for size in after]
     if 0 in before or 0 in after:
         raise Unfollowed("a dimension is 0")
-    before, after = ([parsed(size) for size in shape] for shape in (before, after))
+    before, after = (
+        [int(size) if is_size(size) else parsed(size) for size in shape]
+        for shape in (before, after)
+    )
     match = _Match(sweep, data, before, after, result)
     old = [i for i, size in enumerate(before) if size != 1]
     new = [i for i, size in enumerate(after) if size != 1]
@@ -124,7 +127,7 @@ class _Match:
             self.stay(old, new, "a Reshape that shares no factors")
             return
         equations = self.sweep.equations
-        labels = [equations.fresh(size) if is_size(size) else UNKNOWN for size in atoms]
+        labels = [equations.fresh(n) if isinstance(n, int) else UNKNOWN for n in atoms]
         for i, mine in zip(old, _shared_out(atoms, labels, sides[0]), strict=True):
             equations.factor(self.data[i], mine)
         for i, mine in zip(new, _shared_out(atoms, labels, sides[1]), strict=True):
@@ -139,8 +142,8 @@ def _is_part(one: Size | None, whole: Size | None) -> bool:
     """Whether a product may still grow to another."""
     if one is None or whole is None or one == whole:
         return False
-    if is_size(one) and is_size(whole):
-        return bool(one < whole)
+    if isinstance(one, int) and isinstance(whole, int):
+        return one < whole
     return divided(whole, one) is not None
 
 
