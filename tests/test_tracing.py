@@ -58,7 +58,7 @@ def test_flat_axes_are_found_from_their_factors() -> None:
 def test_a_weight_that_an_operator_without_a_rule_computes_does_not_blur_the_indices() -> None:
     found = traced(
         """m (float[2, 6] x) => (float[2, 3] y) {
-            w = Trilu (raw) h = MatMul (x, w) r = Relu (h) y = MatMul (r, v) }""",
+            w = Bernoulli (raw) h = MatMul (x, w) r = Relu (h) y = MatMul (r, v) }""",
         {("h", 1): np.array([0, 5])},
         raw=normal(6, 8),
         v=normal(8, 3),
