@@ -172,7 +172,7 @@ class _Search:
             heads = self.apart[loose.factor.wide(loose.outer[0])]
             pairs.setdefault(cluster, []).append((flat, heads))
             flats.setdefault(cluster, []).append(flat)
-        for _, _, cluster, readings in self._told:
+        for cluster, readings in {id(r): (c, r) for _, _, c, r in self._told}.values():
             pairs[cluster] += [(readings[0], other) for other in readings]
         same = {}
         for cluster, found in pairs.items():
@@ -245,7 +245,7 @@ class _Told:
         for factor in search.sweep.equations.factors:
             self._factors.setdefault(search.apart[factor.flat].tobytes(), []).append(factor)
         self._widths: dict[int, list[int]] = {}
-        self._read: dict[tuple[int, int], list[Array]] = {}
+        self._read: dict[tuple[bytes, int], list[Array]] = {}
 
     def widths(self, labels: Array) -> list[int]:
         """Clusters of which an axis has the width."""
@@ -257,8 +257,11 @@ class _Told:
         return self._widths[id(labels)]
 
     def __call__(self, labels: Array, cluster: int) -> list[Array]:
-        """The heads of the indices of an axis, in all ways that it can be read."""
-        key = id(labels), cluster
+        """The heads of the indices of an axis, in all ways that it can be read.
+
+        Axes with equal labels get one list: as many layers may read a stream as there are ways.
+        """
+        key = self._search.apart[labels].tobytes(), cluster
         if key not in self._read:
             self._read[key] = list(self._readings(labels, self._of[cluster]))
         return self._read[key]

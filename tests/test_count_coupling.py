@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -226,3 +227,26 @@ def test_groups_that_cross_each_other_couple_their_channels() -> None:
 
     assert found["stem"] == (4, 2)
     assert difference(model, result, removed, normal(1, 3, 4, 4)) < 1e-5
+
+
+def test_a_stream_of_many_grouped_convs_is_analysed_in_linear_memory() -> None:
+    def peak_bytes(count: int) -> int:
+        steps = [
+            f"b{i} = Conv <group = 8> (a{i}, g{i}) a{i + 1} = Add (a{i}, b{i})"
+            for i in range(count)
+        ]
+        weights = {f"g{i}": np.zeros((48, 6, 1, 1), np.float32) for i in range(count)}
+        ends = {"w": np.zeros((48, 3, 1, 1), np.float32), "v": np.zeros((2, 48, 1, 1), np.float32)}
+        text = " ".join(["a0 = Conv (x, w)", *steps, f"y = Conv (a{count}, v)"])
+        graph = graph_of(
+            f"m (float[1,3,8,8] x) => (float[1,2,8,8] y) {{ {text} }}", **ends, **weights
+        )
+        infer_shapes(graph)
+        tracemalloc.start()
+        found = find_channels(graph)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert [group.size for group in found.groups] == [6]
+        return peak
+
+    assert peak_bytes(160) < 6 * peak_bytes(40)
