@@ -9,9 +9,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import is_constant, is_standard, label, producer
+from onnxcomp.rewriting import peek
 from onnxcomp.weight_sites import QUANTIZED, UNPACKING
 
 WEIGHT_INPUTS = {"Conv": (1,), "Gather": (0,), "Gemm": (1,), "MatMul": (1, 0)}
+BETWEEN = {"QuantizeLinear", *UNPACKING}  # may lie between what is stored and a float weight
 
 
 def weight_index(node: gs.Node) -> int | str:
@@ -25,13 +27,9 @@ def weight_index(node: gs.Node) -> int | str:
     if constant:
         return constant[0]
     for at in places:
-        weight = node.inputs[at]
-        while (maker := producer(weight)) is not None and maker.op in UNPACKING and maker.inputs:
-            if maker.op == "DequantizeLinear" and is_constant(maker.inputs[0]):
-                return "its weight is quantized already: factorize before quantizing"
-            weight = maker.inputs[0]
-        if is_constant(weight):
-            return f"its weight is computed from {weight.name}: simplify, and factorize first"
+        reason = _behind(node.inputs[at])
+        if reason:
+            return reason
     if producer(node.inputs[places[0]]) is None and node.op != "MatMul":
         return "its weight is an input of the model, which a caller may replace"
     return "both factors are computed" if node.op == "MatMul" else "its weight is computed"
@@ -54,6 +52,8 @@ def reason_against(node: gs.Node, index: int, readers: Sequence[gs.Node]) -> str
         return "its weight is a batch of matrices"
     if node.op == "Gather" and (len(shape) != 2 or node.attrs.get("axis", 0) not in (0, -2)):
         return "it does not look up rows of a table"
+    if not np.isfinite(peek(weight)).all():
+        return "its weight has values that are not finite"
     for other in readers:
         if other is not node and weight_index(other) != place_of(other, weight):
             return f"its weight is read by {label(other)} as well, and not as a weight"
@@ -62,6 +62,19 @@ def reason_against(node: gs.Node, index: int, readers: Sequence[gs.Node]) -> str
         if sum(tensor is weight for tensor in other.inputs) > 1:
             return f"{label(other)} reads its weight twice"
     return ""
+
+
+def _behind(weight: gs.Tensor) -> str:
+    """What is wrong with a weight that is made of a constant; empty if it is made of none."""
+    passed = []
+    while (maker := producer(weight)) is not None and maker.op in BETWEEN and maker.inputs:
+        passed.append(maker.op)
+        weight = maker.inputs[0]
+    if not is_constant(weight):
+        return ""
+    if "DequantizeLinear" in passed or np.dtype(weight.dtype).kind != "f":
+        return "its weight is quantized already: factorize before quantizing"
+    return f"its weight is computed from {weight.name}: simplify, and factorize first"
 
 
 def place_of(node: gs.Node, weight: gs.Tensor) -> int:

@@ -17,14 +17,9 @@ from onnxcomp.factored_axes import LARGEST_CP, Cp, Spatial
 from onnxcomp.factored_convolutions import KernelFactors, Svd, SvdInput, SvdOutput, Tucker2
 from onnxcomp.factored_matrices import MatrixFactors
 from onnxcomp.gram import Array
-from onnxcomp.graph import (
-    Names,
-    all_graphs,
-    consumers,
-    is_constant,
-    own,
-)
+from onnxcomp.graph import Names, consumers, is_constant
 from onnxcomp.layer_latency import Layer
+from onnxcomp.row_writing import write_rows
 from onnxcomp.thin_layers import Factors, Rank, Shape, ThinLayer, thinned
 
 AUTO = "auto"
@@ -125,19 +120,8 @@ class Form:
             names: of ``graph``.
             rank: not necessarily one of ``ranks``.
         """
-        constants = [
-            gs.Constant(
-                names.fresh(f"{self.weight.name}.factor{at}"),
-                np.ascontiguousarray(array, self.weight.dtype),
-            )
-            for at, array in enumerate(self._factors.arrays(rank))
-        ]
-        bodies = {id(node): body for body in all_graphs(graph) for node in body.nodes}
-        if any(bodies[id(node)] is not graph for node in self.nodes):
-            own(graph, [constant.name for constant in constants])
-        for node in self.nodes:
-            row = self._factors.row(node, rank)
-            _write(bodies[id(node)], node, row, constants, names)
+        rows = [self._factors.row(node, rank) for node in self.nodes]
+        write_rows(graph, names, self.weight, self.nodes, rows, self._factors.arrays(rank))
 
     def _known(self) -> Iterator[Sizes]:
         for node, now, sizes in zip(self.nodes, self._now, self._sizes, strict=True):
@@ -315,33 +299,3 @@ def _assumed(node: gs.Node, now: ThinLayer) -> Sizes:
 
 def _macs(row: Sequence[ThinLayer], read: Shape, made: Shape) -> int:
     return sum(layer.products * math.prod(layer.made(read, made) or ()) for layer in row)
-
-
-def _write(
-    body: gs.Graph,
-    node: gs.Node,
-    row: Sequence[ThinLayer],
-    constants: Sequence[gs.Constant],
-    names: Names,
-) -> None:
-    """Puts nodes before one that becomes the last of the row."""
-    index = weight_index(node)
-    assert isinstance(index, int)
-    source, result = node.inputs[1 - index], node.outputs[0]
-    read, dtype = source.shape, node.inputs[index].dtype
-    at = next(i for i, other in enumerate(body.nodes) if other is node)
-    name, tensor = node.name, source
-    for layer, constant in zip(row[:-1], constants[:-1], strict=True):
-        made = gs.Variable(
-            names.fresh(f"{result.name}.{layer.part}"), dtype, layer.made(read, result.shape)
-        )
-        inputs = [tensor, constant] if layer.index else [constant, tensor]
-        own_name = names.fresh(f"{name}.{layer.part}") if name else ""
-        thin = gs.Node(layer.op, own_name, dict(layer.attributes), inputs, [made])
-        body.nodes.insert(at, thin)
-        at, tensor = at + 1, made
-    last = row[-1]
-    kept = list(node.inputs[2:]) if node.op != "Gather" else []
-    pair = [tensor, constants[-1]] if last.index else [constants[-1], tensor]
-    node.op, node.attrs = last.op, dict(last.attributes)
-    node.inputs = [*pair, *kept]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
@@ -405,3 +406,239 @@ def test_ranks_ascend_are_few_and_pay() -> None:
         w=np.ones((96, 1), np.float32),
     )
     assert "fewer parameters" in forms(narrow.nodes[0])
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def test_names_show_where_nodes_and_tensors_come_from() -> None:
+    twin = written(cases()["3 x 3"], "tucker2", (4, 5))
+    assert [node.name for node in twin.nodes] == ["layer.in", "layer.core", "layer"]
+    assert [node.outputs[0].name for node in twin.nodes] == ["y.in", "y.core", "y"]
+    assert [node.inputs[1].name for node in twin.nodes] == ["w.factor0", "w.factor1", "w.factor2"]
+    assert [node.inputs[1].dtype for node in twin.nodes] == [np.float32] * 3
+    unnamed = cases()["MatMul"]
+    unnamed.nodes[0].name = ""
+    (form,) = possible_forms(unnamed.nodes[0])
+    form.write(unnamed, Names(unnamed), 3)
+    assert [node.name for node in unnamed.nodes] == ["", ""]
+
+
+@pytest.mark.parametrize("case", cases())
+def test_shapes_written_for_new_tensors_are_those_that_follow(case: str) -> None:
+    graph = cases()[case]
+    for form in every_form(graph):
+        twin = written(graph, form.method, half(form))
+        stated = to_proto(twin)
+        assert len(stated.graph.value_info) == len(twin.nodes) - 1
+        free = to_proto(twin)
+        del free.graph.value_info[:]
+        inferred = onnx.shape_inference.infer_shapes(free, strict_mode=True, data_prop=True)
+        follows = {info.name: info for info in inferred.graph.value_info}
+        for info in stated.graph.value_info:
+            one, other = info.type.tensor_type, follows[info.name].type.tensor_type
+            assert one.elem_type == other.elem_type
+            assert len(one.shape.dim) == len(other.shape.dim)
+            for a, b in zip(one.shape.dim, other.shape.dim, strict=True):
+                assert a == b or a.dim_param or not b.dim_value
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_factors_have_the_type_of_the_weight(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    kind = {np.float64: "double", np.float16: "float16"}[dtype]
+    graph = graph_of(
+        f"m ({kind}[4, 24] x) => ({kind}[4, 40] y) {{ [layer] y = MatMul (x, w) }}",
+        w=(normal(rng, 24, 3) @ normal(rng, 3, 40)).astype(dtype),
+    )
+    feed = {"x": normal(rng, 4, 24).astype(dtype)}
+    tolerance = {np.float64: 1e-10, np.float16: 2e-2}[dtype]
+    expected = run(graph, feed)[0]
+    found = run(written(graph, "svd", 3 if dtype == np.float16 else 24), feed)[0]
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance * 10)
+
+
+def test_vectors_are_multiplied_from_either_side() -> None:
+    rng = np.random.default_rng(0)
+    for pair, shape in (("x, w", (6, 9)), ("w, x", (9, 6))):
+        graph = graph_of(
+            f"v (float[6] x) => (float[9] y) {{ [layer] y = MatMul ({pair}) }}",
+            w=normal(rng, *shape),
+        )
+        assert_same_at_full_rank(graph, {"x": normal(rng, 6)})
+
+
+def test_arrays_and_copies_of_the_graph_stay_as_they_were() -> None:
+    graph = cases()["3 x 3"]
+    before, old = to_proto(graph).SerializeToString(), graph.copy()
+    kernel = graph.nodes[0].inputs[1].values
+    for form in every_form(graph):
+        twin = graph.copy()
+        found = possible_forms(twin.nodes[0])
+        assert not isinstance(found, str)
+        next(f for f in found if f.method == form.method).write(twin, Names(twin), half(form))
+    assert to_proto(graph).SerializeToString() == to_proto(old).SerializeToString() == before
+    assert graph.nodes[0].inputs[1].values is kernel
+
+
+# --- shared weights ---------------------------------------------------------------------------
+
+
+def test_a_shared_kernel_is_taken_apart_once_for_convs_of_other_strides() -> None:
+    rng = np.random.default_rng(0)
+    graph = graph_of(
+        """c (float[1, 8, 12, 12] x) => (float[1, 8, a, b] y, float[1, 8, c, d] z) {
+            [layer] y = Conv <pads = [1, 1, 1, 1]> (x, w, one)
+            r = Relu (y)
+            [other] z = Conv <strides = [2, 2], dilations = [2, 2]> (r, w, two) }""",
+        w=normal(rng, 8, 8, 3, 3),
+        one=normal(rng, 8),
+        two=normal(rng, 8),
+    )
+    feed = {"x": normal(rng, 1, 8, 12, 12)}
+    assert len(assert_same_at_full_rank(graph, feed)) == 5
+    _, types = with_concrete_shapes(graph, {"x": (1, 8, 12, 12)})
+    known = {name: found.shape for found in types.values() for name, found in found.items()}
+    for form in every_form(graph, shapes=known):
+        rank = half(form)
+        twin = written(graph, form.method, rank)
+        assert [node.name for node in form.nodes] == ["layer", "other"]
+        assert count_parameters(twin) == form.parameters(rank) + 16
+        assert count_macs(twin, {"x": (1, 8, 12, 12)}) == form.macs(rank)
+        assert len(form.layers(rank)) == len(twin.nodes) - 1
+        assert form.layer_macs == count_macs(graph, {"x": (1, 8, 12, 12)})
+
+
+def test_a_matrix_is_shared_by_products_and_lookups() -> None:
+    rng = np.random.default_rng(0)
+    graph = graph_of(
+        """m (float[5, 20] x, int64[4] i) => (float[5, 12] y, float[5, 12] z, float[4, 12] t) {
+            [layer] y = MatMul (x, w)
+            [gemm] z = Gemm <beta = 0.5> (x, w, c)
+            [table] t = Gather (w, i) }""",
+        w=normal(rng, 20, 12),
+        c=normal(rng, 12),
+    )
+    feed = {"x": normal(rng, 5, 20), "i": rng.integers(0, 20, 4)}
+    assert_same_at_full_rank(graph, feed)
+    assert count_parameters(written(graph, "svd", 3)) == 3 * (20 + 12) + 12
+
+
+def test_readers_in_other_ways_are_named() -> None:
+    rng = np.random.default_rng(0)
+    text = """m (float[12, 12] x) => (float[12, 12] y, float[12, 12] z) {{
+        [layer] y = MatMul (x, w) [other] z = {} }}"""
+    for other, word in (
+        ("Gemm <transB = 1> (x, w)", "other as well, in another way"),
+        ("MatMul (w, x)", "other as well, in another way"),
+        ("Gemm <alpha = 2.0> (x, w)", "other as well, in another way"),
+        ("Add (x, w)", "other as well, and not as a weight"),
+        ("Gemm (x, x, w)", "other as well, and not as a weight"),
+    ):
+        assert word in forms(graph_of(text.format(other), w=normal(rng, 12, 12)).nodes[0])
+
+
+def test_branches_share_the_factors_of_an_outer_weight() -> None:
+    rng = np.random.default_rng(0)
+    graph = graph_of(
+        """m (float[5, 20] x, bool b) => (float[5, 12] y) {
+            y = If (b) <then_branch = yes () => (float[5, 12] p) { [layer] p = MatMul (x, w) },
+                else_branch = no () => (float[5, 12] q) { [other] q = Gemm (x, w) }> }""",
+        w=normal(rng, 20, 12),
+    )
+    assert len(every_form(graph)[0].nodes) == 2
+    for branch in (True, False):
+        assert_same_at_full_rank(graph, {"x": normal(rng, 5, 20), "b": np.asarray(branch)})
+    twin = written(graph, "svd", 3)
+    assert count_parameters(twin) == 3 * (20 + 12)
+    assert len(to_proto(twin).graph.initializer) == 2
+
+
+# --- refusals ---------------------------------------------------------------------------------
+
+REFUSED = {
+    "depthwise": (
+        "(float[1, 8, 9, 9] x) => (float[1, 8, 7, 7] y) { [layer] y = Conv <group = 8> (x, w) }",
+        (8, 1, 3, 3),
+    ),
+    "grouped": (
+        "(float[1, 8, 9, 9] x) => (float[1, 8, 7, 7] y) { [layer] y = Conv <group = 2> (x, w) }",
+        (8, 4, 3, 3),
+    ),
+    "factorize before quantizing": (
+        "(float[4, 9] x) => (float[4, 8] y) <float s = {0.1}> {"
+        " q = QuantizeLinear (w, s) d = DequantizeLinear (q, s) [layer] y = MatMul (x, d) }",
+        (9, 8),
+    ),
+    "an input of the model": (
+        "(float[1, 8, 9, 9] x, float[8, 8, 3, 3] w) => (float[1, 8, 7, 7] y) {"
+        " [layer] y = Conv (x, w) }",
+        (8, 8, 3, 3),
+    ),
+    "both factors are computed": (
+        "(float[4, 8] x) => (float[4, 8] y) { a = Add (x, w) [layer] y = MatMul (x, a) }",
+        (8, 8),
+    ),
+    "computed from w: simplify": (
+        "(float[4, 9] x) => (float[4, 8] y) { t = Transpose (w) [layer] y = MatMul (x, t) }",
+        (8, 9),
+    ),
+    "a batch of matrices": (
+        "(float[3, 4, 9] x) => (float[3, 4, 8] y) { [layer] y = MatMul (x, w) }",
+        (3, 9, 8),
+    ),
+    "a vector": ("(float[4, 9] x) => (float[4] y) { [layer] y = MatMul (x, w) }", (9,)),
+    "rows of a table": (
+        "(int64[4] x) => (float[9, 4] y) { [layer] y = Gather <axis = 1> (w, x) }",
+        (9, 8),
+    ),
+    "ConvTranspose has no weights": (
+        "(float[1, 8, 9, 9] x) => (float[1, 8, 11, 11] y) { [layer] y = ConvTranspose (x, w) }",
+        (8, 8, 3, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_cannot_be_taken_apart_is_refused_in_words(reason: str) -> None:
+    text, shape = REFUSED[reason]
+    graph = graph_of(f"m {text}", w=normal(np.random.default_rng(0), *shape))
+    assert reason in forms(node_named(graph, "layer"))
+
+
+def test_codes_and_values_that_are_not_finite_are_refused() -> None:
+    text = "m (int32[4, 9] x) => (int32[4, 8] y) { [layer] y = MatMul (x, w) }"
+    assert "int32, not float" in forms(graph_of(text, w=np.ones((9, 8), np.int32)).nodes[0])
+    text = text.replace("int32", "float")
+    broken = np.full((9, 8), np.nan, np.float32)
+    assert "not finite" in forms(graph_of(text, w=broken).nodes[0])
+    integer = "m (uint8[4, 9] x) => (int32[4, 8] y) { [layer] y = MatMulInteger (x, w) }"
+    found = forms(graph_of(integer, w=np.ones((9, 8), np.uint8)).nodes[0])
+    assert "factorize before quantizing" in found
+
+
+def test_methods_that_do_not_apply_name_those_that_do() -> None:
+    graphs = cases()
+    for case, method, fitting in (
+        ("MatMul", "tucker2", "a matrix of 24 x 40 allows svd"),
+        ("1 x 1", "spatial", "a kernel of 1 x 1 allows svd"),
+        ("3", "cp", "a kernel of 3 allows svd_input, svd_output, tucker2"),
+    ):
+        assert fitting in forms(graphs[case].nodes[0], method=method)
+    for method in ("svd", "tucker2", "spatial", "cp"):
+        found = {
+            form.method.partition("_")[0] for form in every_form(graphs["3 x 3"], method=method)
+        }
+        assert found == {method}
+    with pytest.raises(ValueError, match="none of auto, svd"):
+        forms(graphs["MatMul"].nodes[0], method="qr")
+
+
+def test_a_weight_of_zeros_stays_zero() -> None:
+    graph = cases()["3 x 3"]
+    graph.nodes[0].inputs[1] = gs.Constant("w", np.zeros((12, 10, 3, 3), np.float32))
+    for form in every_form(graph):
+        assert form.error(half(form)) == 0
+        y = run(written(graph, form.method, half(form)), {"x": np.ones((1, 10, 12, 12), "f")})[0]
+        assert not y.any()
