@@ -17,6 +17,7 @@ from onnxcomp.channel_equations import Factor
 from onnxcomp.channel_preparation import prepare
 from onnxcomp.channel_sweep import is_size
 from onnxcomp.channels import collect
+from onnxcomp.folded_ties import Copies, unlisted, untie
 from onnxcomp.graph import Graph, is_constant, producer
 from onnxcomp.head_tracing import RemovedByHead, lost_by_head, uneven
 from onnxcomp.shapes import infer_shapes
@@ -93,8 +94,10 @@ def trace(
     """
     twin: Graph = original.copy()
     infer_shapes(twin)
+    copies: Copies = {}
     if made_of is not None:
         _adopt_shapes(twin, made_of)
+        copies = untie(twin, made_of)
     origins = prepare(twin)
     sweep, _ = collect(twin, merged=False)
     root = sweep.equations.classes()
@@ -114,12 +117,14 @@ def trace(
                 owner[root[axes[axis][indices]]] = number
     _through_factors(sweep.equations.factors, root, owner)
     whole = set() if made_of is None else _standardized(twin, made_of)
-    axes_of = {name: axes for name, axes in sweep.of.items() if name not in whole}
+    own = unlisted(copies, sweep.of, owner[root])
+    listed = {name: axes for name, axes in sweep.of.items() if name not in own}
+    axes_of = {name: axes for name, axes in listed.items() if name not in whole}
     found = _places(axes_of, sweep.constants, origins, owner[root], len(losses))
     for number, place in unsized:
         found[number] += (place,)
     factors = sweep.equations.factors
-    heads = lost_by_head(sweep.of, sweep.constants, factors, root, owner, len(losses))
+    heads = lost_by_head(listed, sweep.constants, factors, root, owner, len(losses))
     pairs = zip(found, heads, strict=True)
     return [Removed(places, tuple(by_head)) for places, by_head in pairs]
 

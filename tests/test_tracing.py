@@ -107,3 +107,44 @@ def test_weights_that_were_normalized_first_are_listed_as_normalized() -> None:
     assert found[0] == {("u", 1): [5], ("h", 1): [5], ("w", 0): [5]}
     scales = {(name, 1): [2] for name in ("n", "s", "g")}
     assert found[1] == scales | {("w", 1): [2], ("a", 1): [2], ("z", 0): [2]}
+
+
+def two_layers(add: str, **constants: Any) -> tuple[Any, list[dict[tuple[str, int], list[int]]]]:
+    """What is traced of two layers that add a tensor which simplification took away."""
+    layers = """a = MatMul (x, u) b = MatMul (x, v) {} c = Relu ({}) d = Relu ({})
+        e = MatMul (c, s) f = MatMul (d, t) y = Add (e, f)"""
+    weights = {name: normal(6, 4) for name in "uv"} | {name: normal(4, 3) for name in "st"}
+    head = "m (float[2, 6] x) => (float[2, 3] y) {"
+    added = layers.format(f"{add} p = Add (a, z) q = Add (b, z)", "p", "q")
+    original = graph_of(head + added + "}", **weights, **constants)
+    simpler = graph_of(head + layers.format("", "a", "b") + "}", **weights)
+    infer_shapes(simpler)
+    losses: list[Losses] = [
+        {("a", 1): np.array([0, 1]), ("c", 1): np.array([0, 1])},
+        {("b", 1): np.array([1, 3]), ("d", 1): np.array([1, 3])},
+    ]
+    found = [
+        {(place.tensor, place.axis): place.indices.tolist() for place in left.places}
+        for left in trace(original, losses, simpler)
+    ]
+    return original, found
+
+
+SEPARATE = [
+    {("u", 1): [0, 1], ("s", 0): [0, 1], **{(name, 1): [0, 1] for name in "apc"}},
+    {("v", 1): [1, 3], ("t", 0): [1, 3], **{(name, 1): [1, 3] for name in "bqd"}},
+]
+
+
+def test_zeros_that_were_added_to_two_layers_do_not_tie_them() -> None:
+    """Layers of T5 share a bias of heads that is all zeros: the original adds it to each."""
+    _, found = two_layers("z = ConstantOfShape (two_by_four)", two_by_four=np.array([2, 4]))
+
+    assert found == SEPARATE
+
+
+def test_views_of_such_zeros_do_not_tie_layers_either() -> None:
+    add = "n = ConstantOfShape (four) r = Unsqueeze (n, first) z = Abs (r)"
+    _, found = two_layers(add, four=np.array([4]), first=np.array([0]))
+
+    assert found == SEPARATE
