@@ -59,8 +59,7 @@ class Spatial(_AlongAxes):
         vertical = self._along(node, 0, "vertical", rank, self._in)
         return [vertical, self._along(node, 1, "", self._out, rank)]
 
-    def estimate(self, rank: Rank) -> float:
-        """See `Factors.estimate`."""
+    def _rough(self, rank: Rank) -> float:
         assert isinstance(rank, int)
         return float(self._errors[rank])
 
@@ -104,6 +103,9 @@ class Cp(_AlongAxes):
 
     def estimate(self, rank: Rank) -> float:
         """See `Factors.estimate`; there is no shorter way than to compute the factors."""
+        return self._rough(rank)
+
+    def _rough(self, rank: Rank) -> float:
         return self.error(rank)
 
     def _factors(self, rank: Rank) -> tuple[Sequence[Array], Array]:

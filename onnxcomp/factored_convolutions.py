@@ -24,9 +24,11 @@ from onnxcomp.lowrank_tensors import (
     tucker2_kernel,
 )
 from onnxcomp.rewriting import peek
-from onnxcomp.thin_layers import Factors, Rank, Shape, ThinLayer, spaced
+from onnxcomp.thin_layers import Factors, Rank, Shape, ThinLayer, spaced, thinned
 
 MOST_RANKS = 12  # of methods that compute the factors of each anew
+ANCHORS = (1 / 3, 2 / 3)  # of those ranks: there errors are computed to correct estimates
+WIDE, ANCHORS_OF_WIDE = 1152, (1 / 2,)  # columns from which on each takes seconds
 
 
 class KernelFactors(Factors):
@@ -98,6 +100,33 @@ class SearchedFactors(KernelFactors):
             self.arrays(rank)
         return self._known[rank]
 
+    def estimate(self, rank: Rank) -> float:
+        """See `Factors.estimate`.
+
+        What is rough is known for all ranks, but under the G of channels alone: how far that is
+        off under the G of patches, a few exact errors tell, and is alike for ranks in between.
+        """
+        rough = self._rough(rank)
+        if self._gram is None or len(self._gram) == self._in or rough <= 0:
+            return rough
+        return rough * float(np.exp(np.interp(np.log(rough), *self._corrections)))
+
+    @cached_property
+    def _corrections(self) -> tuple[Array, Array]:
+        """Logarithms of rough errors, ascending, and of exact ones over them."""
+        offered = thinned(self.ranks, self.most_ranks)
+        shares = ANCHORS if self._in * self._size <= WIDE else ANCHORS_OF_WIDE
+        anchors = [offered[int(share * len(offered))] for share in shares if offered]
+        nothing: Rank = (0, 0) if anchors and isinstance(anchors[0], tuple) else 0
+        known = [(self._rough(nothing), kernel_error(self._kernel, self._gram))]
+        known += [(self._rough(rank), self.error(rank)) for rank in anchors]
+        rough, exact = np.asarray(sorted(pair for pair in known if min(pair) > 0) or [(1, 1)]).T
+        return np.log(rough), np.log(exact / rough)
+
+    @abstractmethod
+    def _rough(self, rank: Rank) -> float:
+        """What is lost by factors found without looking at patches, or about that."""
+
     @abstractmethod
     def _factors(self, rank: Rank) -> tuple[Sequence[Array], Array]:
         """The weights of the row, and the kernel that they make."""
@@ -166,8 +195,7 @@ class SvdOutput(SearchedFactors):
         inward = self.pointwise("in", rank, self._in, before=True)
         return [inward, self._whole(node, "", self._out, rank)]
 
-    def estimate(self, rank: Rank) -> float:
-        """See `Factors.estimate`."""
+    def _rough(self, rank: Rank) -> float:
         assert isinstance(rank, int)
         return float(self._errors[rank])
 
@@ -212,8 +240,7 @@ class Tucker2(SearchedFactors):
         core = self._whole(node, "core", behind, before)
         return [inward, core, self.pointwise("", self._out, behind)]
 
-    def estimate(self, rank: Rank) -> float:
-        """See `Factors.estimate`."""
+    def _rough(self, rank: Rank) -> float:
         assert isinstance(rank, tuple)
         return float(self._errors[rank])
 

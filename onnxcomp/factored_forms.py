@@ -97,9 +97,10 @@ class Form:
         return [layer for at, row in enumerate(rows) for layer in self._timed(at, row)]
 
     def estimate(self, rank: Rank) -> float:
-        """About `error`, at once and for any rank; exactly that of "svd" and "svd_input".
+        """About `error`, of any rank, 0 too; exactly that of "svd", "svd_input" and "cp".
 
-        Of "cp" it is `error` itself.
+        Asked for the first time it takes as long as one or two exact errors of a kernel under
+        the G of its patches, else no time but for "cp", whose ranks are all computed.
         """
         return self._scale * self._factors.estimate(rank)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from onnxcomp.concrete_shapes import with_concrete_shapes
 from onnxcomp.exporting import to_proto
+from onnxcomp.factored_convolutions import kernel_error
 from onnxcomp.factored_forms import Form, forms, possible_forms
 from onnxcomp.gram import Array, Gram, Window
 from onnxcomp.graph import Names, all_nodes
@@ -642,3 +643,31 @@ def test_a_weight_of_zeros_stays_zero() -> None:
         assert form.error(half(form)) == 0
         y = run(written(graph, form.method, half(form)), {"x": np.ones((1, 10, 12, 12), "f")})[0]
         assert not y.any()
+
+
+@pytest.mark.parametrize("method", ["svd_output", "tucker2", "spatial"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_estimates_of_correlated_patches_are_nearer_than_those_of_channels(
+    method: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (16, 16, 3, 3)
+    graph = conv(rng, shape, "pads = [1, 1, 1, 1]")
+    smooth = normal(rng, 8, 16, 18, 18).cumsum(2).cumsum(3)
+    smooth[:, 1:] += 2 * smooth[:, :-1]
+    gram = Gram(window=Window.of_conv(graph.nodes[0].attrs, shape))
+    gram.update(smooth)
+    patches = gram.result().matrix[0]
+    patches += 1e-3 * np.trace(patches) / len(patches) * np.eye(len(patches))
+    channels = np.einsum("isjs->ij", patches.reshape(16, 9, 16, 9)) / 9
+    form, rough = (
+        next(form for form in every_form(graph, matrix) if form.method == method)
+        for matrix in (patches, channels)
+    )
+    exact = np.log([form.error(rank) for rank in form.ranks])
+    off = np.abs(np.log([form.estimate(rank) for rank in form.ranks]) - exact).mean()
+    off_by_channels = np.abs(np.log([rough.estimate(rank) for rank in form.ranks]) - exact).mean()
+    assert off < off_by_channels / 2
+    nothing: Rank = (0, 0) if method == "tucker2" else 0
+    energy = kernel_error(graph.nodes[0].inputs[1].values.astype(float), patches)
+    assert form.estimate(nothing) == pytest.approx(energy)
