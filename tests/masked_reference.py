@@ -58,6 +58,8 @@ ZERO_REDUCTIONS = {
     *("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "CumSum"),
     "LpNormalization",
 }
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+LENGTHS = {"Shape", "Size"}
 NEVER_PRUNED = {"Softmax", "LogSoftmax", "Hardmax", "TopK", "ArgMax", "ArgMin", "LRN"}
 
 
@@ -179,19 +181,19 @@ def contradictions(
 ) -> list[str]:
     """Where inputs and outputs of one node lose different indices of an axis they share.
 
-    Nodes that compute weights from constants alone are not looked at.
+    Nodes that compute weights from constants and lengths alone are not looked at, nor what they
+    made where several nodes read it: each may have its own in the pruned model.
     """
     builder = _builder(model, removed, shapes or {})
     shared = _readers(builder.model.graph)
-    constants = _arrays(builder.model)
     found = []
-    computed = set(constants)  # a weight may be cut after it was computed
+    computed = set(_arrays(builder.model))  # a weight may be cut after it was computed
     for node in _alive(builder.model.graph):
-        if computed.issuperset(filter(None, node.input)):
+        if node.op_type in LENGTHS or computed.issuperset(filter(None, node.input)):
             computed |= set(node.output)
             continue
         for k, tensor in enumerate(node.input):
-            if not tensor or (tensor in constants and shared[tensor] > 1):
+            if not tensor or (tensor in computed and shared[tensor] > 1):
                 continue
             listed = builder.masks.get(tensor, {})
             for axis, kept in _demanded(builder, node, k).items():
@@ -329,12 +331,12 @@ def _read(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def _alive(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Nodes that an output depends on: the others are free to go as a whole."""
+    """Nodes whose values an output depends on: the others are free to go as a whole."""
     read, alive = {output.name for output in graph.output}, []
     for node in reversed(graph.node):
         if read & set(node.output):
             alive.append(node)
-            read |= set(node.input)
+            read |= set() if node.op_type in LENGTHS else set(node.input)
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.GRAPH:
                     read |= set(_read(attribute.g))
@@ -386,6 +388,8 @@ def _demanded(
 
     Each with the mask found there: None where that axis is whole.
     """
+    if node.op_type in GATES:
+        return _recurrent(builder, node, k)
     rule = DEMANDS.get("Elementwise" if node.op_type in ELEMENTWISE else node.op_type)
     shape = builder.shapes.get(node.input[k])
     if rule is None or shape is None or node.domain not in ("", "ai.onnx"):
@@ -397,6 +401,23 @@ def _demanded(
             continue
         if shape[axis] is not None and shape[axis] == theirs[other] != 1:
             found[axis] = builder.masks.get(tensor, {}).get(other)
+    return found
+
+
+def _recurrent(
+    builder: _Builder, node: onnx.NodeProto, k: int
+) -> dict[int, npt.NDArray[np.bool_] | None]:
+    """W [directions, gates * hidden, inputs], R [.., gates * hidden, hidden], B [.., 2 * gates *
+    hidden]; hidden is the last axis of the outputs, inputs that of X."""
+    masks, gates = builder.masks, GATES[node.op_type]
+    hidden = None
+    for place, tensor in enumerate(node.output[:2]):
+        hidden = masks.get(tensor, {}).get(3 - place) if hidden is None else hidden
+    if k not in (1, 2, 3):
+        return {}
+    found = {1: None if hidden is None else np.tile(hidden, gates * (2 if k == 3 else 1))}
+    if k < 3:
+        found[2] = hidden if k == 2 else masks.get(node.input[0], {}).get(2)
     return found
 
 

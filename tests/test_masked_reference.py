@@ -254,6 +254,70 @@ def test_every_reader_of_a_merged_bias_has_its_own_mask() -> None:
         masked_reference(original, report([*first, *second[:1], *second[2:]], acts))
 
 
+def test_layers_of_a_recurrent_net_may_share_a_bias() -> None:
+    """Of zeros, as exporters merge them; behind an Identity it is shared all the same."""
+    arrays = drawn(w1=(1, 16, 3), w2=(1, 16, 4), r1=(1, 16, 4), r2=(1, 16, 4), b=(1, 32), v=(4, 2))
+    text = """g (float[5, 2, 3] x) => (float[2, 2] y) {
+        c = Identity (b) p, ph = LSTM <hidden_size = 4> (x, w1, r1, b)
+        one = Constant <value_ints = [1]> ()
+        s = Squeeze (p, one) q, h, state = LSTM <hidden_size = 4> (s, w2, r2, c)
+        z = Constant <value_ints = [0]> () t = Squeeze (h, z) y = MatMul (t, v) }"""
+
+    def gates(units: list[int], count: int) -> list[int]:
+        return [4 * gate + unit for gate in range(count) for unit in units]
+
+    first: Cuts = [("w1", 1, gates([0], 4)), ("r1", 1, gates([0], 4)), ("r1", 2, [0])]
+    first += [("w2", 2, [0])]
+    second: Cuts = [("w2", 1, gates([2, 3], 4)), ("r2", 1, gates([2, 3], 4)), ("r2", 2, [2, 3])]
+    second += [("v", 0, [2, 3])]
+    acts: Cuts = [("p", 3, [0]), ("ph", 2, [0]), ("s", 2, [0])]
+    acts += [("q", 3, [2, 3]), ("h", 2, [2, 3]), ("state", 2, [2, 3]), ("t", 1, [2, 3])]
+    acts += [("c", 1, gates([2, 3], 8))]
+    sliced = cut(arrays, first + second)
+    b = sliced.pop("b")
+    b1, b2 = (np.delete(b, gates(units, 8), 1) for units in ([0], [2, 3]))
+    apart = text.replace("c = Identity (b)", "c = Identity (b2)").replace("r1, b)", "r1, b1)")
+    apart = apart.replace("4> (x", "3> (x").replace("4> (s", "2> (s")
+    pruned = model_of(apart, **sliced, b1=b1, b2=b2)
+    original = model_of(text, **arrays)
+    merged: Cuts = [("b", 1, gates([0, 2, 3], 8))]
+
+    removed = report(first + second + merged, acts)
+
+    np.testing.assert_allclose(
+        answer(pruned), answer(masked_reference(original, removed)), atol=1e-6
+    )
+    assert not contradictions(original, removed)
+    wrong = report([("w1", 1, gates([1], 4)), *first[1:], *second, *merged], acts)
+    assert contradictions(original, wrong)
+
+
+def test_what_only_a_shape_reads_may_stay() -> None:
+    text = """g (float[2, 3] x) => (float[2, 2] y) {
+        h = MatMul (x, w) r = Relu (h) l = Transpose (h) n = Shape <end = 1> (l)
+        z = ConstantOfShape (n) y0 = MatMul (r, v) m = ReduceSum <keepdims = 0> (z)
+        y = Add (y0, m) }"""
+    original = model_of(text, **drawn(w=(3, 4), v=(4, 2)))
+    cuts: Cuts = [("w", 1, [0]), ("v", 0, [0])]
+
+    assert not contradictions(original, report(cuts, [("h", 1, [0]), ("r", 1, [0])]))
+    assert contradictions(original, report(cuts, [("h", 1, [0])]))
+
+
+def test_readers_of_a_computed_constant_may_lose_different_indices_of_it() -> None:
+    text = """g (float[2, 3] x) => (float[2, 2] y) {
+        z = Neg (b) p = MatMul (x, w1) pb = Add (p, z) py = MatMul (pb, v1)
+        q = MatMul (x, w2) qb = Add (q, z) qy = MatMul (qb, v2) y = Add (py, qy) }"""
+    shapes = {"w1": (3, 4), "w2": (3, 4), "b": (4,), "v1": (4, 2), "v2": (4, 2)}
+    original = model_of(text, **drawn(**shapes))
+    first: Cuts = [("w1", 1, [0]), ("v1", 0, [0])]
+    second: Cuts = [("w2", 1, [2, 3]), ("v2", 0, [2, 3])]
+    acts: Cuts = [("p", 1, [0]), ("pb", 1, [0]), ("q", 1, [2, 3]), ("qb", 1, [2, 3])]
+
+    assert not contradictions(original, report(first + second, acts))
+    assert contradictions(original, report(first + second, acts[:-1]))
+
+
 def test_softmax_over_a_removed_axis_is_refused() -> None:
     arrays = drawn(w=(3, 4), v=(4, 2))
     model = model_of(
