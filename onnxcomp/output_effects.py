@@ -57,10 +57,12 @@ class OutputEffects:
         Returns:
             None where a reader cannot be refitted, or outputs are no numbers or differ in shape.
         """
-        if not self._wanted or not self._names:
-            return None
         graph = self._graph.copy()
-        if not _refit(graph, parts, gone):
+        return self.loss_of(graph) if _refit(graph, parts, gone) else None
+
+    def loss_of(self, graph: gs.Graph) -> float | None:
+        """As `loss`, of a changed copy of the graph."""
+        if not self._wanted or not self._names:
             return None
         squares = np.zeros(len(self._names))
         for wanted, found in zip(self._wanted, self._run(graph), strict=True):
