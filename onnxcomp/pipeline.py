@@ -188,7 +188,7 @@ class Run:
             return None
         finally:
             outcome.seconds += time.perf_counter() - start
-            for name in ("changed", "skipped", "numbers", "notes", "removed"):
+            for name in ("changed", "skipped", "numbers", "notes", "removed", "factorized"):
                 setattr(outcome, name, getattr(report, name))
         if not report.changed:
             outcome.status = "unchanged"

@@ -94,6 +94,7 @@ class PassResult:
         numbers: figures of the pass itself, units in the names.
         notes: anything else a person should know.
         removed: of each channel group that lost units, what left, in names of the original model.
+        factorized: of each weight that was taken apart, how.
         bytes: of the model after the pass.
         latency_ratio: time after the pass / time of the original; None where not measured.
         fidelity: of the model after the pass against the original; None where not measured.
@@ -110,6 +111,7 @@ class PassResult:
     numbers: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     removed: list[dict[str, Any]] = field(default_factory=list)
+    factorized: list[dict[str, Any]] = field(default_factory=list)
     bytes: int | None = None
     latency_ratio: float | None = None
     fidelity: Fidelity | None = None

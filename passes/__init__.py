@@ -8,6 +8,7 @@ if __name__ == "passes":
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.passes.convert_float16 import ConvertFloat16
 from onnxcomp.passes.equalize_channels import EqualizeChannels
+from onnxcomp.passes.factorize_weights import FactorizeWeights
 from onnxcomp.passes.prune_blocks import PruneBlocks
 from onnxcomp.passes.prune_channels import PruneChannels
 from onnxcomp.passes.quantize_dynamic import QuantizeDynamic
@@ -19,6 +20,7 @@ PASSES: tuple[type[Pass], ...] = (
     SimplifyGraph,
     PruneBlocks,
     PruneChannels,
+    FactorizeWeights,
     EqualizeChannels,
     QuantizeStatic,
     QuantizeDynamic,

@@ -74,6 +74,7 @@ class PassReport:
         numbers: what else is worth knowing, units in the names.
         removed: of each channel group that lost units, what left, in names of the original model;
             docs/report.md has the keys.
+        factorized: of each weight that was taken apart, how; docs/report.md has the keys.
         current: label of the node at work, for the message when the pass raises.
     """
 
@@ -82,6 +83,7 @@ class PassReport:
     numbers: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     removed: list[dict[str, Any]] = field(default_factory=list)
+    factorized: list[dict[str, Any]] = field(default_factory=list)
     current: str = ""
 
     def change(self, node: gs.Node | str) -> None:

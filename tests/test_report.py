@@ -50,6 +50,20 @@ def full_report() -> Report:
                 "places": [{"tensor": "w", "axis": 0, "indices": [0, 1], "constant": True}],
             },
         ],
+        factorized=[
+            {
+                "weight": "w",
+                "nodes": ["fc"],
+                "method": "svd",
+                "rank": 8,
+                "lost_energy": 0.015625,
+                "seen": True,
+                "parameters": 512,
+                "parameters_before": 1024,
+                "macs": 512,
+                "macs_before": 1024,
+            }
+        ],
         bytes=1000,
         latency_ratio=0.5,
         fidelity=fidelity,

@@ -1,0 +1,168 @@
+"""What thinner weights may leave of MACs, parameters, bytes or measured time, and how it is met."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.calibration import Calibration
+from onnxcomp.evaluation import interleaved
+from onnxcomp.graph import Names
+from onnxcomp.model import graph_bytes
+from onnxcomp.output_effects import LOSS, OutputEffects, weights_of
+from onnxcomp.parameters import count_parameters
+from onnxcomp.pruning_budgets import BUDGETS, MARGIN, known_macs, time_ratio
+from onnxcomp.rank_planning import (
+    Factorable,
+    Option,
+    Plan,
+    exact_loss,
+    in_twin,
+    typical,
+    within_budget,
+)
+from onnxcomp.runtime import Feed, open_session
+
+__all__ = ["BUDGETS", "Limit", "limit_of", "with_effects"]
+
+TRIES = 4  # of a budget that the written model misses: bytes and time are not exactly foretold
+ROUNDING = 1e-9
+UNITS = {
+    "max_macs": "MACs",
+    "max_parameters": "parameters",
+    "max_bytes": "bytes",
+    "min_speedup": "ms",
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Limit:
+    """A budget of one kind.
+
+    Attributes:
+        option: of ``BUDGETS``.
+        value: of the option.
+        came: the graph of which it is a share.
+        graph: the one whose weights are taken apart.
+        feed: inputs at whose shapes things are counted and timed.
+        whole: what ``graph`` uses now.
+        most: what may be left.
+    """
+
+    option: str
+    value: float
+    came: gs.Graph
+    graph: gs.Graph
+    feed: Feed
+    whole: float
+    most: float
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether the graph uses more as it is."""
+        return self.whole > self.most * (1 + ROUNDING)
+
+    def plan(self, items: Sequence[Factorable]) -> Plan:
+        """The options that lose least in all, written into a copy and counted or timed there.
+
+        Raises:
+            RecipeError: the budget cannot be met.
+        """
+        budget, plan, scale = self.most, Plan(), 1.0
+        if self.option == "min_speedup":  # layers may be faster together than alone
+            scale = min(1.0, self.whole / sum(item.milliseconds for item in items))
+        for _ in range(TRIES):
+            plan = within_budget(
+                items,
+                lambda option: scale * self._amount(option),
+                lambda item: scale * self._now(item),
+                self.whole,
+                budget,
+                UNITS[self.option],
+            )
+            missed = self.missed_by(list(plan.values()))
+            if missed <= 1 + ROUNDING:
+                break
+            if self.option == "min_speedup":
+                budget *= MARGIN / missed
+            else:  # what more nodes take in the file
+                budget = self.most - (missed * self.most - self._foretold(items, plan))
+        return plan
+
+    def _foretold(self, items: Sequence[Factorable], plan: Plan) -> float:
+        chosen = [(item, plan[item.name]) for item in items if item.name in plan]
+        return self.whole - sum(self._now(item) - self._amount(option) for item, option in chosen)
+
+    def missed_by(self, options: Sequence[Option]) -> float:
+        """How many times more than may be left is used with these written; up to 1 is kept."""
+        trial = self.graph.copy()
+        names = Names(trial)
+        for option in in_twin(options, self.graph, trial):
+            option.form.write(trial, names, option.rank)
+        if self.option == "min_speedup":
+            return time_ratio(self.came, trial, self.feed) * self.value
+        return _used(self.option, trial, self.feed) / self.most
+
+    def _amount(self, option: Option) -> float:
+        return {
+            "max_macs": float(option.macs),
+            "max_parameters": float(option.parameters),
+            "max_bytes": float(option.parameters * _item_bytes(option)),
+            "min_speedup": option.milliseconds,
+        }[self.option]
+
+    def _now(self, item: Factorable) -> float:
+        form = item.form
+        return {
+            "max_macs": float(form.layer_macs),
+            "max_parameters": float(form.layer_parameters),
+            "max_bytes": float(form.layer_parameters * _item_bytes(item.options[0])),
+            "min_speedup": item.milliseconds,
+        }[self.option]
+
+
+def limit_of(option: str, value: float, came: gs.Graph, graph: gs.Graph, feed: Feed) -> Limit:
+    """The budget of one option; arguments as the attributes of `Limit`."""
+    if option == "min_speedup":
+        session = open_session(came, threads=1)
+        whole = interleaved([session], feed, clock=time.thread_time).milliseconds[0]
+        most = whole / value
+    else:
+        whole = _used(option, graph, feed)
+        most = value * _used(option, came, feed)
+    return Limit(
+        option=option, value=value, came=came, graph=graph, feed=feed, whole=whole, most=most
+    )
+
+
+def with_effects(
+    items: Sequence[Factorable], graph: gs.Graph, samples: Calibration, limit: int
+) -> list[Factorable]:
+    """Weights with what the model's outputs lose for a share of each one's energy, measured."""
+    if len(items) < 2:
+        return list(items)
+    effects = OutputEffects(graph, samples, limit, len(items))
+    ratios = []
+    for item in items:
+        option = typical(item, LOSS)
+        lost, trial = exact_loss(item, option), graph.copy()
+        (there,) = in_twin([option], graph, trial)
+        there.form.write(trial, Names(trial), option.rank)
+        found = effects.loss_of(trial)
+        ratios.append(None if found is None or lost <= 0 else found / lost)
+    pairs = zip(items, weights_of(ratios), strict=True)
+    return [replace(item, weight=weight) for item, weight in pairs]
+
+
+def _used(option: str, graph: gs.Graph, feed: Feed) -> float:
+    if option == "max_macs":
+        return known_macs(graph, {name: np.shape(values) for name, values in feed.items()})
+    return count_parameters(graph) if option == "max_parameters" else graph_bytes(graph)
+
+
+def _item_bytes(option: Option) -> int:
+    return int(np.dtype(option.form.weight.dtype).itemsize)

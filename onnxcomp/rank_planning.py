@@ -1,0 +1,335 @@
+"""Which layers are written with thinner weights, by which method and at which rank.
+
+Of each weight the ways to write it are compared by the share of its output's energy that they lose,
+tr dW G dWT of tr W G WT, with G = E[x xT] not centred: so what the mean loses counts as well, which
+a MatMul has no bias to make up for; keeping it takes one rank at most. What is not worse in both
+what it loses and what it uses is a level of a `Choice`, the top level the weight as it is, and
+`allocate` shares a budget out, as for the widths of pruning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.allocation import Choice, allocate
+from onnxcomp.factorable_weights import is_in_first, place_of, use_of, weight_index
+from onnxcomp.factored_convolutions import kernel_error
+from onnxcomp.factored_forms import Form, forms
+from onnxcomp.gram import Array
+from onnxcomp.graph import all_nodes, label
+from onnxcomp.layer_latency import LayerLatency
+from onnxcomp.lowrank import lost_energy
+from onnxcomp.rank_rules import evbmf_rank
+from onnxcomp.resources import Resource, Size, Table
+from onnxcomp.rewriting import peek
+from onnxcomp.thin_layers import Rank
+
+DAMPING = 1e-3  # of the mean diagonal of G: what few samples say of rare directions is not exact
+LEAST_GAIN = 0.05  # of a layer's time: what saves less may be an error of measurement
+TIMED = 8  # ways to write a layer that are timed
+METHODS = ("svd", "svd_input", "svd_output", "tucker2", "spatial")  # whose ranks compare at once
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Option:
+    """One way to write a weight.
+
+    Attributes:
+        form: how.
+        rank: of it.
+        lost: about the share of the output's energy that is lost; exactly that of svd.
+        parameters: elements of the factors.
+        macs: of all nodes that read the weight, in one run.
+        milliseconds: of these nodes, where they were timed.
+    """
+
+    form: Form
+    rank: Rank
+    lost: float
+    parameters: int
+    macs: int
+    milliseconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Factorable:
+    """A weight that can be taken apart, as it is and as it could be.
+
+    Attributes:
+        name: label of the first node that reads it.
+        nodes: labels of all that do.
+        energy: tr W G WT of it: E|y|^2 of a row of its output, of a Conv at one place.
+        seen: whether G was observed, not taken to be the identity.
+        options: what saves parameters and costs no MACs.
+        milliseconds: of the nodes as they are, where they were timed.
+        weight: what the model's outputs lose for a share of the energy.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    energy: float
+    seen: bool
+    options: tuple[Option, ...] = field(repr=False)
+    milliseconds: float = 0.0
+    weight: float = 1.0
+
+    @property
+    def form(self) -> Form:
+        """Any of the forms, for what all have in common."""
+        return self.options[0].form
+
+
+Plan = dict[str, Option]  # by name of a Factorable
+Amount = Callable[[Option], float]
+
+
+def factorable(
+    node: gs.Node,
+    gram: Array | None,
+    method: str,
+    shapes: Mapping[str, Sequence[int]],
+    multiple: int,
+) -> Factorable | str:
+    """The ways to write the weight of ``node``, or why there is none.
+
+    Args:
+        node: the first that reads it.
+        gram: of what it is multiplied with, as `forms` takes it; damped here.
+        method: of `forms`.
+        shapes: of activations.
+        multiple: ranks are its multiples.
+    """
+    damped = None if gram is None else _damped(gram)
+    found = forms(node, damped, method=method, shapes=shapes)
+    if isinstance(found, str):
+        return found
+    energy = _energy(node, damped)
+    if energy <= 0:
+        return "its output is 0 on all samples"
+    if method == "auto":  # of cp each rank is a search of its own
+        found = [form for form in found if form.method in METHODS]
+    options = [
+        Option(
+            form=form,
+            rank=rank,
+            lost=lost,
+            parameters=form.parameters(rank),
+            macs=form.macs(rank),
+        )
+        for form in found
+        for rank, lost in _losses(form, energy)
+        if all(each % multiple == 0 for each in np.atleast_1d(rank))
+    ]
+    if not options:
+        return f"no rank that is a multiple of {multiple} has fewer parameters and no more MACs"
+    readers = tuple(label(reader) for reader in found[0].nodes)
+    return Factorable(
+        name=readers[0], nodes=readers, energy=energy, seen=gram is not None, options=tuple(options)
+    )
+
+
+def exact_loss(item: Factorable, option: Option) -> float:
+    """The share of the output's energy that is lost; computes the factors."""
+    return option.form.error(option.rank) / item.energy
+
+
+def timed(item: Factorable, latency: LayerLatency) -> Factorable | str:
+    """A weight with the options that are faster than it is, or why there is none."""
+    now = item.form.layer_layers()
+    if not now:
+        return "the sizes of its activations are not known, so it cannot be timed"
+    before = sum(latency.measure(now))
+    tried = []
+    for option in _worth_timing(item.options):
+        ms = sum(latency.measure(option.form.layers(option.rank)))
+        tried.append(replace(option, milliseconds=ms))
+    faster = [o for o in tried if o.milliseconds < (1 - LEAST_GAIN) * before]
+    if not faster:
+        best = min(tried, key=lambda option: option.milliseconds)
+        return (
+            f"thinner weights save no time: {best.milliseconds:.3g} ms at best "
+            f"({best.form.method}, rank {best.rank}), {before:.3g} ms now"
+        )
+    return replace(item, options=tuple(faster), milliseconds=before)
+
+
+def keeping_energy(item: Factorable, energy: float) -> Option | str:
+    """The smallest option that keeps this share of the output's energy, or why there is none."""
+    keeping = [option for option in item.options if option.lost <= 1 - energy]
+    if not keeping:
+        best = min(item.options, key=lambda option: option.lost)
+        return (
+            f"{best.form.method} of rank {best.rank} keeps {1 - best.lost:.1%} of its output's "
+            f"energy: no rank that keeps {energy:.1%} has fewer parameters and no more MACs"
+        )
+    return min(keeping, key=lambda option: _size(item, option))
+
+
+def above_noise(item: Factorable) -> Option | str:
+    """The smallest option at the ranks that stand out of noise (EVBMF), or why there is none."""
+    found = []
+    for form in dict.fromkeys(option.form for option in item.options):
+        rank = _noise_rank(form)
+        if rank is not None and form.parameters(rank) < form.layer_parameters:
+            found.append(
+                Option(
+                    form=form,
+                    rank=rank,
+                    lost=_loss(form, rank, item.energy),
+                    parameters=form.parameters(rank),
+                    macs=form.macs(rank),
+                )
+            )
+    paying = [o for o in found if o.macs <= o.form.layer_macs or not o.form.layer_macs]
+    if not paying:
+        return "the ranks that stand out of noise do not have fewer parameters and no more MACs"
+    return min(paying, key=lambda option: _size(item, option))
+
+
+def front(options: Sequence[Option], amount: Amount) -> list[Option]:
+    """Those of which no other uses less and loses no more; what uses least first."""
+    order = sorted(options, key=lambda option: (amount(option), option.lost))
+    best: list[Option] = []
+    for option in order:
+        if not best or option.lost < best[-1].lost:
+            best.append(option)
+    return best
+
+
+def within_budget(
+    items: Sequence[Factorable],
+    amount: Amount,
+    now: Callable[[Factorable], float],
+    whole: float,
+    budget: float,
+    unit: str,
+) -> Plan:
+    """The options that lose least in all and leave no more than a budget.
+
+    Args:
+        items: the weights.
+        amount: what an option uses.
+        now: what a weight uses as it is.
+        whole: what the graph uses as it is.
+        budget: the most that may be left.
+        unit: for messages.
+
+    Raises:
+        RecipeError: the budget cannot be met.
+    """
+    fronts = {
+        item.name: [o for o in front(item.options, amount) if amount(o) < now(item)]
+        for item in items
+    }
+    tables, choices = [], []
+    for item in items:
+        levels = np.arange(1, len(fronts[item.name]) + 2)
+        used = [*(amount(option) for option in fronts[item.name]), now(item)]
+        lost = [*(item.weight * option.lost for option in fronts[item.name]), 0.0]
+        size = Size(parts={item.name: float(levels[-1])})
+        tables.append(Table(sizes=(size,), knots=(levels,), values=np.asarray(used, np.float64)))
+        choices.append(
+            Choice(name=item.name, size=int(levels[-1]), levels=levels, cost=np.asarray(lost))
+        )
+    rest = whole - sum(now(item) for item in items)
+    resource = Resource(terms=tuple(tables), constant=rest, unit=unit)
+    chosen = allocate(choices, resource, budget).levels
+    return {
+        name: fronts[name][level - 1]
+        for name, level in chosen.items()
+        if level <= len(fronts[name])
+    }
+
+
+def in_twin(options: Sequence[Option], graph: gs.Graph, twin: gs.Graph) -> Iterator[Option]:
+    """Options of ``graph`` as those of its copy, which has the same nodes in the same order."""
+    pairs = zip(all_nodes(graph), all_nodes(twin), strict=True)
+    twins = {id(node): other for node, other in pairs}
+    for option in options:
+        nodes = tuple(twins[id(node)] for node in option.form.nodes)
+        weight = nodes[0].inputs[place_of(option.form.nodes[0], option.form.weight)]
+        yield replace(option, form=replace(option.form, nodes=nodes, weight=weight))
+
+
+def typical(item: Factorable, lost: float) -> Option:
+    """The option that loses nearest to a share."""
+    return min(item.options, key=lambda o: abs(np.log(max(o.lost, 1e-12) / lost)))
+
+
+def _size(item: Factorable, option: Option) -> float:
+    """Parameters and MACs, or time where that is known, as shares of the weight's."""
+    form = item.form
+    share = option.parameters / form.layer_parameters
+    if item.milliseconds and option.milliseconds:
+        return share + option.milliseconds / item.milliseconds
+    return share + (option.macs / form.layer_macs if form.layer_macs else 0.0)
+
+
+def _losses(form: Form, energy: float) -> Iterator[tuple[Rank, float]]:
+    for rank in form.ranks:
+        yield rank, _loss(form, rank, energy)
+
+
+def _loss(form: Form, rank: Rank, energy: float) -> float:
+    """About the share of the energy that is lost.
+
+    Estimates of tensor methods go by the G of channels, of which they lose a share.
+    """
+    if form.method in ("svd", "svd_input", "cp"):
+        return form.estimate(rank) / energy
+    nothing = (0, 0) if isinstance(rank, tuple) else 0
+    return form.estimate(rank) / (form.estimate(nothing) or 1.0)
+
+
+def _noise_rank(form: Form) -> Rank | None:
+    """How many directions of each side of a weight are more than noise; None of cp."""
+    values = peek(form.weight).astype(np.float64)
+    if form.nodes[0].op != "Conv":
+        return max(1, evbmf_rank(values.reshape(values.shape[-2:])))
+    out = values.reshape(len(values), -1)
+    inner = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
+    if form.method in ("svd", "svd_input"):
+        return max(1, evbmf_rank(out))
+    if form.method == "svd_output":
+        return max(1, evbmf_rank(inner))
+    if form.method == "tucker2":
+        return max(1, evbmf_rank(out)), max(1, evbmf_rank(inner))
+    if form.method == "spatial":
+        rows = values.transpose(0, 3, 1, 2)
+        return max(1, evbmf_rank(rows.reshape(rows.shape[0] * rows.shape[1], -1)))
+    return None
+
+
+def _damped(gram: Array) -> Array:
+    if gram.ndim == 3:
+        gram = gram[0]
+    return gram + DAMPING * float(np.trace(gram)) / len(gram) * np.eye(len(gram))
+
+
+def _energy(node: gs.Node, gram: Array | None) -> float:
+    index = weight_index(node)
+    assert isinstance(index, int)
+    weight = node.inputs[index]
+    values = peek(weight).astype(np.float64)
+    if node.op == "Conv":
+        return kernel_error(values, gram)
+    matrix = values.reshape(values.shape[-2:])
+    alpha = float(use_of(node, weight)[-1])
+    return alpha**2 * lost_energy(matrix.T if is_in_first(node, index) else matrix, gram)
+
+
+def _worth_timing(options: Sequence[Option]) -> list[Option]:
+    """A few of each method, evenly spread over what they lose."""
+    by_method: dict[str, list[Option]] = {}
+    for option in options:
+        by_method.setdefault(option.form.method, []).append(option)
+    chosen = []
+    for several in by_method.values():
+        best = front(several, lambda option: option.macs)
+        places = np.linspace(0, len(best) - 1, min(TIMED, len(best))).round()
+        chosen += [best[at] for at in np.unique(places.astype(int))]
+    return chosen
