@@ -88,8 +88,11 @@ def _forget_types(graph: onnx.GraphProto) -> None:
 
 def _stand_in(graph: onnx.GraphProto) -> None:
     """Puts in what has the same shape where onnx cannot tell, for onnxruntime's operators too."""
+    scalars = {tensor.name for tensor in graph.initializer if not tensor.dims}
     for node in graph.node:
         ours = node.domain in STANDARD_DOMAINS
+        if node.op_type == "SplitToSequence" and node.input[-1] in scalars and _drops_axis(node):
+            del node.input[1:]  # onnx keeps the axis of parts of a given length, unlike onnxruntime
         if node.op_type in UNINFERRED if ours else (node.domain, node.op_type) in ALIKE:
             node.op_type, node.domain = "Identity", ""
             del node.input[1:], node.output[1:], node.attribute[:]
@@ -101,6 +104,10 @@ def _stand_in(graph: onnx.GraphProto) -> None:
             node.attribute.extend(own)
     for _, body in _bodies(graph):
         _stand_in(body)
+
+
+def _drops_axis(node: onnx.NodeProto) -> bool:
+    return any(attribute.name == "keepdims" and not attribute.i for attribute in node.attribute)
 
 
 def _is_transposed(node: onnx.NodeProto) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
@@ -169,3 +170,25 @@ def test_shapes_pass_what_onnxruntime_fused() -> None:
     assert shapes["c"] == shapes["d"] == ["N", 7]
     assert shapes["e"] is None  # onnx cannot tell of transposed factors
     assert graph.nodes[0].op == "FusedConv"
+
+
+@pytest.mark.parametrize(("split", "shape"), [(np.array(1), [3]), (np.array([1, 1]), [3, 1])])
+def test_parts_of_a_sequence_have_the_rank_that_onnxruntime_gives_them(
+    split: np.ndarray, shape: list[int]
+) -> None:
+    """onnx ignores keepdims where a split is given; onnxruntime does so for a vector only."""
+    graph = graph_of(
+        """g (float[3, 2] x) => (float y) {
+            parts = SplitToSequence <axis = 1, keepdims = 0> (x, split)
+            part = SequenceAt (parts, i)
+            y = Relu (part) }""",
+        split=split,
+        i=np.array(0),
+    )
+    graph.outputs[0].shape = None
+    session = onnxruntime.InferenceSession(to_proto(graph).SerializeToString())
+    (y,) = session.run(None, {"x": np.zeros((3, 2), np.float32)})
+
+    infer_shapes(graph)
+
+    assert graph.tensors()["part"].shape == shape == list(y.shape)
