@@ -160,13 +160,15 @@ def timed(item: Factorable, latency: LayerLatency) -> Factorable | str:
 def keeping_energy(item: Factorable, energy: float) -> Option | str:
     """The smallest option that keeps this share of the output's energy, or why there is none."""
     keeping = [option for option in item.options if option.lost <= 1 - energy]
-    if not keeping:
-        best = min(item.options, key=lambda option: option.lost)
-        return (
-            f"{best.form.method} of rank {best.rank} keeps {1 - best.lost:.1%} of its output's "
-            f"energy: no rank that keeps {energy:.1%} has fewer parameters and no more MACs"
-        )
-    return min(keeping, key=lambda option: _size(item, option))
+    for option in sorted(keeping, key=lambda option: _size(item, option)):
+        lost = exact_loss(item, option)
+        if lost <= 1 - energy:
+            return replace(option, lost=lost)
+    best = min(item.options, key=lambda option: option.lost)
+    return (
+        f"{best.form.method} of rank {best.rank} keeps {1 - exact_loss(item, best):.1%} of its "
+        f"output's energy: no rank that keeps {energy:.1%} has fewer parameters and no more MACs"
+    )
 
 
 def above_noise(item: Factorable) -> Option | str:

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.errors import RecipeError
 from onnxcomp.factor_budgets import BUDGETS, Limit, limit_of, with_effects
-from onnxcomp.factorable_weights import WEIGHT_INPUTS, reason_against, weight_index
+from onnxcomp.factorable_weights import reason_against, weight_index
 from onnxcomp.graph import Names, all_nodes, consumers, label
 from onnxcomp.layer_latency import LayerLatency
 from onnxcomp.passes.base import Pass, PassContext, PassReport
@@ -30,7 +30,7 @@ from onnxcomp.rank_planning import (
 from onnxcomp.recovery import recover
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.weight_grams import observed_grams
-from onnxcomp.weight_sites import QUANTIZED, find_weights
+from onnxcomp.weight_sites import QUANTIZED, WEIGHTS, find_weights
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -109,7 +109,7 @@ class FactorizeWeights(Pass):
             index = weight_index(node)
             if isinstance(index, str):
                 # most Gathers pick sizes from shapes
-                if node.op in QUANTIZED or (node.op in WEIGHT_INPUTS and node.op != "Gather"):
+                if node.op in QUANTIZED or (node.op in WEIGHTS and node.op != "Gather"):
                     report.skip(node, index)
                 continue
             weight, options = node.inputs[index], self.options_for(node)

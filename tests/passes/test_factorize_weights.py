@@ -301,6 +301,28 @@ def test_time_is_saved_where_it_is_asked_for(
     assert result.report.after.macs < 0.85 * result.report.before.macs
 
 
+@pytest.mark.parametrize("method", ["auto", "tucker2", "spatial", "cp"])
+def test_every_form_keeps_the_energy_it_was_asked_for(tmp_path: Path, method: str) -> None:
+    source, feeds = convnet(tmp_path)
+    result, _ = factorized(source, f"energy=0.8,refine=false,method={method}", feeds)
+    entries = first(result).factorized
+    assert entries
+    for entry in entries:
+        assert 0 < entry["lost_energy"] <= 0.2
+        assert entry["parameters"] < entry["parameters_before"]
+        assert entry["macs"] <= entry["macs_before"]
+
+
+def test_layers_without_a_thin_form_are_named(tmp_path: Path) -> None:
+    model = model_of(
+        "up (float[N, 8, 4, 4] x) => (float[N, 8, 6, 6] y) { [layer] y = ConvTranspose (x, w) }",
+        w=normal(8, 8, 3, 3),
+    )
+    onnx.save(model, tmp_path / "up.onnx")
+    result, _ = factorized(tmp_path / "up.onnx", "energy=0.5", None)
+    assert "ConvTranspose" in result.report.passes[0].skipped["layer"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
