@@ -38,23 +38,26 @@ class Ranked:
         group: the group.
         removal: the order, and the cost of removing the first n: the share of the outputs' energy
             of the layers that read them which is lost.
-        weight: what the model loses for that: the number of these layers, or what the outputs lose.
+        readers: how many layers that is: what one of them loses, all of them do.
         kind: what the order follows from: an importance, or ``weights`` where nothing with
             weights reads the units.
         by_head: where each head has an order of its own, its units, the first to go first, [heads,
             units]. Those that go n-th are one unit to ``removal``, whose order is theirs.
+        effect: what the outputs of the model lose for what the readers lose, 1 where that was not
+            measured.
     """
 
     group: ChannelGroup
     removal: Removal
-    weight: float
+    readers: float
     kind: str
     by_head: Array | None = None
+    effect: float = 1.0
 
     def choice(self, multiple: int, max_sparsity: float) -> Choice:
         """The numbers of units that may be left."""
         units = multiple // math.gcd(multiple, self.group.span)
-        costs = self.removal.costs * self.weight
+        costs = self.removal.costs * self.readers * self.effect
         return Choice.of_removal(self.group.name, costs, multiple=units, max_sparsity=max_sparsity)
 
     def removed(self, kept: int) -> Array:
@@ -101,7 +104,7 @@ def ranked(
     if effects is None:
         return found
     return [
-        dataclasses.replace(item, weight=item.weight * ratio)
+        dataclasses.replace(item, effect=ratio)
         for item, ratio in zip(found, weights_of(ratios), strict=True)
     ]
 
@@ -112,7 +115,7 @@ def _ratio(item: Ranked, readers: Sequence[Part], effects: OutputEffects) -> flo
     if item.kind != "reconstruction" or not count or item.by_head is not None:
         return None
     loss = effects.loss(readers, item.removal.order[:count])
-    return None if loss is None else loss / float(costs[count] * item.weight)
+    return None if loss is None else loss / float(costs[count] * item.readers)
 
 
 def _order(

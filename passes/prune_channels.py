@@ -33,6 +33,7 @@ from onnxcomp.kernel_blocks import Blocked, allocate_in_blocks, blocked_macs
 from onnxcomp.parameters import count_parameters
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.payoff import that_pay
+from onnxcomp.plan_choice import Weighed, fast_enough, nearest, told, weighings
 from onnxcomp.pruning_budgets import (
     BUDGETS,
     Budget,
@@ -40,7 +41,6 @@ from onnxcomp.pruning_budgets import (
     budget_of,
     check_budgets,
     latency_and_macs,
-    time_ratio,
 )
 from onnxcomp.recovery import recover
 from onnxcomp.removal_plan import Importance, Ranked, ranked
@@ -48,8 +48,6 @@ from onnxcomp.shapes import infer_shapes
 from onnxcomp.staying_layers import ends, layers_that_stay
 from onnxcomp.tracing import Losses, trace
 from onnxcomp.unit_parts import weight_axes
-
-SPEED_TRIES = 4  # of a budget of time: layers measured alone do not foretell all of a model's time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,28 +221,29 @@ class PruneChannels(Pass):
         context: PassContext,
         report: PassReport,
     ) -> Plan:
-        """Shares the budget out; one of time until the cut model is measured to keep it."""
-        option = self._budget
-        if option is None:
-            return plan_of(choices, self._counts(choices, wanted, None, None, report))
-        feed = next(context.samples().feeds(1))
-        budget = budget_of(option, getattr(self, option), came, graph, channels, feed)
-        if option != "min_speedup":
+        """Shares the budget out: of several ways to weigh groups by what is nearest in the end."""
+        option, budget, blocked = self._budget, None, None
+        if option is not None:
+            feed = next(context.samples().feeds(1))
+            budget = budget_of(option, getattr(self, option), came, graph, channels, feed)
             shapes = {name: values.shape for name, values in feed.items()}
             blocked = blocked_macs(graph, channels, shapes, context.target.blocks)
-            counts = self._counts(choices, wanted, budget, blocked, report)
-            return plan_of(choices, counts)
-        for left in reversed(range(SPEED_TRIES)):
-            plan = plan_of(choices, self._counts(choices, wanted, budget))
-            if not plan or not left:
-                break
-            trial = graph.copy()
-            cut(trial, channels, removed(plan))
-            missed = time_ratio(came, trial, feed) * getattr(self, option)
-            if missed <= 1:
-                break
-            budget = budget.missed_by(missed)
-        return plan
+        if budget is not None and self.min_speedup is not None:
+            return fast_enough(
+                lambda less: plan_of(choices, self._counts(choices, wanted, less, None)[0]),
+                *(budget, came, graph, channels, feed, self.min_speedup),
+            )
+        plans = []
+        for exponent, weighed in weighings(choices).items():
+            counts, notes = self._counts(weighed, wanted, budget, blocked)
+            plans.append(Weighed(plan_of(weighed, counts), exponent, notes))
+        best = plans[0]
+        errors: Mapping[float, float] = {}
+        if self.recovery and context.has_real_samples and len(plans) > 1:
+            among = plans, graph, channels, context.samples()
+            best, errors = nearest(*among, limit=self.samples, seed=context.seed)
+        report.notes += [*best.notes, *([told(best, errors)] if errors else [])]
+        return best.plan
 
     def _wanted(
         self, graph: gs.Graph, channels: Channels, report: PassReport, shares: Shares
@@ -278,28 +277,26 @@ class PruneChannels(Pass):
         choices: Choices,
         wanted: Mapping[str, PruneChannels],
         budget: Budget | None,
-        blocked: Blocked | None = None,
-        report: PassReport | None = None,
-    ) -> Mapping[str, int]:
-        """How many units each group keeps; with ``blocked`` so that it saves time."""
+        blocked: Blocked | None,
+    ) -> tuple[Mapping[str, int], list[str]]:
+        """How many units each group keeps, with ``blocked`` so that it saves time, and notes."""
         shares = {name: wanted[name].sparsity for name in choices}
         if budget is not None or self.scope == "global":
             shares = {name: share for name, share in shares.items() if share != self.sparsity}
         fixed, free = with_own_levels(choices, shares)
+        note = ""
         if budget is None and len(fixed) == len(choices):
-            return fixed
+            return fixed, []
         if budget is None:
             groups = [item.group for item, _ in choices.values()]
             budget, note = aimed_at(groups, free, self.sparsity)
-            if report is not None:
-                report.notes += [note] if note else []
         if self.scope == "uniform":
-            return uniform(free, budget.resource, budget.amount).levels
-        if blocked is None or report is None or not self.whole_blocks:
-            return allocate(free, budget.resource, budget.amount).levels
-        levels, note = allocate_in_blocks(free, budget.resource, budget.amount, blocked)
-        report.notes += [note] if note else []
-        return levels
+            levels = uniform(free, budget.resource, budget.amount).levels
+        elif blocked is None or not self.whole_blocks:
+            levels = allocate(free, budget.resource, budget.amount).levels
+        else:
+            levels, note = allocate_in_blocks(free, budget.resource, budget.amount, blocked)
+        return levels, [note] if note else []
 
     def _compares(self) -> bool:
         """Whether groups compete for what may be left."""

@@ -96,10 +96,12 @@ def test_groups_weigh_what_the_outputs_lose() -> None:
     graph = two_branches()
     kinds: dict[str, Importance] = {"a": "reconstruction", "b": "reconstruction"}
     samples, channels = calibration(graph), find_channels(graph)
-    plain = {r.group.name: r.weight for r in ranked(graph, channels, kinds, samples, COUNT)}
+    plain = {
+        r.group.name: r.readers * r.effect for r in ranked(graph, channels, kinds, samples, COUNT)
+    }
     assert plain == {"a": 1.0, "b": 1.0}
     found = ranked(graph, channels, kinds, samples, COUNT, weigh=True)
-    weights = {r.group.name: r.weight for r in found}
+    weights = {r.group.name: r.readers * r.effect for r in found}
     energy = {
         name: np.var(
             np.maximum(np.stack([f["x"] for f in FEEDS]) @ WEIGHTS[f"{name}1"], 0)
