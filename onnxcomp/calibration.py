@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import CalibrationError, UnsupportedModel
 from onnxcomp.graph import Names
+from onnxcomp.held_out import HELD_EVERY, is_held
 from onnxcomp.runtime import Feed, Session, open_session
 from onnxcomp.samples import Samples, open_samples
 from onnxcomp.signature import Array, Signature, did_you_mean, is_free
@@ -21,7 +22,6 @@ from onnxcomp.synthetic import synthetic_samples
 RUN_BYTES = 256 << 20  # of tapped values that one run may return
 FEW = 8  # tensors of unknown size that are tapped together without measuring them first
 MOST_SAMPLES = 1 << 16  # a source that yields more is taken to be endless
-HELD_EVERY = 4  # of real samples one in so many is kept for judging
 HELD_MOST = 64
 HELD_FROM = 16  # with fewer samples all serve both ends
 
@@ -122,16 +122,16 @@ class Calibration:
     def _part(self, held: bool) -> Calibration:
         whole = self._samples
 
-        def is_held(index: int) -> bool:
-            return index % HELD_EVERY == HELD_EVERY - 1 and index < HELD_EVERY * HELD_MOST
+        def judges(index: int) -> bool:
+            return is_held(index) and index < HELD_EVERY * HELD_MOST
 
         def read() -> Iterator[tuple[str, Any]]:
             feeds = enumerate(itertools.islice(whole.read(), self._limit))
-            return (feed for index, feed in feeds if is_held(index) is held)
+            return (feed for index, feed in feeds if judges(index) is held)
 
         if self._count is None:
             return Calibration(Samples(whole.label, read), self._signature)
-        count = sum(is_held(index) is held for index in range(len(self)))
+        count = sum(judges(index) is held for index in range(len(self)))
         return Calibration(Samples(whole.label, read, count), self._signature)
 
     def feeds(self, limit: int | None = None) -> Iterator[Feed]:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.calibration import HELD_EVERY, Calibration
+from onnxcomp.calibration import Calibration
 from onnxcomp.errors import CalibrationError, UnsupportedModel
 from onnxcomp.evaluation import Evaluator, Reference, interleaved, score
 from onnxcomp.gates import LOSSLESS_DB, NOISE, NOISE_ALONE, Measured
+from onnxcomp.held_out import HELD_EVERY
 from onnxcomp.kernel_use import kernel_use
 from onnxcomp.macs import count_macs
 from onnxcomp.model import Model, graph_bytes

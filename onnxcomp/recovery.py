@@ -20,6 +20,7 @@ from onnxcomp.clipped_regression import Rows
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.gram import Array
 from onnxcomp.graph import Names, label, volume
+from onnxcomp.held_out import is_held
 from onnxcomp.kept_indices import Left, taken
 from onnxcomp.linear_layers import LinearLayer
 from onnxcomp.linear_layers import reason_against as reason_against_layer
@@ -37,7 +38,6 @@ SAMPLES = 256
 LEAST_ROWS = 1 << 14
 ROWS_PER_INPUT = 8
 WIDEST = 4608  # inputs of an output
-HELD_EVERY = 4  # one sample in so many judges the fit made from the others
 FEWEST, HELD_VALUES = 8, 1 << 26  # samples, and values of one tensor over all of them
 HELD_TOGETHER = 4  # times as many values of all tensors that are held at once
 MOST_VALUES = 1 << 26  # of a layer's rows where they have to be kept
@@ -245,7 +245,7 @@ class _Walk:
             few = 1
         scarce = len(samples) < FEWEST  # then one row in so many is held back instead
         for held in (False, True):
-            part = [x for k, x in enumerate(samples) if scarce or _is_held(k) is held]
+            part = [x for k, x in enumerate(samples) if scarce or is_held(k) is held]
             for first in range(0, len(part), few):
                 seed = [self._seed, self._layers, held, first]
                 x, *made = (np.concatenate(v) for v in zip(*part[first : first + few], strict=True))
@@ -253,15 +253,11 @@ class _Walk:
                 sampled += [layer.outputs(y, each, seed) for y in made]
                 rows = [np.concatenate(list(values), axis=-1) for values in sampled]
                 if scarce:
-                    chosen = np.asarray([_is_held(k) is held for k in range(rows[0].shape[-1])])
+                    chosen = np.asarray([is_held(k) is held for k in range(rows[0].shape[-1])])
                     rows = [values[..., chosen] for values in rows]
                 if len(rows) == 3:
                     rows[1] = rows[1] - rows[2]
                 yield held, rows
-
-
-def _is_held(index: int) -> bool:
-    return index % HELD_EVERY == HELD_EVERY - 1
 
 
 def _clipped(parts: Sequence[_Rows], target: Target) -> Rows:
