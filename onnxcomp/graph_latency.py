@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,7 +24,7 @@ from onnxcomp.graph import is_constant, is_standard, label
 from onnxcomp.graph_resources import Lengths
 from onnxcomp.layer_latency import Layer, LayerLatency
 from onnxcomp.macs import Shape, macs_by_node
-from onnxcomp.resources import Product, Resource, Table
+from onnxcomp.resources import Resource, Table
 from onnxcomp.shapes import TensorType
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -177,11 +177,4 @@ def _scaled(resource: Resource, value: float) -> Resource:
     total = resource.value()
     if not total:
         return Resource(terms=(), constant=value)
-    factor = value / total
-    terms = tuple(
-        replace(term, coefficient=factor * term.coefficient)
-        if isinstance(term, Product)
-        else replace(term, values=factor * term.values)
-        for term in resource.terms
-    )
-    return Resource(terms=terms, constant=factor * resource.constant)
+    return resource.times(value / total)

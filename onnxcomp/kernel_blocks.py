@@ -41,7 +41,7 @@ class Blocked:
 
     def kept_by(self, share: float) -> tuple[Resource, float]:
         """A limit: whole blocks save at least ``share`` of the MACs that are saved."""
-        difference = _sum(self.in_blocks, _times(self.macs, -share))
+        difference = self.in_blocks + self.macs.times(-share)
         return difference, (1 - share) * self.macs.value()
 
 
@@ -65,8 +65,8 @@ def blocked_macs(
     for cost in macs_by_node(graph, shapes, lengths):
         if cost.macs is not None:
             each = lengths.resource([cost.macs], "MACs")
-            plain = _sum(plain, each)
-            rounded = _sum(rounded, _in_steps(each, block.get(cost.name, 0)))
+            plain += each
+            rounded += _in_steps(each, block.get(cost.name, 0))
     return Blocked(plain, rounded)
 
 
@@ -87,10 +87,8 @@ def allocate_in_blocks(
         limits = (resource, budget), blocked.kept_by(share)
         plans = [free] if _keeps(free.levels, choices, limits[1]) else []
         for weight in WEIGHTS if not plans else ():
-            weighed = _sum(
-                _times(resource, (1 - weight) / resource.value()),
-                _times(blocked.in_blocks, weight / blocked.in_blocks.value()),
-            )
+            weighed = resource.times((1 - weight) / resource.value())
+            weighed += blocked.in_blocks.times(weight / blocked.in_blocks.value())
             with suppress(RecipeError):
                 plans.append(allocate(choices, weighed, weighed.value(), limits))
         if plans:
@@ -122,17 +120,3 @@ def _table(term: Product | Table, block: int) -> Product | Table:
         values = np.multiply.outer(values, np.asarray([0.0, length]))
     knots = tuple(np.asarray([0.0, length]) for length in longest)
     return Table(sizes=term.sizes, knots=knots, values=values, step=block)
-
-
-def _sum(one: Resource, other: Resource) -> Resource:
-    return replace(one, terms=one.terms + other.terms, constant=one.constant + other.constant)
-
-
-def _times(resource: Resource, factor: float) -> Resource:
-    terms = tuple(
-        replace(term, coefficient=factor * term.coefficient)
-        if isinstance(term, Product)
-        else replace(term, values=factor * term.values)
-        for term in resource.terms
-    )
-    return replace(resource, terms=terms, constant=factor * resource.constant)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -117,6 +117,21 @@ class Resource:
     def value(self, kept: Mapping[str, float] | None = None) -> float:
         """What is used when these fractions are kept; a name that is missing keeps all."""
         return self.constant + sum(term.value(kept or {}) for term in self.terms)
+
+    def __add__(self, other: Resource) -> Resource:
+        """What both use, in this one's unit."""
+        terms, constant = self.terms + other.terms, self.constant + other.constant
+        return replace(self, terms=terms, constant=constant)
+
+    def times(self, factor: float) -> Resource:
+        """So many times as much."""
+        terms = tuple(
+            replace(term, coefficient=factor * term.coefficient)
+            if isinstance(term, Product)
+            else replace(term, values=factor * term.values)
+            for term in self.terms
+        )
+        return replace(self, terms=terms, constant=factor * self.constant)
 
     def in_words(self, value: float) -> str:
         """A value with its unit."""
