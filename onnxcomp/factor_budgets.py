@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,12 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
-from onnxcomp.evaluation import interleaved
 from onnxcomp.graph import Names
-from onnxcomp.model import graph_bytes
 from onnxcomp.output_effects import LOSS, OutputEffects, weights_of
-from onnxcomp.parameters import count_parameters
-from onnxcomp.pruning_budgets import BUDGETS, MARGIN, known_macs, time_ratio
+from onnxcomp.pruning_budgets import MARGIN, milliseconds, time_ratio, used
 from onnxcomp.rank_planning import (
     Factorable,
     Option,
@@ -25,9 +21,7 @@ from onnxcomp.rank_planning import (
     typical,
     within_budget,
 )
-from onnxcomp.runtime import Feed, open_session
-
-__all__ = ["BUDGETS", "Limit", "limit_of", "with_effects"]
+from onnxcomp.runtime import Feed
 
 TRIES = 4  # of a budget that the written model misses: bytes and time are not exactly foretold
 ROUNDING = 1e-9
@@ -105,7 +99,7 @@ class Limit:
             option.form.write(trial, names, option.rank)
         if self.option == "min_speedup":
             return time_ratio(self.came, trial, self.feed) * self.value
-        return _used(self.option, trial, self.feed) / self.most
+        return used(self.option, trial, self.feed) / self.most
 
     def _amount(self, option: Option) -> float:
         return {
@@ -128,12 +122,11 @@ class Limit:
 def limit_of(option: str, value: float, came: gs.Graph, graph: gs.Graph, feed: Feed) -> Limit:
     """The budget of one option; arguments as the attributes of `Limit`."""
     if option == "min_speedup":
-        session = open_session(came, threads=1)
-        whole = interleaved([session], feed, clock=time.thread_time).milliseconds[0]
+        whole = milliseconds(came, feed)
         most = whole / value
     else:
-        whole = _used(option, graph, feed)
-        most = value * _used(option, came, feed)
+        whole = used(option, graph, feed)
+        most = value * used(option, came, feed)
     return Limit(
         option=option, value=value, came=came, graph=graph, feed=feed, whole=whole, most=most
     )
@@ -156,12 +149,6 @@ def with_effects(
         ratios.append(None if found is None or lost <= 0 else found / lost)
     pairs = zip(items, weights_of(ratios), strict=True)
     return [replace(item, weight=weight) for item, weight in pairs]
-
-
-def _used(option: str, graph: gs.Graph, feed: Feed) -> float:
-    if option == "max_macs":
-        return known_macs(graph, {name: np.shape(values) for name, values in feed.items()})
-    return count_parameters(graph) if option == "max_parameters" else graph_bytes(graph)
 
 
 def _item_bytes(option: Option) -> int:

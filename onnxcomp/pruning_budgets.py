@@ -38,12 +38,13 @@ class Budget:
         return dataclasses.replace(self, amount=self.amount * MARGIN / factor)
 
 
-def check_budgets(values: Mapping[str, float | None]) -> None:
-    """Refuses values out of range, by name of an option of ``BUDGETS``.
+def check_budgets(options: object) -> None:
+    """Refuses values out of range of what a pass has for ``BUDGETS``.
 
     Raises:
         ValueError: what is wrong.
     """
+    values = {name: getattr(options, name) for name in BUDGETS}
     given = {name: value for name, value in values.items() if value is not None}
     for name, value in given.items():
         if name == "min_speedup" and value < 1:
@@ -70,12 +71,28 @@ def budget_of(
     """
     shapes = {name: values.shape for name, values in feed.items()}
     if option == "min_speedup":
-        session = open_session(came, threads=1)
-        total = interleaved([session], feed, clock=time.thread_time).milliseconds[0]
+        total = milliseconds(came, feed)
         resource = latency_of(graph, channels, shapes, LayerLatency(threads=1), total)
         return Budget(resource, total / value)
-    whole, left = SHARES[option]
-    return Budget(left(graph, channels, shapes), value * whole(came, shapes))
+    _, left = SHARES[option]
+    return Budget(left(graph, channels, shapes), value * used(option, came, feed))
+
+
+def given_budget(options: object) -> str | None:
+    """Which of ``BUDGETS`` is given among the attributes of a pass."""
+    return next((name for name in BUDGETS if getattr(options, name) is not None), None)
+
+
+def used(option: str, graph: gs.Graph, feed: Feed) -> float:
+    """What a graph uses of what one of the ``max_...`` options limits."""
+    whole, _ = SHARES[option]
+    return whole(graph, {name: values.shape for name, values in feed.items()})
+
+
+def milliseconds(graph: gs.Graph, feed: Feed) -> float:
+    """Time of one run, one thread."""
+    session = open_session(graph, threads=1)
+    return interleaved([session], feed, clock=time.thread_time).milliseconds[0]
 
 
 def latency_and_macs(graph: gs.Graph, channels: Channels, feed: Feed) -> tuple[Resource, Resource]:

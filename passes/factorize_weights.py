@@ -11,12 +11,12 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.errors import RecipeError
-from onnxcomp.factor_budgets import BUDGETS, Limit, limit_of, with_effects
+from onnxcomp.factor_budgets import Limit, limit_of, with_effects
 from onnxcomp.factorable_weights import reason_against, weight_index
 from onnxcomp.graph import Names, all_nodes, consumers, label
 from onnxcomp.layer_latency import LayerLatency
 from onnxcomp.passes.base import Pass, PassContext, PassReport
-from onnxcomp.pruning_budgets import check_budgets
+from onnxcomp.pruning_budgets import check_budgets, given_budget
 from onnxcomp.rank_planning import (
     Factorable,
     Option,
@@ -73,7 +73,7 @@ class FactorizeWeights(Pass):
         """Refuses values out of range."""
         if not 0 <= self.energy <= 1:
             raise ValueError(f"energy must be from 0 to 1, not {self.energy}")
-        check_budgets({name: getattr(self, name) for name in BUDGETS})
+        check_budgets(self)
         for name in ("multiple", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -248,7 +248,7 @@ class FactorizeWeights(Pass):
     @property
     def _budget(self) -> str | None:
         """The option that gives one."""
-        return next((name for name in BUDGETS if getattr(self, name) is not None), None)
+        return given_budget(self)
 
 
 def _weight(node: gs.Node) -> gs.Constant:

@@ -35,11 +35,11 @@ from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.payoff import that_pay
 from onnxcomp.plan_choice import Weighed, fast_enough, nearest, told, weighings
 from onnxcomp.pruning_budgets import (
-    BUDGETS,
     Budget,
     aimed_at,
     budget_of,
     check_budgets,
+    given_budget,
     latency_and_macs,
 )
 from onnxcomp.recovery import recover
@@ -100,7 +100,7 @@ class PruneChannels(Pass):
                 raise ValueError(
                     f"{name} must be at least 0 and below 1, not {getattr(self, name)}"
                 )
-        check_budgets({name: getattr(self, name) for name in BUDGETS})
+        check_budgets(self)
         for name in ("multiple", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -226,13 +226,14 @@ class PruneChannels(Pass):
         if option is not None:
             feed = next(context.samples().feeds(1))
             budget = budget_of(option, getattr(self, option), came, graph, channels, feed)
-            shapes = {name: values.shape for name, values in feed.items()}
-            blocked = blocked_macs(graph, channels, shapes, context.target.blocks)
         if budget is not None and self.min_speedup is not None:
             return fast_enough(
                 lambda less: plan_of(choices, self._counts(choices, wanted, less, None)[0]),
                 *(budget, came, graph, channels, feed, self.min_speedup),
             )
+        if budget is not None and self.whole_blocks and self.scope != "uniform":
+            shapes = {name: values.shape for name, values in feed.items()}
+            blocked = blocked_macs(graph, channels, shapes, context.target.blocks)
         plans = []
         for exponent, weighed in weighings(choices).items():
             counts, notes = self._counts(weighed, wanted, budget, blocked)
@@ -292,7 +293,7 @@ class PruneChannels(Pass):
             budget, note = aimed_at(groups, free, self.sparsity)
         if self.scope == "uniform":
             levels = uniform(free, budget.resource, budget.amount).levels
-        elif blocked is None or not self.whole_blocks:
+        elif blocked is None:
             levels = allocate(free, budget.resource, budget.amount).levels
         else:
             levels, note = allocate_in_blocks(free, budget.resource, budget.amount, blocked)
@@ -305,7 +306,7 @@ class PruneChannels(Pass):
     @property
     def _budget(self) -> str | None:
         """The option that gives one."""
-        return next((name for name in BUDGETS if getattr(self, name) is not None), None)
+        return given_budget(self)
 
     def _tell(
         self,
