@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.einsum_equations import einsum_axes
 from onnxcomp.graph import is_standard
-from onnxcomp.length_values import Known, Shape, evaluate
+from onnxcomp.length_values import Known, Shape, Value, evaluate
 from onnxcomp.lengths import Length, Size, divided, symbol
 from onnxcomp.rewriting import input_at
 from onnxcomp.symbolic_selections import SELECTIONS
@@ -207,11 +207,7 @@ def _expand(known: Known, node: gs.Node) -> Sequence[Shape | None]:
     target = known.value(node.inputs[1])
     if target is None:
         return [None]
-    name = node.outputs[0].name
-    sizes = [
-        known.opaque(name, i) if size is None else size for i, size in enumerate(target.tolist())
-    ]
-    return [_wide(known, node, [known.shape(node.inputs[0]), tuple(sizes)])]
+    return [_wide(known, node, [known.shape(node.inputs[0]), _stated(known, node, target)])]
 
 
 def _filled(known: Known, node: gs.Node) -> Sequence[Shape | None]:
@@ -219,8 +215,13 @@ def _filled(known: Known, node: gs.Node) -> Sequence[Shape | None]:
     target = known.value(node.inputs[0])
     if target is None:
         return [None]
+    return [_stated(known, node, target)]
+
+
+def _stated(known: Known, node: gs.Node, target: Value) -> Shape:
+    """A target as a shape: what is not known of it has a symbol of its own."""
     name = node.outputs[0].name
-    return [tuple(known.opaque(name, i) if s is None else s for i, s in enumerate(target.tolist()))]
+    return tuple(known.opaque(name, i) if s is None else s for i, s in enumerate(target.tolist()))
 
 
 def _concat(known: Known, node: gs.Node) -> Sequence[Shape | None]:
@@ -273,21 +274,9 @@ ALIKE = (
     *("Abs", "Acos", "Asin", "Atan", "Cast", "Ceil", "Celu", "Clip", "Cos", "CumSum", "Elu", "Erf"),
     *("Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization"),
     *("IsInf", "IsNaN", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization", "Mish", "Neg", "Not"),
-    *("RMSNormalization", "Reciprocal", "Relu", "Round", "ScatterElements", "ScatterND", "Selu"),
-    *(
-        "RotaryEmbedding",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Softmax",
-        "Softplus",
-        "Softsign",
-        "Sqrt",
-        "Tan",
-        "Tanh",
-        "Trilu",
-    ),
-    *("Hardmax", "GroupNormalization", "ThresholdedRelu", "Shrink"),
+    *("GroupNormalization", "Hardmax", "RMSNormalization", "Reciprocal", "Relu", "RotaryEmbedding"),
+    *("Round", "ScatterElements", "ScatterND", "Selu", "Shrink", "Sigmoid", "Sign", "Sin"),
+    *("Softmax", "Softplus", "Softsign", "Sqrt", "Tan", "Tanh", "ThresholdedRelu", "Trilu"),
 )
 WITH_MORE = ("BatchNormalization", "Dropout", "LayerNormalization")  # outputs of other shapes
 BINARY = (
