@@ -62,23 +62,18 @@ class MatrixFactors(Factors):
         axis = -1 if index else -2
         return [
             ThinLayer(
-                part="in",
+                part=part,
                 op=node.op,
-                attributes=before,
-                weights=first,
+                attributes=attributes,
+                weights=weights,
                 index=index,
-                channels=rank,
+                channels=channels,
                 axis=axis,
-            ),
-            ThinLayer(
-                part="",
-                op=node.op,
-                attributes=after,
-                weights=second,
-                index=index,
-                channels=out,
-                axis=axis,
-            ),
+            )
+            for part, attributes, weights, channels in (
+                ("in", before, first, rank),
+                ("", after, second, out),
+            )
         ]
 
     def arrays(self, rank: Rank) -> Sequence[Array]:
