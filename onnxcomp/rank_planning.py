@@ -113,15 +113,9 @@ def factorable(
     if method == "auto":  # of cp each rank is a search of its own
         found = [form for form in found if form.method in METHODS]
     options = [
-        Option(
-            form=form,
-            rank=rank,
-            lost=lost,
-            parameters=form.parameters(rank),
-            macs=form.macs(rank),
-        )
+        _option(form, rank, energy)
         for form in found
-        for rank, lost in _losses(form, energy)
+        for rank in form.ranks
         if all(each % multiple == 0 for each in np.atleast_1d(rank))
     ]
     if not options:
@@ -177,15 +171,7 @@ def above_noise(item: Factorable) -> Option | str:
     for form in dict.fromkeys(option.form for option in item.options):
         rank = _noise_rank(form)
         if rank is not None and form.parameters(rank) < form.layer_parameters:
-            found.append(
-                Option(
-                    form=form,
-                    rank=rank,
-                    lost=_loss(form, rank, item.energy),
-                    parameters=form.parameters(rank),
-                    macs=form.macs(rank),
-                )
-            )
+            found.append(_option(form, rank, item.energy))
     paying = [o for o in found if o.macs <= o.form.layer_macs or not o.form.layer_macs]
     if not paying:
         return "the ranks that stand out of noise do not have fewer parameters and no more MACs"
@@ -271,9 +257,14 @@ def _size(item: Factorable, option: Option) -> float:
     return share + (option.macs / form.layer_macs if form.layer_macs else 0.0)
 
 
-def _losses(form: Form, energy: float) -> Iterator[tuple[Rank, float]]:
-    for rank in form.ranks:
-        yield rank, _loss(form, rank, energy)
+def _option(form: Form, rank: Rank, energy: float) -> Option:
+    return Option(
+        form=form,
+        rank=rank,
+        lost=_loss(form, rank, energy),
+        parameters=form.parameters(rank),
+        macs=form.macs(rank),
+    )
 
 
 def _loss(form: Form, rank: Rank, energy: float) -> float:
