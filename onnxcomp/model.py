@@ -6,12 +6,10 @@ from file to file when the model is saved, so that a model larger than memory pa
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +17,14 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from onnxcomp.errors import OutputError, UnsupportedModel
+from onnxcomp.errors import UnsupportedModel
 from onnxcomp.exporting import data_type_of, inline, to_proto
 from onnxcomp.graph import Graph, carried_of
 from onnxcomp.importing import from_proto, tensors_of
 from onnxcomp.runtime import one_line
 from onnxcomp.serializing import SMALLEST_EXTERNAL, single_bytes, write_external, write_single
 from onnxcomp.stored import constant_bytes, external_range, stored_bytes
-from onnxcomp.writing import check_target
+from onnxcomp.writing import appear, check_target, replacing
 
 LARGEST_CHECKED = (
     2**28
@@ -217,12 +215,12 @@ def save_model(
     target = Path(path)
     external = external or graph_bytes(graph) > LARGEST_PROTO
     check_output(graph, target, external)
-    with _replacing(target) as folder:
+    with replacing(target) as folder:
         written = _write(graph, folder, target.name, external)
         if verify is not None:
             verify(written[-1])
         size = sum(file.stat().st_size for file in written)
-        _appear(written, target.parent, folder)
+        appear(written, target.parent, folder)
     return size
 
 
@@ -236,21 +234,10 @@ def copy_model(model: Model, path: str | os.PathLike[str]) -> int:
         return save_model(model.graph, path, external=True)
     target = Path(path)
     check_output(model.graph, target, external=False)
-    with _replacing(target) as folder:
+    with replacing(target) as folder:
         shutil.copyfile(model.path, folder / target.name)
-        _appear([folder / target.name], target.parent, folder)
+        appear([folder / target.name], target.parent, folder)
     return target.stat().st_size
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A folder beside ``target`` to write in, gone afterwards whatever happens."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=".onnxcomp-", dir=target.parent) as folder:
-            yield Path(folder)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(f"{target}: cannot be written ({reason}); nothing was changed") from error
 
 
 def _data_file(path: Path) -> Path:
@@ -272,24 +259,3 @@ def _write(graph: gs.Graph, folder: Path, name: str, external: bool) -> list[Pat
         data.unlink()
         return [path]
     return [data, path]
-
-
-def _appear(files: list[Path], folder: Path, aside: Path) -> None:
-    """Moves ``files`` to ``folder``, the model last; all of them, or everything stays as it was.
-
-    An old model leaves first, so that none ever stands beside the weights of another.
-    """
-    places = [folder / file.name for file in files]
-    old = [place for place in reversed(places) if place.exists()] if len(files) > 1 else []
-    moved: list[tuple[Path, Path]] = []
-    try:
-        for start, end in [
-            *((place, aside / f"old-{place.name}") for place in old),
-            *zip(files, places, strict=True),
-        ]:
-            os.replace(start, end)
-            moved.append((start, end))
-    except BaseException:
-        for start, end in reversed(moved):
-            os.replace(end, start)
-        raise

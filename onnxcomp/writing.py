@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from onnxcomp.errors import OutputError
@@ -52,3 +53,39 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot be written ({reason})") from error
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A folder beside ``target`` to write in, gone afterwards whatever happens.
+
+    Raises:
+        OutputError: what the body did failed for a full disk or the like.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".onnxcomp-", dir=target.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{target}: cannot be written ({reason}); nothing was changed") from error
+
+
+def appear(files: list[Path], folder: Path, aside: Path) -> None:
+    """Moves ``files`` to ``folder``, the model last; all of them, or everything stays as it was.
+
+    An old model leaves first, so that none ever stands beside the weights of another.
+    """
+    places = [folder / file.name for file in files]
+    old = [place for place in reversed(places) if place.exists()] if len(files) > 1 else []
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for start, end in [
+            *((place, aside / f"old-{place.name}") for place in old),
+            *zip(files, places, strict=True),
+        ]:
+            os.replace(start, end)
+            moved.append((start, end))
+    except BaseException:
+        for start, end in reversed(moved):
+            os.replace(end, start)
+        raise
