@@ -118,7 +118,7 @@ class _Walk:
         self._feeds, self._kept, self._seed = feeds, kept, seed
         self._layers = 0
         one = next(feeds)
-        self._sizes = _sizes(before, one)
+        self._sizes, self._tensors = _sizes(before, one), frozenset(before.tensors())
         first = [one, *itertools.islice(feeds, self._room(before.nodes, one) - 1)]
         self._count = len(first)
         self._before, self._after = Steps(before, first), Steps(after, first)
@@ -149,6 +149,9 @@ class _Walk:
         layers.sort(key=lambda pair: position[pair[0].node.outputs[0].name])
         whole = self._before.again()
         for layer, found in layers:
+            if layer.source not in self._tensors:  # between thin layers, say
+                self._joint[id(found)] = "what a layer with the same weights reads is new"
+                continue
             pair = [
                 [taken(values, self._kept.get(name, ())) for values in whole.advance(name)]
                 for name in (layer.source, layer.made.name)

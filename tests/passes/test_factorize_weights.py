@@ -158,7 +158,8 @@ def test_inputs_outputs_and_names_stay(tmp_path: Path) -> None:
     assert {node.name for node in before.node if node.name} <= {node.name for node in after.node}
 
 
-def test_weights_that_layers_share_are_stored_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refine", ["true", "false"])
+def test_weights_that_layers_share_are_stored_once(tmp_path: Path, refine: str) -> None:
     weight = mixed(32, 32)
     model = model_of(
         """twice (float[N, 32] x) => (float[N, 32] y) {
@@ -168,7 +169,7 @@ def test_weights_that_layers_share_are_stored_once(tmp_path: Path) -> None:
     source = tmp_path / "twice.onnx"
     onnx.save(model, source)
     feeds = [{"x": normal(4, 32)} for _ in range(32)]
-    result, path = factorized(source, "energy=0.9,refine=false", feeds)
+    result, path = factorized(source, f"energy=0.9,refine={refine}", feeds)
     (entry,) = first(result).factorized
     assert entry["nodes"] == ["one", "two"]
     graph = onnx.load(path).graph
