@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.gram import Array
@@ -94,7 +93,7 @@ class MatrixFactors(Factors):
 
     @cached_property
     def _spectrum(self) -> Spectrum:
-        matrix = peek(self._constant).reshape(self._sizes).astype(np.float64)
+        matrix = peek(self._constant).reshape(self._sizes)
         gram, self._gram = self._gram, None  # not needed again, and large
         return spectrum(matrix.T if self._in_first else matrix, gram)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnxcomp import lowrank
 from onnxcomp.gram import Array
-from onnxcomp.lowrank import lost_energy, spectrum
+from onnxcomp.lowrank import Outputs, lost_energy, spectrum
 
 SHAPES = [(1, 1), (5, 5), (9, 4), (4, 9), (1, 7), (7, 1), (30, 20)]
 
@@ -96,6 +96,53 @@ def test_a_tall_matrix_may_be_nearly_singular(lowest: float) -> None:
     against = np.linalg.inv(weights.T @ weights + 1e-3 * np.eye(12))
     for gram in (None, gram_of(rng, 12), (against + against.T) / 2):
         check(weights, gram)
+
+
+@pytest.mark.parametrize("lowest", [1e-1, 1e-4, 1e-8, 1e-11, 1e-14])
+def test_a_tall_matrix_under_ill_conditioned_data(lowest: float) -> None:
+    """The short cut through an inverse of G's root holds or is not taken."""
+    rng = np.random.default_rng(12)
+    for smallest in (1.0, 1e-3, 1e-9):
+        check(rng.standard_normal((40, 12)) @ conditioned(rng, 12, smallest),
+              conditioned(rng, 12, lowest))  # fmt: skip
+
+
+def test_a_triangle_is_inverted_by_halves() -> None:
+    rng = np.random.default_rng(14)
+    gram = conditioned(rng, 301, 1e-6)
+    pair = lowrank._root(gram)
+    assert pair is not None
+    np.testing.assert_allclose(pair[0] @ pair[0].T, gram, atol=1e-15)
+    np.testing.assert_allclose(pair[0] @ pair[1], np.eye(301), atol=1e-11)
+    assert lowrank._root(conditioned(rng, 301, 1e-13)) is None
+    assert lowrank._root(np.zeros((3, 3))) is None
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 9), (1, 7), (30, 40)])
+@pytest.mark.parametrize("samples", [1, 5, 200])
+def test_outputs_of_the_samples_say_what_their_inputs_do(
+    shape: tuple[int, int], samples: int
+) -> None:
+    rng = np.random.default_rng(13)
+    x, weights = rng.standard_normal((samples, shape[1])), rng.standard_normal(shape)
+    gram, made = x.T @ x / samples, (x @ weights.T).T @ (x @ weights.T) / samples
+    damped = gram + 0.01 * np.eye(shape[1])
+    found, least = spectrum(weights, Outputs(made, 0.01)), tails(weights, damped)
+    np.testing.assert_allclose(found.errors, least, rtol=1e-9, atol=1e-12 * least[0])
+    for rank in (0, 1, shape[0]):
+        difference = weights - np.matmul(*found.factors(rank))
+        assert lost_energy(difference, damped) == pytest.approx(least[rank], abs=1e-12 * least[0])
+    with pytest.raises(ValueError, match="do not fit weights"):
+        spectrum(weights.T if shape[0] != shape[1] else weights[1:], Outputs(made))
+
+
+def test_only_what_a_rank_needs_is_multiplied() -> None:
+    """A tall matrix in float32 is not copied, and few ranks take a part of the time of all."""
+    rng = np.random.default_rng(15)
+    weights = rng.standard_normal((60, 20)).astype(np.float32)
+    found = spectrum(weights, gram_of(rng, 20))
+    assert np.shares_memory(found.outward[0], weights)
+    assert max(part.size for part in (*found.outward[1:], *found.inward)) <= 20 * 20
 
 
 def test_a_zero_matrix_and_no_rank() -> None:
