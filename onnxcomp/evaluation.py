@@ -17,6 +17,7 @@ from onnxcomp.samples import load_function
 
 LARGEST_REFERENCE = 2**28  # bytes of outputs of the original that are kept for comparing
 MOST_CLASSES = 2**17
+MEDIAN_ERROR = 1.4826 * 1.2533  # of normal numbers: from median to standard deviation, to median
 Clock = Callable[[], float]
 Evaluator = Callable[[Any], float]  # an onnxruntime.InferenceSession -> score, higher is better
 
@@ -188,11 +189,13 @@ class Timing:
         milliseconds: median of each model.
         ratios: median over the rounds of time / time of the first model in the same round.
         fastest_ratios: fastest round / fastest round of the first model.
+        errors: standard errors of ``ratios``, from the median deviation of rounds.
     """
 
     milliseconds: tuple[float, ...]
     ratios: tuple[float, ...]
     fastest_ratios: tuple[float, ...]
+    errors: tuple[float, ...]
 
 
 def interleaved(
@@ -227,11 +230,14 @@ def interleaved(
             for _ in range(counts[at]):
                 sessions[at].run(feeds[at])
             times[row, at] = (clock() - start) * 1000 / counts[at]
-    fastest = times.min(axis=0)
+    fastest, ratios = times.min(axis=0), times / times[:, :1]
+    medians = np.median(ratios, axis=0)
+    deviations = np.median(np.abs(ratios - medians), axis=0)
     return Timing(
         milliseconds=tuple(np.median(times, axis=0).tolist()),
-        ratios=tuple(np.median(times / times[:, :1], axis=0).tolist()),
+        ratios=tuple(medians.tolist()),
         fastest_ratios=tuple((fastest / fastest[0]).tolist()),
+        errors=tuple((MEDIAN_ERROR * deviations / rounds**0.5).tolist()),
     )
 
 

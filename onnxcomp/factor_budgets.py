@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
-from onnxcomp.graph import Names
+from onnxcomp.factor_trials import written
 from onnxcomp.output_effects import LOSS, OutputEffects, weights_of
 from onnxcomp.pruning_budgets import MARGIN, milliseconds, time_ratio, used
 from onnxcomp.rank_planning import (
@@ -17,7 +17,6 @@ from onnxcomp.rank_planning import (
     Option,
     Plan,
     exact_loss,
-    in_twin,
     typical,
     within_budget,
 )
@@ -93,10 +92,7 @@ class Limit:
 
     def missed_by(self, options: Sequence[Option]) -> float:
         """How many times more than may be left is used with these written; up to 1 is kept."""
-        trial = self.graph.copy()
-        names = Names(trial)
-        for option in in_twin(options, self.graph, trial):
-            option.form.write(trial, names, option.rank)
+        trial = written(options, self.graph)
         if self.option == "min_speedup":
             return time_ratio(self.came, trial, self.feed) * self.value
         return used(self.option, trial, self.feed) / self.most
@@ -142,10 +138,8 @@ def with_effects(
     ratios = []
     for item in items:
         option = typical(item, LOSS)
-        lost, trial = exact_loss(item, option), graph.copy()
-        (there,) = in_twin([option], graph, trial)
-        there.form.write(trial, Names(trial), option.rank)
-        found = effects.loss_of(trial)
+        lost = exact_loss(item, option)
+        found = effects.loss_of(written([option], graph))
         ratios.append(None if found is None or lost <= 0 else found / lost)
     pairs = zip(items, weights_of(ratios), strict=True)
     return [replace(item, weight=weight) for item, weight in pairs]

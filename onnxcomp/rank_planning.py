@@ -9,18 +9,18 @@ what it loses and what it uses is a level of a `Choice`, the top level the weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.allocation import Choice, allocate
-from onnxcomp.factorable_weights import is_in_first, place_of, use_of, weight_index
+from onnxcomp.factorable_weights import is_in_first, use_of, weight_index
 from onnxcomp.factored_convolutions import kernel_error
 from onnxcomp.factored_forms import Form, forms
 from onnxcomp.gram import Array
-from onnxcomp.graph import all_nodes, label
+from onnxcomp.graph import label
 from onnxcomp.layer_latency import LayerLatency
 from onnxcomp.lowrank import lost_energy
 from onnxcomp.rank_rules import evbmf_rank
@@ -131,9 +131,17 @@ def exact_loss(item: Factorable, option: Option) -> float:
     return option.form.error(option.rank) / item.energy
 
 
-def timed(item: Factorable, latency: LayerLatency) -> Factorable | str:
-    """A weight with the options that are faster than it is, or why there is none."""
+def timed(item: Factorable, latency: LayerLatency, *, faster: bool) -> Factorable | str:
+    """A weight with the options that pay in time, or why there is none.
+
+    Args:
+        item: the weight.
+        latency: of layers, with one thread.
+        faster: options have to be faster than the weight as it is; else they may not be slower.
+    """
     now = item.form.layer_layers()
+    if item.form.nodes[0].op == "Gather":
+        return "a lookup takes next to no time, thinner weights add a product" if faster else item
     if not now:
         return "the sizes of its activations are not known, so it cannot be timed"
     before = sum(latency.measure(now))
@@ -141,14 +149,15 @@ def timed(item: Factorable, latency: LayerLatency) -> Factorable | str:
     for option in _worth_timing(item.options):
         ms = sum(latency.measure(option.form.layers(option.rank)))
         tried.append(replace(option, milliseconds=ms))
-    faster = [o for o in tried if o.milliseconds < (1 - LEAST_GAIN) * before]
-    if not faster:
+    most = (1 - LEAST_GAIN) * before if faster else before
+    paying = [option for option in tried if option.milliseconds <= most]
+    if not paying:
         best = min(tried, key=lambda option: option.milliseconds)
         return (
             f"thinner weights save no time: {best.milliseconds:.3g} ms at best "
             f"({best.form.method}, rank {best.rank}), {before:.3g} ms now"
         )
-    return replace(item, options=tuple(faster), milliseconds=before)
+    return replace(item, options=tuple(paying), milliseconds=before)
 
 
 def keeping_energy(item: Factorable, energy: float) -> Option | str:
@@ -231,16 +240,6 @@ def within_budget(
         for name, level in chosen.items()
         if level <= len(fronts[name])
     }
-
-
-def in_twin(options: Sequence[Option], graph: gs.Graph, twin: gs.Graph) -> Iterator[Option]:
-    """Options of ``graph`` as those of its copy, which has the same nodes in the same order."""
-    pairs = zip(all_nodes(graph), all_nodes(twin), strict=True)
-    twins = {id(node): other for node, other in pairs}
-    for option in options:
-        nodes = tuple(twins[id(node)] for node in option.form.nodes)
-        weight = nodes[0].inputs[place_of(option.form.nodes[0], option.form.weight)]
-        yield replace(option, form=replace(option.form, nodes=nodes, weight=weight))
 
 
 def typical(item: Factorable, lost: float) -> Option:

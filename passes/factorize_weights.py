@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.errors import RecipeError
 from onnxcomp.factor_budgets import Limit, limit_of, with_effects
+from onnxcomp.factor_payoff import at_once, model_clock, paying, slower
 from onnxcomp.factorable_weights import reason_against, weight_index
 from onnxcomp.graph import Names, all_nodes, consumers, label
 from onnxcomp.layer_latency import LayerLatency
@@ -28,6 +29,7 @@ from onnxcomp.rank_planning import (
     timed,
 )
 from onnxcomp.recovery import recover
+from onnxcomp.runtime import Feed
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.weight_grams import observed_grams
 from onnxcomp.weight_sites import QUANTIZED, WEIGHTS, find_weights
@@ -98,7 +100,7 @@ class FactorizeWeights(Pass):
         limit = None
         if self._budget is not None and feed is not None:
             limit = limit_of(self._budget, getattr(self, self._budget), came, graph, feed)
-        plan = self._plan(items, limit, graph, context, report)
+        plan = self._plan(items, limit, feed, graph, context, report)
         if plan:
             self._write(items, plan, graph, context, report)
 
@@ -149,7 +151,7 @@ class FactorizeWeights(Pass):
             report.current = label(node)
             item = factorable(node, gram, mine.method, shapes, mine.multiple)
             if clock is not None and not isinstance(item, str):
-                item = timed(item, clock)
+                item = timed(item, clock, faster=self.min_speedup is not None)
             if isinstance(item, str):
                 for reader in _readers(node):
                     report.skip(reader, item)
@@ -162,6 +164,7 @@ class FactorizeWeights(Pass):
         self,
         items: Sequence[Factorable],
         limit: Limit | None,
+        feed: Feed | None,
         graph: gs.Graph,
         context: PassContext,
         report: PassReport,
@@ -189,11 +192,29 @@ class FactorizeWeights(Pass):
                 self._skip(item, option, report)
             else:
                 plan[item.name] = option
-        if plan and limit is not None and limit.missed_by(list(plan.values())) > 1:
-            for item in items:
-                self._skip(item, "the whole model was measured to be no faster with it", report)
-            return {}
-        return plan
+        return self._paying(plan, feed, graph, context, report)
+
+    def _paying(
+        self,
+        plan: Plan,
+        feed: Feed | None,
+        graph: gs.Graph,
+        context: PassContext,
+        report: PassReport,
+    ) -> Plan:
+        """The part of a plan that pays in the time of the whole model, where time counts."""
+        if not plan or feed is None or not self._saves_time(context):
+            return plan
+        faster = self.min_speedup is not None
+        clock, all_threads = (model_clock(graph, feed, threads) for threads in (1, None))
+        left, reasons = paying(plan, clock, faster=faster, groups=at_once(graph))
+        why = slower(left, clock, all_threads, faster=faster) if left else ""
+        if why:
+            reasons |= dict.fromkeys(left, why)
+        for name, reason in reasons.items():
+            for node in plan[name].form.nodes:
+                report.skip(node, reason)
+        return {} if why else left
 
     def _skip(self, item: Factorable, reason: str, report: PassReport) -> None:
         for name in item.nodes:
