@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
+from factor_products import full_rank
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -50,22 +50,6 @@ def every_form(graph: gs.Graph, gram: Array | None = None, **options: Any) -> li
     found = possible_forms(node_named(graph, "layer"), gram, **options)
     assert not isinstance(found, str), found
     return found
-
-
-def full_rank(form: Form) -> Rank:
-    """Where nothing is lost, by the shape of the weight alone."""
-    shape = tuple(int(size) for size in form.weight.shape)
-    if form.nodes[0].op != "Conv":
-        return min(shape[-2:])
-    (out, width), size = shape[:2], math.prod(shape[2:])
-    if form.method == "tucker2":
-        return out, width
-    if form.method == "spatial":
-        return min(out * shape[3], width * shape[2])
-    of_method = {"svd": min(out, width), "svd_input": min(out, width * size)}
-    return of_method.get(
-        form.method, width if form.method == "svd_output" else min(out, width) * size
-    )
 
 
 def written(graph: gs.Graph, method: str, rank: Rank | None = None, **options: Any) -> gs.Graph:
