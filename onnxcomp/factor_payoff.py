@@ -2,8 +2,8 @@
 
 A layer measured alone does not tell all: in a model kernels share layouts, are fused with what
 follows, and find their inputs in the cache. So the model is timed with all of a plan written, and
-without one group of neighbours at a time. Groups that save nothing are halved until single layers
-are left, which stay as they are.
+without one group of neighbours at a time. Groups that surely save nothing are halved until single
+layers are left, which stay as they are. What is left has to save time beyond doubt, all together.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def at_once(graph: gs.Graph) -> int:
 def paying(
     plan: Plan, clock: Clock, *, faster: bool, groups: int = GROUPS
 ) -> tuple[Plan, dict[str, str]]:
-    """The part of a plan that saves time in the whole model, and for other layers why they stay.
+    """The part of a plan that may save time in the whole model, and for other layers why they stay.
 
     Args:
         plan: layers in the order of the graph, each with an option.
@@ -95,8 +95,8 @@ def paying(
         found = clock([left, *(_without(left, group) for group in now)])
         whole, *others = found.ratios
         for group, ratio in zip(now, others, strict=True):
-            saved, least = ratio - whole, max(LEAST_SHARE, found.noise)
-            if saved >= (least if faster else -least):
+            saved = ratio - whole
+            if saved + found.noise >= (LEAST_SHARE if faster else -LEAST_SHARE):
                 continue
             if len(group) > 1:
                 pending += _split(group, 2)
@@ -104,7 +104,7 @@ def paying(
             left = _without(left, group)
             reasons[group[0]] = (
                 f"in the whole model thinner weights save no time: {saved:+.1%} of it, "
-                f"{least:.1%} can be told from none"
+                f"{found.noise:.1%} is noise"
             )
     return left, reasons
 
