@@ -15,23 +15,12 @@ import importlib.util
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
-
-from onnxcomp import optimize
-from onnxcomp.evaluation import interleaved
-from onnxcomp.macs import count_macs
-from onnxcomp.model import load_model
-from onnxcomp.recipe import compose, parse_pass
-from onnxcomp.report import Report
-from onnxcomp.runtime import open_file
+from kit_subject import Subject
 
 MODELS = (
     *("cifar10_resnet56", "squeezenet11_fp32", "mobilenet_v1_075", "tiny_resnet8_cifar10"),
@@ -46,47 +35,6 @@ SPARSITIES = [f"{percent / 100:.2f}" for percent in range(5, 75, 5)]  # of onnxs
 NEAR = 0.01  # how many more MACs onnxsim may have than asked
 ONNXSIM_SAMPLES = 64  # of which it takes norms
 CHANCE = 2.0  # standard errors of a score by which losses may exceed their sum
-ERROR_OF_MAP = 1.0  # standard error of a loss of mAP over the kit's 128 images, points
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model of the kit, and what belongs to it."""
-
-    kit: ModuleType
-    name: str
-    source: Path
-    feeds: Sequence[Mapping[str, Any]]
-
-    @classmethod
-    def of(cls, kit: ModuleType, name: str, request: pytest.FixtureRequest) -> Subject:
-        if name == "minilm_l6_v2":
-            source = request.getfixturevalue("minilm")
-        else:
-            source = Path(kit.model_path(name))
-        return cls(kit, name, source, kit.calibration(name, SAMPLES))
-
-    def score(self, path: Path) -> float:
-        return float(self.kit.evaluate(str(path), self.name)["value"])
-
-    def error(self) -> float:
-        """Standard error of the score."""
-        found = self.kit.evaluate(str(self.source), self.name)["se"]
-        return ERROR_OF_MAP if found is None else float(found)
-
-    def optimized(self, path: Path, *steps: str) -> Report:
-        recipe = compose([parse_pass(step) for step in ("simplify_graph", *steps)])
-        feeds = self.feeds
-        return optimize(self.source, recipe, calibration=feeds, output=path, verify="off").report
-
-    def time_ratio(self, path: Path) -> float:
-        longest = max(self.feeds[:16], key=lambda feed: sum(v.size for v in feed.values()))
-        sessions = [open_file(p, threads=1) for p in (self.source, path)]
-        return interleaved(sessions, longest, clock=time.thread_time).ratios[1]
-
-    def macs(self, path: Path) -> int:
-        shapes = {name: value.shape for name, value in self.feeds[0].items()}
-        return count_macs(load_model(path).graph, shapes)
 
 
 def python_of_onnxsim() -> str | None:
@@ -134,7 +82,7 @@ def cell_of_onnxsim(subject: Subject, made: list[tuple[float, Path]] | str, shar
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", MODELS)
 def test_curve(kit: ModuleType, request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
-    subject = Subject.of(kit, name, request)
+    subject = Subject.of(kit, name, request, SAMPLES)
     rivals = by_onnxsim(subject, tmp_path)
     print(f"\n{name}: {subject.score(subject.source):.2f}\n{HEAD}")
     path, scores = tmp_path / "pruned.onnx", []
@@ -158,7 +106,7 @@ def test_curve(kit: ModuleType, request: pytest.FixtureRequest, tmp_path: Path, 
 def test_static_int8_after_it(
     kit: ModuleType, request: pytest.FixtureRequest, tmp_path: Path, name: str
 ) -> None:
-    subject = Subject.of(kit, name, request)
+    subject = Subject.of(kit, name, request, SAMPLES)
     before, losses = subject.score(subject.source), []
     prune, quantize = OURS.format(0.8), "quantize_static"
     for steps in ((prune,), (quantize,), (prune, quantize)):
