@@ -9,7 +9,7 @@ needed, so that G may be singular, and with all vectors the product is W itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -34,10 +34,12 @@ class Outputs:
     Attributes:
         matrix: E[y yT] of y = W x, which is W G WT, [out, out], out <= in.
         damping: what is added to the diagonal of G.
+        mean_square: E|x|^2 / in, the mean of G's diagonal without that.
     """
 
     matrix: Array
     damping: float = 0.0
+    mean_square: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,15 @@ class Spectrum:
     def _right(self, rank: int) -> Array:
         first, *behind = self.inward
         return reduce(np.matmul, behind, first[:rank])
+
+
+def damped(gram: Array | Outputs, share: float) -> Array | Outputs:
+    """G, [in, in], or what stands for it, plus a share of the mean of its diagonal."""
+    if isinstance(gram, Outputs):
+        return replace(gram, damping=gram.damping + share * gram.mean_square)
+    raised = gram.astype(np.float64)
+    np.einsum("ii->i", raised)[:] += share * float(np.trace(gram)) / len(gram)
+    return raised
 
 
 def lost_energy(difference: Array, gram: Array | None = None) -> float:

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.errors import CalibrationError
-from onnxcomp.gram import Gram, Window
+from onnxcomp.gram import Gram, GramResult, Window
 from onnxcomp.graph import is_constant
+from onnxcomp.lowrank import Outputs
+from onnxcomp.output_moments import OutputMoments, OutputMomentsResult
 from onnxcomp.quantization import Array
+from onnxcomp.rewriting import peek
 from onnxcomp.weight_sites import Site, Weight
 
 WIDEST = 4096  # input columns: their Gram matrix takes 128 MB
+WIDEST_OUTPUT = 8192  # rows of a weight with more columns than that
 AT_ONCE = 1 << 29  # bytes of Gram matrices that one go over the samples makes
 
-Key = tuple[str, int, Window | None]  # tensor, axis, window of a Conv
+Advance = Callable[[int, int], None]
+_Statistic = Gram | OutputMoments
+_Result = GramResult | OutputMomentsResult
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What to observe: of a tensor along an axis, or in the window of a Conv.
+
+    Attributes:
+        made: name of the weight whose products are observed, not the tensor itself.
+    """
+
+    tensor: str
+    axis: int
+    window: Window | None = None
+    made: str = ""
 
 
 def observed_grams(
@@ -25,7 +46,7 @@ def observed_grams(
     weights: Sequence[Weight],
     samples: Calibration | None,
     limit: int,
-    advance: Callable[[int, int], None],
+    advance: Advance,
 ) -> Iterator[tuple[Weight, Array | None]]:
     """Each weight with E[x xT] of its inputs, [d, d] or [groups, d, d], or None.
 
@@ -33,49 +54,133 @@ def observed_grams(
     body or not known, or its values are not finite. ``graph`` is copied: what becomes of it while
     this is read does not matter.
     """
+    fitting = {id(weight) for weight in weights if _width(weight) <= WIDEST}
+    plans = {id(w): _keys(w) if id(w) in fitting else [] for w in weights}
+    for weight, found in _observed(graph, weights, plans, samples, limit, advance):
+        assert not isinstance(found, Outputs)
+        yield weight, found
+
+
+def observed_moments(
+    graph: gs.Graph,
+    weights: Sequence[Weight],
+    samples: Calibration | None,
+    limit: int,
+    advance: Advance,
+) -> Iterator[tuple[Weight, Array | Outputs | None]]:
+    """As `observed_grams`, but of what is wider than WIDEST something narrower.
+
+    Of the weight of a MatMul or Gemm that is what it makes, unless that is wider than
+    WIDEST_OUTPUT or than its inputs; of the kernel of a Conv the G of its channels, [in, in].
+    """
+    plans = {id(weight): _narrowed(weight) for weight in weights}
+    return _observed(graph, weights, plans, samples, limit, advance)
+
+
+def _observed(
+    graph: gs.Graph,
+    weights: Sequence[Weight],
+    plans: dict[int, list[_Key]],
+    samples: Calibration | None,
+    limit: int,
+    advance: Advance,
+) -> Iterator[tuple[Weight, Array | Outputs | None]]:
     twin = graph.copy()
-    tensors = twin.tensors()
-    wanted: dict[int, list[Key]] = {}
-    for weight in weights if samples is not None else ():
-        keys = [key for site in weight.sites if (key := _key(site)) is not None]
-        known = len(keys) == len(weight.sites) and all(
-            key[0] in tensors and not is_constant(tensors[key[0]]) for key in keys
-        )
-        if known and _width(weight) <= WIDEST:
-            wanted[id(weight)] = keys
-    waiting = list(weights)
-    while waiting:
-        now, room = [waiting.pop(0)], AT_ONCE
-        while waiting and room > 0:
-            room -= 8 * _width(waiting[0]) ** 2 if id(waiting[0]) in wanted else 0
-            now.append(waiting.pop(0))
-        keys_now = {key for weight in now for key in wanted.get(id(weight), [])}
-        grams = {key: Gram(key[1], window=key[2]) for key in sorted(keys_now, key=str)}
-        if samples is not None and grams:
-            taps: dict[str, list[Gram]] = {}
-            for key, gram in grams.items():
-                taps.setdefault(key[0], []).append(gram)
-            samples.observe(twin, taps, limit=limit, advance=advance)
+    known = {name for name, tensor in twin.tensors().items() if not is_constant(tensor)}
+    for keys in plans.values():
+        if samples is None or not all(key.tensor in known for key in keys):
+            keys.clear()
+    for now in _groups(weights, plans):
+        statistics: dict[_Key, _Statistic] = {}
         for weight in now:
-            yield weight, _mean([grams[key] for key in wanted.get(id(weight), [])])
+            statistics |= {key: _statistic(key, weight) for key in plans[id(weight)]}
+        taps: dict[str, list[_Statistic]] = {}
+        for key in sorted(statistics, key=str):
+            taps.setdefault(key.tensor, []).append(statistics[key])
+        if samples is not None and taps:
+            samples.observe(twin, taps, limit=limit, advance=advance)
+        taps.clear()
+        last = {key: at for at, weight in enumerate(now) for key in plans[id(weight)]}
+        for at, weight in enumerate(now):
+            keys = plans[id(weight)]
+            found = _mean([statistics[key] for key in keys])
+            for key in set(keys):
+                if last[key] == at:
+                    del statistics[key]
+            yield weight, found
 
 
-def _key(site: Site) -> Key | None:
+def _groups(weights: Sequence[Weight], plans: dict[int, list[_Key]]) -> Iterator[list[Weight]]:
+    """Weights that are observed at once: AT_ONCE bytes of them, or a single one."""
+    group: list[Weight] = []
+    seen: set[_Key] = set()
+    room = AT_ONCE
+    for weight in weights:
+        added = set(plans[id(weight)]) - seen
+        taken = sum(8 * _rows(weight, key) ** 2 for key in added)
+        if group and taken > room:
+            yield group
+            group, seen, room = [], set(), AT_ONCE
+            added = set(plans[id(weight)])
+            taken = sum(8 * _rows(weight, key) ** 2 for key in added)
+        group.append(weight)
+        seen |= added
+        room -= taken
+    if group:
+        yield group
+
+
+def _keys(weight: Weight) -> list[_Key]:
+    """All that it is multiplied with; nothing where that is not known of one that reads it."""
+    keys = [_key(site) for site in weight.sites]
+    return [key for key in keys if key is not None] if None not in keys else []
+
+
+def _narrowed(weight: Weight) -> list[_Key]:
+    keys, rows = _keys(weight), weight.layout.rows
+    if _width(weight) <= WIDEST:
+        return keys
+    if all(site.node.op == "Conv" for site in weight.sites):
+        ungrouped = all(key.window is None or key.window.group == 1 for key in keys)
+        channels = int(weight.layout.shape[1])
+        fits = ungrouped and channels <= WIDEST
+        return [replace(key, window=None) for key in keys] if fits else []
+    matrices = all(site.node.op in ("MatMul", "Gemm") for site in weight.sites)
+    if matrices and rows <= min(WIDEST_OUTPUT, _width(weight)):
+        return [replace(key, made=weight.constant.name) for key in keys]
+    return []
+
+
+def _rows(weight: Weight, key: _Key) -> int:
+    """Of the matrix that is observed."""
+    if key.made:
+        return weight.layout.rows
+    of_channels = weight.sites[0].node.op == "Conv" and key.window is None
+    return int(weight.layout.shape[1]) if of_channels else _width(weight)
+
+
+def _statistic(key: _Key, weight: Weight) -> _Statistic:
+    if not key.made:
+        return Gram(key.axis, window=key.window)
+    return OutputMoments(weight.layout.matrix(peek(weight.constant)), key.axis)
+
+
+def _key(site: Site) -> _Key | None:
     """Which tensor a weight is multiplied with, and how; None where nothing shows it."""
     node, index = site.node, site.index
     if node.op == "Conv":
         window = Window.of_conv(node.attrs, node.inputs[1].shape)
-        return (node.inputs[0].name, 1, window)
+        return _Key(node.inputs[0].name, 1, window)
     if node.op == "MatMul":
         other = node.inputs[1 - index]
-        return (other.name, -1 if index else -2, None)
+        return _Key(other.name, -1 if index else -2)
     if node.op == "Gemm":
-        return (node.inputs[0].name, 0 if node.attrs.get("transA", 0) else -1, None)
+        return _Key(node.inputs[0].name, 0 if node.attrs.get("transA", 0) else -1)
     if node.op in ("LSTM", "GRU", "RNN"):
         if index == 1:
-            return (node.inputs[0].name, -1, None)
+            return _Key(node.inputs[0].name, -1)
         if site.layout.shape[0] == 1 and node.outputs and node.outputs[0].name:
-            return (node.outputs[0].name, -1, None)  # the states that come back as its input
+            return _Key(node.outputs[0].name, -1)  # the states that come back as its input
     return None
 
 
@@ -84,17 +189,26 @@ def _width(weight: Weight) -> int:
     return int(np.prod(weight.layout.ordered[weight.layout.outputs :]))
 
 
-def _mean(grams: Sequence[Gram]) -> Array | None:
+def _mean(statistics: Sequence[_Statistic]) -> Array | Outputs | None:
     """The average over all that reads a weight, each by its rows."""
     try:
-        results = [gram.result() for gram in grams]
+        results: list[_Result] = [statistic.result() for statistic in statistics]
     except CalibrationError:  # nothing was seen
         return None
     if not results:
         return None
     count = sum(result.count for result in results)
-    total = sum(result.matrix * (result.count / count) for result in results)
-    mean = np.asarray(total, np.float64)
+    mean = results[0].matrix
+    if len(results) > 1:
+        total = sum(result.matrix * (result.count / count) for result in results)
+        mean = np.asarray(total, np.float64)
     if mean.ndim == 3 and len(mean) == 1:
         mean = mean[0]
-    return mean if np.isfinite(mean).all() else None
+    if not np.isfinite(mean).all():
+        return None
+    if not isinstance(results[0], OutputMomentsResult):
+        return mean
+    squares = sum(
+        r.mean_square * (r.count / count) for r in results if isinstance(r, OutputMomentsResult)
+    )
+    return Outputs(mean, mean_square=float(squares))
