@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/codec.h"
 #include "cpu/features.h"
 #include "sparse/matmul.h"
 
@@ -66,7 +67,7 @@ std::map<std::string, bool> features() {
           {"avx512f", cpu.avx512f},   {"avx512bw", cpu.avx512bw},
           {"avx512vl", cpu.avx512vl}, {"avx512_vnni", cpu.avx512_vnni},
           {"avx_vnni", cpu.avx_vnni}, {"avx512_vpopcntdq", cpu.avx512_vpopcntdq},
-          {"neon", cpu.neon}};
+          {"crc32c", cpu.crc32c},      {"neon", cpu.neon}};
 }
 
 }  // namespace
@@ -79,4 +80,5 @@ NB_MODULE(_native, module) {
              "isa"_a);
   module.def("available_isas", &onnxcomp::available_isas);
   module.def("cpu_features", &onnxcomp::features);
+  onnxcomp::bind_codec(module);
 }

@@ -9,6 +9,10 @@
 #else
 #include <cpuid.h>
 #endif
+#elif defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
+#elif defined(_M_ARM64)
+#include <windows.h>
 #endif
 
 namespace onnxcomp {
@@ -55,6 +59,7 @@ bool bit(uint32_t word, int index) noexcept { return (word >> index) & 1u; }
 CpuFeatures detect() noexcept {
   CpuFeatures found;
   const CpuidLeaf basic = cpuid(1, 0);
+  found.crc32c = bit(basic.ecx, 20);
   const bool has_xgetbv = bit(basic.ecx, 27);
   if (!has_xgetbv) return found;
   const uint64_t saved = saved_states();
@@ -79,6 +84,13 @@ CpuFeatures detect() noexcept {
   CpuFeatures found;
 #if defined(__aarch64__) || defined(_M_ARM64)
   found.neon = true;  // part of the base architecture
+#if defined(__linux__)
+  found.crc32c = getauxval(AT_HWCAP) & (1ul << 7);  // HWCAP_CRC32
+#elif defined(__APPLE__)
+  found.crc32c = true;
+#elif defined(_M_ARM64)
+  found.crc32c = IsProcessorFeaturePresent(PF_ARM_V8_CRC32_INSTRUCTIONS_AVAILABLE) != 0;
+#endif
 #endif
   return found;
 }

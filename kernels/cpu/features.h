@@ -13,6 +13,7 @@ struct CpuFeatures {
   bool avx512_vnni = false;
   bool avx512_vpopcntdq = false;
   bool avx_vnni = false;
+  bool crc32c = false;  // SSE4.2, or ARM's optional CRC32
   bool neon = false;
 };
 

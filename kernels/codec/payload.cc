@@ -1,0 +1,78 @@
+#include "codec/payload.h"
+
+#include <algorithm>
+
+#include "codec/lanes.h"
+#include "codec/rans.h"
+#include "codec/raw.h"
+
+namespace onnxcomp::codec {
+namespace {
+
+void keep_shorter(std::vector<uint8_t>* best, std::vector<uint8_t> candidate) {
+  if (!candidate.empty() && (best->empty() || candidate.size() < best->size())) *best = std::move(candidate);
+}
+
+std::vector<uint8_t> encode_rans(const int32_t* codes, Geometry geometry, const EncodeOptions& options) {
+  if (options.profile != kAnyProfile)
+    return rans::encode(codes, geometry, static_cast<rans::Profile>(options.profile), options.prefer_speed);
+  std::vector<uint8_t> best;
+  for (int profile = 0; profile < rans::kProfiles; ++profile)
+    keep_shorter(&best, rans::encode(codes, geometry, static_cast<rans::Profile>(profile), options.prefer_speed));
+  return best;
+}
+
+Status decode_into(Bytes payload, Geometry geometry, const LaneKernel& kernel, const rans::Sink& sink) {
+  if (!geometry.valid()) return Status::kBadGeometry;
+  if (payload.size < 2) return Status::kTruncated;
+  const int64_t count = geometry.count();
+  Status status = Status::kUnknownBackEnd;
+  switch (static_cast<BackEnd>(payload.data[0])) {
+    case BackEnd::kRans:  // scales block by block
+      return count == 0 ? Status::kBadGeometry : rans::decode(payload, geometry, kernel, sink);
+    case BackEnd::kRaw:
+      status = raw::decode(payload, count, sink.codes);
+      break;
+    default:
+      return status;
+  }
+  if (status != Status::kOk || sink.scales == nullptr) return status;
+  const int64_t per_scale = sink.scale_count == 1 ? count : geometry.row_length();
+  for (int64_t at = 0, row = 0; at < count; at += per_scale, ++row)
+    kernel.scale_in_place(sink.codes + at, per_scale, sink.scales[row]);
+  return status;
+}
+
+}  // namespace
+
+// Empty when the back end asked for has no such profile, or the profile does not apply.
+std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const EncodeOptions& options) {
+  const int64_t count = geometry.count();
+  if (count == 0) return raw::encode(codes, 0);
+  switch (options.back_end) {
+    case BackEnd::kRaw:
+      return raw::encode(codes, count);
+    case BackEnd::kRans:
+      return encode_rans(codes, geometry, options);
+    default:
+      break;
+  }
+  const auto [smallest, largest] = std::minmax_element(codes, codes + count);
+  if (*smallest == *largest) return raw::encode(codes, count);
+  std::vector<uint8_t> best = encode_rans(codes, geometry, options);
+  if (raw::encoded_size(*smallest, *largest, count) <= best.size()) best = raw::encode(codes, count);
+  return best;
+}
+
+Status decode(Bytes payload, Geometry geometry, const LaneKernel& kernel, int32_t* codes) {
+  return decode_into(payload, geometry, kernel, {codes, nullptr, 0});
+}
+
+Status decode_scaled(Bytes payload, Geometry geometry, const LaneKernel& kernel, const float* scales,
+                     int64_t scale_count, float* out) {
+  if (scale_count != 1 && scale_count != geometry.rows) return Status::kBadGeometry;
+  // Codes and products have the same size: a block is decoded in place and then scaled.
+  return decode_into(payload, geometry, kernel, {reinterpret_cast<int32_t*>(out), scales, scale_count});
+}
+
+}  // namespace onnxcomp::codec

@@ -1,0 +1,37 @@
+#pragma once
+
+// A payload is one chunk of codes: byte 0 names the back end, byte 1 its profile, the rest is the
+// back end's. docs/codec.md specifies every bit.
+
+#include <cstdint>
+#include <vector>
+
+#include "codec/geometry.h"
+#include "codec/status.h"
+
+namespace onnxcomp::codec {
+
+enum class BackEnd : uint8_t { kRaw = 0, kRans = 1, kCabac = 2, kAuto = 255 };
+
+// `profile` is a back end's own number; kAnyProfile lets it choose the shortest.
+inline constexpr int kAnyProfile = -1;
+
+struct EncodeOptions {
+  BackEnd back_end = BackEnd::kAuto;
+  int profile = kAnyProfile;
+  bool prefer_speed = false;  // leaves out what decodes slowly
+};
+
+// A payload from which `decode` gives the same codes back. Needs geometry.valid().
+std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const EncodeOptions& options);
+
+struct LaneKernel;  // lanes.h: what an instruction set does
+
+// Writes geometry.count() codes, whatever the payload holds; on an error they are meaningless.
+Status decode(Bytes payload, Geometry geometry, const LaneKernel& kernel, int32_t* codes);
+
+// out[row, ...] = scales[row or 0] * code as float32 products, without an array of codes.
+Status decode_scaled(Bytes payload, Geometry geometry, const LaneKernel& kernel, const float* scales,
+                     int64_t scale_count, float* out);
+
+}  // namespace onnxcomp::codec
