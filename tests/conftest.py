@@ -12,6 +12,22 @@ from typing import NoReturn
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs on all cores; a part of it, and what is timed, in one process.
+
+    ``-n`` says otherwise, and without pytest-xdist there is one process.
+    """
+    option = config.option
+    unsaid = getattr(option, "numprocesses", 0) is None and not hasattr(config, "workerinput")
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if unsaid and whole and "not benchmark" in option.markexpr:
+        option.numprocesses, option.dist = "auto", "loadfile"
+        for name in THREADS:  # the processes share the cores
+            os.environ.setdefault(name, "1")
 
 
 def missing(what: str) -> NoReturn:
