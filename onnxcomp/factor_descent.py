@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from onnxcomp.gram import Array
-from onnxcomp.lowrank import lost_energy, spectrum
+from onnxcomp.lowrank import spectrum
 
 RIDGE = 1e-10  # of the mean diagonal, towards the factor there is: what data leave open stays
 BLUNT = 1e-6  # of the mean diagonal, in what steers A: rounding errors grow by its inverse
@@ -123,15 +123,17 @@ def descend(
     Returns:
         Head and inward.
     """
-    error = lost_energy(weights - _product(expansion, head, inward), gram)
+    wrong = weights - _product(expansion, head, inward)
+    felt = wrong @ gram
     for step in range(2 * sweeps + 1):
         if step % 2:
-            found = head, _best_inward(weights, gram, expansion, head, inward)
+            found = head, _best_inward(gram, expansion, head, inward, felt)
         else:
-            found = _best_head(weights, gram, expansion, head, inward, most_rank), inward
-        new = lost_energy(weights - _product(expansion, *found), gram)
-        if new <= error:
-            (head, inward), error = found, new
+            found = best_head(gram, expansion, head, inward, felt, most_rank), inward
+        left = weights - _product(expansion, *found)
+        left_felt = left @ gram
+        if np.vdot(left_felt, left) <= np.vdot(felt, wrong):
+            (head, inward), wrong, felt = found, left, left_felt
     return head, inward
 
 
@@ -145,18 +147,26 @@ def _product(expansion: Expansion, head: Array, inward: Array) -> Array:
     return expansion.drop(inward, head.T).T
 
 
-def _best_head(
-    weights: Array,
+def best_head(
     gram: Array,
     expansion: Expansion,
     head: Array,
     inward: Array,
-    most_rank: int | None,
+    felt: Array,
+    most_rank: int | None = None,
 ) -> Array:
+    """The head that loses least given A, near ``head`` where the data leave it open.
+
+    Args:
+        gram: G, [d * s, d * s].
+        expansion: how A makes features.
+        head: H, [out, features].
+        inward: A, [rank, d].
+        felt: what H E(A) makes wrong, times G, [out, d * s].
+        most_rank: of the head.
+    """
     seen = expansion.lift(inward, expansion.lift(inward, gram).T)
-    wrong = weights - _product(expansion, head, inward)
-    cross = expansion.lift(inward, gram @ wrong.T)
-    best = head + np.linalg.solve(_ridged(seen, RIDGE), cross).T
+    best = head + np.linalg.solve(_ridged(seen, RIDGE), expansion.lift(inward, felt.T)).T
     if most_rank is None or most_rank >= min(best.shape):
         return np.asarray(best)
     left, right = spectrum(best, seen).factors(most_rank)
@@ -164,7 +174,7 @@ def _best_head(
 
 
 def _best_inward(
-    weights: Array, gram: Array, expansion: Expansion, head: Array, inward: Array
+    gram: Array, expansion: Expansion, head: Array, inward: Array, felt: Array
 ) -> Array:
     """Conjugate gradients, preconditioned by what rows of A and inputs count on their own.
 
@@ -174,7 +184,7 @@ def _best_inward(
     rows = _ridged(expansion.weight(head), BLUNT)
     inputs = _ridged(marginal(gram, len(gram) // inward.shape[1]), BLUNT)
     unrows, uninputs = np.linalg.inv(rows), np.linalg.inv(inputs)
-    slope = expansion.pull(head, (weights - _product(expansion, head, inward)) @ gram)
+    slope = expansion.pull(head, felt)
     direction = solved = unrows @ slope @ uninputs
     gain = float(np.vdot(slope, solved))
     for _ in range(STEPS):

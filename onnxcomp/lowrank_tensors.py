@@ -8,12 +8,13 @@ found under what G says of the channels alone, then improved under the whole (`f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from onnxcomp.factor_descent import Repeated, descend, marginal
+from onnxcomp.factor_descent import Repeated, best_head, descend, marginal
 from onnxcomp.gram import Array
-from onnxcomp.lowrank import spectrum
+from onnxcomp.lowrank import lost_energy, spectrum
 
 CUT = 1e-12  # of the largest eigenvalue: the least that a direction counts in whitening
 ROUNDS = 50
@@ -58,22 +59,71 @@ def tucker2(
     root, unroot = roots(between, width)
     out_root, out_unroot = roots(out_gram, out)
     weights = np.einsum("po,ois->pis", out_root, kernel.reshape(out, width, size).astype(float))
-    outward, basis, core = orthogonal_iteration(np.einsum("ois,ij->ojs", weights, root), ranks)
-    # orthonormal again: the inverse of what no sample used is large
-    rows, triangle = np.linalg.qr(unroot @ basis)
-    inward, core = rows.T, np.einsum("pqs,tq->pts", core, triangle)
+    white = np.einsum("ois,ij->ojs", weights, root)
+    outward, basis, core = orthogonal_iteration(white, ranks)
+    inward, core = _orthonormal(unroot @ basis, core)
     if gram is not None and len(gram) != width:
+        starts = [inward]
+        if ranks[1] < width:  # else all of them read the same
+            starts += [
+                _orthonormal(unroot @ _of_inputs(white, ranks[1]), core)[0],
+                _of_inputs(weights, ranks[1]).T,
+            ]
         head = outward @ core.reshape(len(core), -1)
         flat = weights.reshape(out, -1)
-        head, inward = descend(
-            flat, gram, Repeated(size), head, inward, sweeps=sweeps, most_rank=ranks[0]
-        )
+        head, inward = _descended(flat, gram, size, head, starts, sweeps, ranks[0])
         split = spectrum(head, most_rank=ranks[0])
         outward, core = np.zeros_like(outward), np.zeros_like(core)
         outward[:, : split.left.shape[1]] = split.left
         core[: len(split.right)] = split.right.reshape(-1, *core.shape[1:])
     core, outward, inward = _balanced(core, out_unroot @ outward, inward)
     return core.reshape(*core.shape[:2], *spatial), outward, inward
+
+
+def _orthonormal(reading: Array, core: Array) -> tuple[Array, Array]:
+    """Rows that read the same channels as columns do, and a core that fits them.
+
+    What is large in the inverse of a G that no sample used stays out of the factors.
+    """
+    rows, triangle = np.linalg.qr(reading)
+    return rows.T, np.einsum("pqs,tq->pts", core, triangle)
+
+
+def _of_inputs(tensor: Array, rank: int) -> Array:
+    """The basis, [in, rank], that the higher-order SVD of T [out, in, s] has for its inputs."""
+    return _leading(tensor.transpose(1, 0, 2).reshape(tensor.shape[1], -1), rank)
+
+
+def _descended(
+    weights: Array,
+    gram: Array,
+    size: int,
+    head: Array,
+    starts: Sequence[Array],
+    sweeps: int,
+    most_rank: int,
+) -> tuple[Array, Array]:
+    """Head and inward, from that start which loses least once it has the best head under G.
+
+    What was found under the G of channels alone may lose more under that of patches than the
+    higher-order SVD it began with, under the G of channels or without any: those are starts, too,
+    and no start can have a better head, so that the result loses no more than any of them.
+    """
+    expansion = Repeated(size)
+    found = [(head, starts[0])] + [
+        (expansion.lift(start, weights.T).T, start) for start in starts[1:]
+    ]
+    best: tuple[float, Array, Array] | None = None
+    for head, inward in found:
+        felt = (weights - expansion.drop(inward, head.T).T) @ gram
+        head = best_head(gram, expansion, head, inward, felt, most_rank)
+        error = lost_energy(weights - expansion.drop(inward, head.T).T, gram)
+        if best is None or error < best[0]:
+            best = error, head, inward
+    assert best is not None
+    if not sweeps:
+        return best[1:]
+    return descend(weights, gram, expansion, *best[1:], sweeps=sweeps, most_rank=most_rank)
 
 
 def tucker2_errors(kernel: Array, gram: Array | None = None) -> Array:

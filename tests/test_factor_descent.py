@@ -89,7 +89,8 @@ def test_inward_is_least_squares_over_the_samples(
     assert least < 0.9 * start
     from onnxcomp.factor_descent import _best_inward
 
-    found = _best_inward(weights, gram, expansion, head, inward)
+    felt = (weights - head @ dense(expansion, inward)) @ gram
+    found = _best_inward(gram, expansion, head, inward, felt)
     error = lost_energy(weights - head @ dense(expansion, found), gram)
     assert error == pytest.approx(least, rel=1e-6)
 
