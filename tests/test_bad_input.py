@@ -350,6 +350,7 @@ def test_a_disk_that_is_full_for_the_report_says_that_the_model_was_written(plac
 
 # --- Ctrl-C -----------------------------------------------------------------------------------
 
+PATIENCE_S = 300  # what no command takes, however busy the machine
 STALL = """
 import importlib, os, pathlib, time
 module, _, path = os.environ["STALL"].partition(":")
@@ -363,7 +364,7 @@ def stalled(*arguments, **named):
     left -= 1
     if left < 0:
         pathlib.Path(os.environ["STALL_FILE"]).write_text("here")
-        time.sleep(60)
+        time.sleep(600)
     return original(*arguments, **named)
 setattr(owner, name, stalled)
 """
@@ -397,14 +398,14 @@ def interrupted(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not reached.exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert reached.exists(), child.communicate(timeout=1)
     for _ in range(times):
         child.send_signal(signal.SIGINT)
         time.sleep(0.01)
-    out, err = child.communicate(timeout=30)
+    out, err = child.communicate(timeout=PATIENCE_S)
     return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
 
