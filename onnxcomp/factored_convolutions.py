@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.gram import Array
-from onnxcomp.lowrank import Spectrum, lost_energy, spectrum
+from onnxcomp.lowrank import lost_energy, spectrum
 from onnxcomp.lowrank_tensors import (
     channel_gram,
     tucker1,
@@ -24,6 +24,7 @@ from onnxcomp.lowrank_tensors import (
     tucker2_kernel,
 )
 from onnxcomp.rewriting import peek
+from onnxcomp.shelf import SHELF, ShelvedSpectrum
 from onnxcomp.thin_layers import Factors, Rank, Shape, ThinLayer, spaced, thinned
 
 MOST_RANKS = 12  # of methods that compute the factors of each anew
@@ -41,7 +42,14 @@ class KernelFactors(Factors):
         self._out, self._in = self._shape[:2]
         self._spatial = self._shape[2:]
         self._size = math.prod(self._spatial)
-        self._gram = np.diag(gram) if gram is not None and gram.ndim == 1 else gram
+        if gram is not None and gram.ndim == 1:
+            gram = np.diag(gram)
+        self._knows_patches = gram is not None and len(gram) != self._in
+        self._known_gram = None if gram is None else SHELF.put([gram])
+
+    @property
+    def _gram(self) -> Array | None:
+        return None if self._known_gram is None else self._known_gram.arrays[0]
 
     @property
     def _kernel(self) -> Array:
@@ -107,7 +115,7 @@ class SearchedFactors(KernelFactors):
         off under the G of patches, a few exact errors tell, and is alike for ranks in between.
         """
         rough = self._rough(rank)
-        if self._gram is None or len(self._gram) == self._in or rough <= 0:
+        if not self._knows_patches or rough <= 0:
             return rough
         return rough * float(np.exp(np.interp(np.log(rough), *self._corrections)))
 
@@ -164,12 +172,13 @@ class SvdInput(KernelFactors):
         return [right.reshape(rank, self._in, *self._spatial), self.pointed(left)]
 
     @cached_property
-    def _spectrum(self) -> Spectrum:
+    def _spectrum(self) -> ShelvedSpectrum:
         gram = self._gram
         if gram is not None and len(gram) == self._in and self._size > 1:
             gram = np.kron(gram, np.eye(self._size))
-        self._gram = None  # not needed again, and large
-        return spectrum(self._kernel.reshape(self._out, -1), gram)
+        self._known_gram = None  # not needed again
+        matrix = peek(self._constant).reshape(self._out, -1)
+        return ShelvedSpectrum(spectrum(matrix, gram), SHELF)
 
 
 class Svd(SvdInput):
