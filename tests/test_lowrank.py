@@ -220,6 +220,40 @@ def test_few_ranks_of_many_are_nearly_the_best(
     assert not np.array_equal(found.left, other.left)
 
 
+@pytest.mark.parametrize("kind", ["flat", "power", "exponential", "step", "trained"])
+@pytest.mark.parametrize("data", ["none", "full", "few samples", "decaying"])
+def test_random_vectors_lose_at_most_1_percent_more(
+    kind: str, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every rank of any spectrum, flat ones too, where no direction stands out."""
+    monkeypatch.setattr(lowrank, "RANDOMIZED_ABOVE", 100)
+    rng = np.random.default_rng(21)
+    out, width = 240, 180
+    at = np.arange(width)
+    values = {
+        "flat": np.ones(width),
+        "power": (1.0 + at) ** -1,
+        "exponential": 0.95**at,
+        "step": np.where(at < 12, 30.0, 1.0),
+        "trained": (1.0 + at) ** -0.4 * (1 - at / (width + 20)),  # the tail of noise's own law
+    }[kind]
+    outer, inner = (np.linalg.qr(rng.standard_normal((n, width)))[0] for n in (out, width))
+    weights = (outer * values) @ inner.T
+    gram = {
+        "none": None,
+        "full": gram_of(rng, width),
+        "few samples": gram_of(rng, width, 30),
+        "decaying": conditioned(rng, width, 1e-5),
+    }[data]
+    for shape in (weights, np.ascontiguousarray(weights[:width].T)):
+        found, least = spectrum(shape, gram, most_rank=36), tails(shape, gram)[:37]
+        close = 1e-10 * least[0]
+        assert (found.errors <= 1.01 * least + close).all()
+        for rank in (1, 20, 36):
+            lost = lost_energy(shape - np.matmul(*found.factors(rank)), gram)
+            assert lost <= 1.01 * least[rank] + close
+
+
 def test_random_vectors_find_a_matrix_of_few_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lowrank, "RANDOMIZED_ABOVE", 100)
     rng = np.random.default_rng(5)
