@@ -8,7 +8,7 @@ algorithms", 2004). All share one Gram matrix; Nesterov's momentum saves steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,11 @@ class Rows:
     outputs: Array
     low: Array
     high: Array
+
+    def through(self, expansion: Array) -> Rows:
+        """Of E x instead of x, E [groups, features, d], and the same y."""
+        inputs = np.matmul(expansion.astype(self.inputs.dtype), self.inputs)
+        return replace(self, inputs=inputs)
 
     def error(self, fit: Fit) -> float:
         """E|clip(y) - clip(W x + b)|^2 as a share of the variance of clip(y)."""

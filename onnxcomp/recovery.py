@@ -18,6 +18,8 @@ from onnxcomp.calibration import Calibration
 from onnxcomp.changed_layers import changed_readers
 from onnxcomp.clipped_regression import Rows
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
+from onnxcomp.factor_refinement import refit_factors
+from onnxcomp.factored_layers import FactoredLayer, Written
 from onnxcomp.gram import Array
 from onnxcomp.graph import Names, label, volume
 from onnxcomp.held_out import is_held
@@ -52,6 +54,7 @@ def recover(
     *,
     samples: int = SAMPLES,
     seed: int = 0,
+    written: Written | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> Recovered:
     """Refits the weights and biases of ``pruned`` to what ``original`` makes of the samples.
@@ -68,6 +71,8 @@ def recover(
             None for all; tensors that are whole may be absent.
         calibration: the first ``samples`` are used, fewer as long as tensors are large.
         seed: of the choice of rows.
+        written: by label, layers of ``original`` that are rows of thin ones in ``pruned``: all of
+            a row is fitted at once.
         advance: called with (layers done, layers in all).
 
     Raises:
@@ -93,6 +98,7 @@ def recover(
     names = Names(pruned)
     waiting = {id(layer.node) for layer in layers}
     known = original.tensors()
+    makers = {t.name: node for node in original.nodes for t in node.outputs}
     for index, layer in enumerate(layers):
         if advance is not None:
             advance(index, len(layers))
@@ -102,7 +108,12 @@ def recover(
             refit_recurrent(layer.node, walk, names, recovered)
         elif together is None:
             waiting.discard(id(layer.node))
-            refit(layer, target_of(layer, known, waiting), walk, names, recovered)
+            target, old = target_of(layer, known, waiting), makers.get(layer.node.outputs[0].name)
+            row = FactoredLayer.of(layer, old, known, written or {})
+            if row is None:
+                refit(layer, target, walk, names, recovered)
+            else:
+                refit_factors(row, target, walk, names, recovered)
         elif id(layer.node) in waiting:
             waiting -= {id(other.node) for other in together.layers}
             refit_together(together, walk, names, recovered)
@@ -185,7 +196,7 @@ class _Walk:
             left = [taken(values, self._kept[part.source]) for values in whole]
         return self._shown(part, Target(part.source, None, -np.inf, np.inf), left, whole, None)
 
-    def evidence(self, layer: LinearLayer, target: Target) -> Evidence | str:
+    def evidence(self, layer: LinearLayer | FactoredLayer, target: Target) -> Evidence | str:
         """What the samples show of a layer, or what is wrong with them."""
         self._grow()
         inputs = self._after.advance(layer.source)
@@ -201,7 +212,7 @@ class _Walk:
 
     def _shown(
         self,
-        layer: LinearLayer | RecurrentPart,
+        layer: LinearLayer | FactoredLayer | RecurrentPart,
         target: Target,
         inputs: list[Array],
         wanted: list[Array],
@@ -212,27 +223,30 @@ class _Walk:
         count = max(LEAST_ROWS, ROWS_PER_INPUT * width)
         if target.is_clipped:
             count = min(count, MOST_VALUES // (groups * (width + out)))
+        unknowns = (layer.last if isinstance(layer, FactoredLayer) else layer).weights.shape[2]
         found: tuple[list[_Rows], list[_Rows]] = ([], [])
         moments: list[Moments | None] = [None, None]
+        waiting: tuple[list[_Rows], list[_Rows]] = ([], [])
         for held, rows in self._rows(layer, inputs, wanted, others, -(-count // self._count)):
             x, y = rows[:2]
             if x.shape != (groups, width, y.shape[2]) or y.shape[:2] != (groups, out):
                 return "its shape is not what is left of the original's"
-            more, sofar = Moments.of(x, y), moments[held]
-            moments[held] = more if sofar is None else sofar + more
             if target.is_clipped:
                 found[held].append(rows)
-        shown, judged = moments
+            waiting[held].append(rows)
+            if sum(part[0].shape[2] for part in waiting[held]) >= width:
+                moments[held] = _added(moments[held], waiting[held])
+        shown, judged = map(_added, moments, waiting)
         if shown is None or judged is None:
             return "there are no samples"
-        reason = reason_against(shown + judged)
+        reason = reason_against(shown + judged, unknowns)
         if reason is not None or not target.is_clipped:
             return reason or Evidence((shown, judged), None)
         return Evidence((shown, judged), (_clipped(found[0], target), _clipped(found[1], target)))
 
     def _rows(
         self,
-        layer: LinearLayer | RecurrentPart,
+        layer: LinearLayer | FactoredLayer | RecurrentPart,
         inputs: list[Array],
         wanted: list[Array],
         others: list[Array] | None,
@@ -261,6 +275,16 @@ class _Walk:
                 if len(rows) == 3:
                     rows[1] = rows[1] - rows[2]
                 yield held, rows
+
+
+def _added(sofar: Moments | None, waiting: list[_Rows]) -> Moments | None:
+    """Adds rows that waited for one another: a product for each would be slower than large ones."""
+    if not waiting:
+        return sofar
+    x, y = (np.concatenate(side, axis=-1) for side in zip(*(r[:2] for r in waiting), strict=True))
+    waiting.clear()
+    more = Moments.of(x, y)
+    return more if sofar is None else sofar + more
 
 
 def _clipped(parts: Sequence[_Rows], target: Target) -> Rows:

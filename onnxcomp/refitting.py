@@ -9,6 +9,7 @@ from typing import Protocol
 import onnx_graphsurgeon as gs
 
 from onnxcomp.clipped_regression import best_clipped_fit
+from onnxcomp.factored_layers import FactoredLayer
 from onnxcomp.graph import Names, label
 from onnxcomp.linear_layers import LinearLayer
 from onnxcomp.recovery_targets import Target
@@ -22,7 +23,7 @@ NO_BETTER = "no other weights do better on samples held back"
 class Walk(Protocol):
     """Tells what samples show of layers, each asked for once and in the order of the graph."""
 
-    def evidence(self, layer: LinearLayer, target: Target) -> Evidence | str:
+    def evidence(self, layer: LinearLayer | FactoredLayer, target: Target) -> Evidence | str:
         """Of one layer, or what is wrong with it."""
 
     def joint_evidence(self, shared: SharedLayers) -> Halves | str:
@@ -62,18 +63,23 @@ def refit(
     if isinstance(evidence, str):
         recovered.skipped[name] = evidence
         return
-    chosen = best_fit(*evidence.moments, start, with_bias=with_bias)
-    fit, before, after = chosen.whole, chosen.before, chosen.after
-    if evidence.rows is not None:
-        plain = chosen.shown, chosen.whole
-        found = best_clipped_fit(*evidence.rows, start, plain, chosen.ridge, with_bias=with_bias)
-        fit, before, after = found
+    fit, before, after = fitted(evidence, start, with_bias=with_bias)
     recovered.errors[name] = before, min(before, after)
     if not after < before:
         recovered.skipped[name] = NO_BETTER
         return
     layer.write(fit.weights, fit.bias if with_bias else None, names)
     recovered.refitted.append(name)
+
+
+def fitted(evidence: Evidence, start: Fit, *, with_bias: bool) -> tuple[Fit, float, float]:
+    """New weights made from all samples; errors of ``start`` and of what is made without the
+    samples held back, on these."""
+    chosen = best_fit(*evidence.moments, start, with_bias=with_bias)
+    if evidence.rows is None:
+        return chosen.whole, chosen.before, chosen.after
+    plain = chosen.shown, chosen.whole
+    return best_clipped_fit(*evidence.rows, start, plain, chosen.ridge, with_bias=with_bias)
 
 
 def refit_recurrent(node: gs.Node, walk: Walk, names: Names, recovered: Recovered) -> None:

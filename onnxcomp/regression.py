@@ -7,7 +7,7 @@ stays as it was.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -108,6 +108,26 @@ class Moments:
             self.count + other.count,
         )
 
+    def through(self, expansion: Array) -> Moments:
+        """Of E x instead of x, E [groups, features, d], and the same y."""
+        turned = expansion.swapaxes(1, 2)
+        return replace(
+            self,
+            gram=expansion @ self.gram @ turned,
+            cross=self.cross @ turned,
+            inputs=np.einsum("gfd,gd->gf", expansion, self.inputs),
+        )
+
+    def metric(self, *, centred: bool) -> Array:
+        """E[x xT], or that about the mean of x, [groups, d, d]."""
+        gram, x = self.gram / self.count, self.inputs / self.count
+        return gram - x[:, :, None] * x[:, None, :] if centred else gram
+
+    def level(self, weights: Array) -> Array:
+        """The bias with which outputs have the mean of y, [groups, out]."""
+        shown = np.einsum("god,gd->go", weights, self.inputs)
+        return np.asarray((self.outputs - shown) / self.count)
+
     @property
     def width(self) -> int:
         """How many inputs an output has, d."""
@@ -138,10 +158,9 @@ class Moments:
             ridges: all above 0.
             with_bias: whether the bias may change.
         """
-        gram, cross = self.gram / self.count, self.cross / self.count
+        gram, cross = self.metric(centred=with_bias), self.cross / self.count
         x, y = self.inputs / self.count, self.outputs / self.count
         if with_bias:
-            gram = gram - x[:, :, None] * x[:, None, :]
             cross = cross - y[:, :, None] * x[:, None, :]
         else:
             cross = cross - start.bias[:, :, None] * x[:, None, :]
@@ -149,8 +168,7 @@ class Moments:
         missing = (cross - start.weights @ gram).swapaxes(1, 2)
 
         def fit(weights: Array) -> Fit:
-            bias = y - np.einsum("god,gd->go", weights, x) if with_bias else start.bias
-            return Fit(weights, bias)
+            return Fit(weights, self.level(weights) if with_bias else start.bias)
 
         for ridge in ridges:
             damped = gram + np.where(mean > 0, ridge * mean, 1.0) * np.eye(self.width)
@@ -159,12 +177,16 @@ class Moments:
             yield fit(start.weights)
 
 
-def reason_against(moments: Moments) -> str | None:
-    """Why moments do not settle a layer's weights, or None. A ridge takes care of the condition."""
+def reason_against(moments: Moments, unknowns: int | None = None) -> str | None:
+    """Why moments do not settle a layer's weights, or None. A ridge takes care of the condition.
+
+    ``unknowns``: weights of an output, if there are not as many as inputs.
+    """
+    unknowns = moments.width if unknowns is None else unknowns
     if not np.isfinite(moments.gram).all() or not np.isfinite(moments.cross).all():
         return "its values are not finite"
-    if moments.count < LEAST_ROWS * moments.width:
-        return f"{moments.count} rows of samples are too few for {moments.width} inputs"
+    if moments.count < LEAST_ROWS * unknowns:
+        return f"{moments.count} rows of samples are too few for {unknowns} inputs"
     if not np.trace(moments.gram, axis1=1, axis2=2).any():
         return "its inputs are all zero"
     return None

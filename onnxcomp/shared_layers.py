@@ -29,6 +29,18 @@ class Evidence:
     moments: Halves
     rows: tuple[Rows, Rows] | None
 
+    def error(self, fit: Fit) -> float:
+        """Of the samples held back."""
+        return self.moments[1].error(fit) if self.rows is None else self.rows[1].error(fit)
+
+    def through(self, expansion: Array) -> Evidence:
+        """Of E x instead of x; see `Moments`."""
+        shown, held = (half.through(expansion) for half in self.moments)
+        if self.rows is None:
+            return Evidence((shown, held), None)
+        seen, judging = (rows.through(expansion) for rows in self.rows)
+        return Evidence((shown, held), (seen, judging))
+
 
 @dataclass(frozen=True)
 class SharedLayers:
