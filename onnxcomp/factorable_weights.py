@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import is_constant, is_standard, label, producer
+from onnxcomp.graph import consumers, is_constant, is_standard, label, producer
 from onnxcomp.rewriting import peek
 from onnxcomp.weight_sites import QUANTIZED, UNPACKING
 
@@ -23,7 +23,7 @@ def weight_index(node: gs.Node) -> int | str:
     if node.op not in WEIGHT_INPUTS or not is_standard(node):
         return f"{node.op} has no weights that are taken apart"
     places = [at for at in WEIGHT_INPUTS[node.op] if at < len(node.inputs)]
-    constant = [at for at in places if is_constant(node.inputs[at])]
+    constant = [at for at in places if constant_of(node, at) is not None]
     if constant:
         return constant[0]
     for at in places:
@@ -37,7 +37,8 @@ def weight_index(node: gs.Node) -> int | str:
 
 def reason_against(node: gs.Node, index: int, readers: Sequence[gs.Node]) -> str:
     """Why a constant weight stays as it is; empty if it need not."""
-    weight = node.inputs[index]
+    weight = constant_of(node, index)
+    assert weight is not None
     shape = tuple(int(size) for size in weight.shape)
     if np.dtype(weight.dtype).kind != "f":
         return f"its weight is {weight.dtype}, not float"
@@ -57,7 +58,7 @@ def reason_against(node: gs.Node, index: int, readers: Sequence[gs.Node]) -> str
     for other in readers:
         if other is not node and weight_index(other) != place_of(other, weight):
             return f"its weight is read by {label(other)} as well, and not as a weight"
-        if use_of(other, weight) != use_of(node, weight):
+        if not _agree(node, other, weight):
             return f"its weight is read by {label(other)} as well, in another way"
         if sum(tensor is weight for tensor in other.inputs) > 1:
             return f"{label(other)} reads its weight twice"
@@ -77,9 +78,52 @@ def _behind(weight: gs.Tensor) -> str:
     return f"its weight is computed from {weight.name}: simplify, and factorize first"
 
 
+def constant_of(node: gs.Node, index: int) -> gs.Constant | None:
+    """The constant that an input of a node is, or of which a MatMul reads the transpose.
+
+    The latter of tables alone that rows are looked up in as well: what else is transposed at every
+    run, simplifying stores the way it is read.
+    """
+    tensor = node.inputs[index]
+    if is_constant(tensor):
+        return tensor
+    maker = producer(tensor)
+    if node.op != "MatMul" or index != 1 or maker is None or maker.op != "Transpose":
+        return None
+    table = maker.inputs[0]
+    if not is_constant(table) or list(maker.attrs.get("perm", [1, 0])) != [1, 0]:
+        return None
+    products = all(other.op == "MatMul" and _only_second(other, tensor) for other in tensor.outputs)
+    looked_up = any(other.op == "Gather" for other in consumers(table))
+    return table if products and looked_up and len(table.shape) == 2 else None
+
+
+def is_transposed(node: gs.Node, index: int) -> bool:
+    """Whether a node reads the transpose of its weight, made by a node of its own."""
+    return not is_constant(node.inputs[index])
+
+
+def readers_of(weight: gs.Constant) -> list[gs.Node]:
+    """All nodes that look rows up in a weight or multiply with it, lookups first.
+
+    Others as well that read it, as they are.
+    """
+    found: dict[int, gs.Node] = {}
+    for node in consumers(weight):
+        behind = [
+            other
+            for tensor in (node.outputs if node.op == "Transpose" else [])
+            for other in consumers(tensor)
+            if other.op == "MatMul" and constant_of(other, 1) is weight
+        ]
+        found |= {id(reader): reader for reader in behind or [node]}
+    return sorted(found.values(), key=lambda node: node.op != "Gather")
+
+
 def place_of(node: gs.Node, weight: gs.Tensor) -> int:
-    """Which input of a node a weight is, the first if several."""
-    return next(at for at, tensor in enumerate(node.inputs) if tensor is weight)
+    """Which input of a node a weight, or its transpose, is, the first if several."""
+    direct = [at for at, tensor in enumerate(node.inputs) if tensor is weight]
+    return direct[0] if direct else 1
 
 
 def use_of(node: gs.Node, weight: gs.Tensor) -> tuple[Any, ...]:
@@ -97,4 +141,18 @@ def is_in_first(node: gs.Node, index: int) -> bool:
     """Whether a matrix is stored as [in, out]."""
     if node.op == "Gemm":
         return not node.attrs.get("transB", 0)
-    return node.op == "Gather" or index == 1
+    return node.op == "Gather" or (index == 1 and not is_transposed(node, index))
+
+
+def _agree(node: gs.Node, other: gs.Node, weight: gs.Constant) -> bool:
+    """Whether two nodes can have the same factors; products with a table are of its rows."""
+    one, two = use_of(node, weight), use_of(other, weight)
+    if one == two:
+        return True
+    turned = node if one[1] else other
+    matrices = one[0] == two[0] == "matrix" and len(weight.shape) == 2
+    return matrices and one[1] != two[1] and one[2] == two[2] == 1.0 and turned.op == "Gather"
+
+
+def _only_second(node: gs.Node, tensor: gs.Tensor) -> bool:
+    return node.inputs[1] is tensor and node.inputs[0] is not tensor

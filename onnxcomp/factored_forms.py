@@ -12,15 +12,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.factorable_weights import is_in_first, place_of, reason_against, use_of, weight_index
+from onnxcomp.factorable_weights import (
+    constant_of,
+    is_in_first,
+    is_transposed,
+    place_of,
+    readers_of,
+    reason_against,
+    use_of,
+    weight_index,
+)
 from onnxcomp.factored_axes import LARGEST_CP, Cp, Spatial
 from onnxcomp.factored_convolutions import KernelFactors, Svd, SvdInput, SvdOutput, Tucker2
-from onnxcomp.factored_matrices import MatrixFactors
+from onnxcomp.factored_matrices import MatrixFactors, TiedTable
 from onnxcomp.gram import Array
-from onnxcomp.graph import Names, consumers, is_constant
+from onnxcomp.graph import Names, is_constant
 from onnxcomp.layer_latency import Layer
+from onnxcomp.lowrank import Outputs
 from onnxcomp.row_writing import write_rows
 from onnxcomp.thin_layers import Factors, Rank, Shape, ThinLayer, thinned
+from onnxcomp.tied_factors import Tied
 
 AUTO = "auto"
 METHODS = {  # what a recipe may ask for
@@ -34,6 +45,7 @@ PLACES = 16  # of a layer's output along each axis where its size is not known
 
 Shapes = Mapping[str, Sequence[int]]
 Sizes = tuple[Shape, Shape]  # of what a node reads and makes
+Evidence = Array | Outputs | Tied  # what samples show of what a weight is multiplied with
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -149,7 +161,7 @@ class Form:
 
 def forms(
     node: gs.Node,
-    gram: Array | None = None,
+    gram: Evidence | None = None,
     *,
     method: str = AUTO,
     shapes: Shapes | None = None,
@@ -166,7 +178,7 @@ def forms(
 
 def possible_forms(
     node: gs.Node,
-    gram: Array | None = None,
+    gram: Evidence | None = None,
     *,
     method: str = AUTO,
     shapes: Shapes | None = None,
@@ -177,8 +189,8 @@ def possible_forms(
         node: of an outermost graph or a body.
         gram: G = E[x xT] of what the weight is multiplied with, [in, in], of a Conv that of its
             patches, [in * s, in * s], or of its channels, [in, in]; of a Gather how often each row
-            is looked up, [rows]. Averaged over all readers of the weight, damped as wanted. None
-            for |dW|^2.
+            is looked up, [rows]; of a table that is looked up in and multiplied with both.
+            Averaged over all readers of the weight, damped as wanted. None for |dW|^2.
         method: "auto" for all, "svd", "tucker2", "spatial" or "cp".
         shapes: of activations by name, all sizes known, for MACs and times; those of the graph
             stand in for missing ones.
@@ -191,27 +203,32 @@ def possible_forms(
     index = weight_index(node)
     if isinstance(index, str):
         return index
-    weight = node.inputs[index]
-    readers = consumers(weight)
+    weight = constant_of(node, index)
+    assert weight is not None
+    readers = readers_of(weight)
     reason = reason_against(node, index, readers)
     if reason:
         return reason
-    if gram is not None and gram.ndim == 3 and len(gram) == 1:
+    if isinstance(gram, np.ndarray) and gram.ndim == 3 and len(gram) == 1:
         gram = gram[0]
-    offered = list(_offered(node, index, gram))
+    offered = list(_offered(readers[0], weight, gram))
     chosen = [factors for factors in offered if factors.method in METHODS[method]]
     if not chosen:
         fitting = ", ".join(dict.fromkeys(factors.method for factors in offered))
-        return f"{method} does not apply: {_shape_in_words(node, index)} allows {fitting}"
+        return f"{method} does not apply: {_shape_in_words(node, weight)} allows {fitting}"
     found = [_form(factors, readers, weight, shapes or {}) for factors in chosen]
     return found
 
 
-def _offered(node: gs.Node, index: int, gram: Array | None) -> Iterator[Factors]:
-    weight = node.inputs[index]
-    if node.op != "Conv":
-        yield MatrixFactors(weight, in_first=is_in_first(node, index), gram=gram)
+def _offered(node: gs.Node, weight: gs.Constant, gram: Evidence | None) -> Iterator[Factors]:
+    if isinstance(gram, Tied):
+        yield TiedTable(weight, gram)
         return
+    if node.op != "Conv":
+        in_first = is_in_first(node, place_of(node, weight))
+        yield MatrixFactors(weight, in_first=in_first, gram=gram)
+        return
+    assert not isinstance(gram, Outputs)  # of a kernel that is not known
     kernel = tuple(int(size) for size in weight.shape[2:])
     kinds: list[type[KernelFactors]] = [Svd]
     if math.prod(kernel) > 1:
@@ -224,8 +241,8 @@ def _offered(node: gs.Node, index: int, gram: Array | None) -> Iterator[Factors]
         yield kind(weight, gram)
 
 
-def _shape_in_words(node: gs.Node, index: int) -> str:
-    shape = [int(size) for size in node.inputs[index].shape]
+def _shape_in_words(node: gs.Node, weight: gs.Constant) -> str:
+    shape = [int(size) for size in weight.shape]
     kernel = shape[2:] if node.op == "Conv" else shape
     what = "a kernel of" if node.op == "Conv" else "a matrix of"
     return f"{what} {' x '.join(map(str, kernel))}"
@@ -259,11 +276,15 @@ def _form(
 
 def _as_it_is(node: gs.Node, index: int) -> ThinLayer:
     """A node as a row of one."""
-    weights = tuple(int(size) for size in node.inputs[index].shape)
+    tensor = constant_of(node, index) if is_transposed(node, index) else node.inputs[index]
+    assert tensor is not None
+    weights = tuple(int(size) for size in tensor.shape)
+    if tensor is not node.inputs[index]:
+        weights = weights[::-1]
     axis, channels = -1, weights[-1]
     if node.op == "Conv":
         axis, channels = 1, weights[0]
-    elif not is_in_first(node, index):
+    elif tensor is node.inputs[index] and not is_in_first(node, index):
         axis, channels = (-1 if node.op == "Gemm" else -2), weights[-2]
     return ThinLayer(
         part="",

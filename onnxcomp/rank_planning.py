@@ -16,19 +16,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.allocation import Choice, allocate
-from onnxcomp.factorable_weights import is_in_first, use_of, weight_index
 from onnxcomp.factored_convolutions import kernel_error
-from onnxcomp.factored_forms import Form, forms
-from onnxcomp.gram import Array
+from onnxcomp.factored_forms import Evidence, Form, forms
 from onnxcomp.graph import label
 from onnxcomp.layer_latency import LayerLatency
-from onnxcomp.lowrank import lost_energy
 from onnxcomp.rank_rules import evbmf_rank
 from onnxcomp.resources import Resource, Size, Table
 from onnxcomp.rewriting import peek
 from onnxcomp.thin_layers import Rank
 
-DAMPING = 1e-3  # of the mean diagonal of G: what few samples say of rare directions is not exact
 LEAST_GAIN = 0.05  # of a layer's time: what saves less may be an error of measurement
 TIMED = 8  # ways to write a layer that are timed
 METHODS = ("svd", "svd_input", "svd_output", "tucker2", "spatial")  # whose ranks compare at once
@@ -89,7 +85,7 @@ Amount = Callable[[Option], float]
 
 def factorable(
     node: gs.Node,
-    gram: Array | None,
+    gram: Evidence | None,
     method: str,
     shapes: Mapping[str, Sequence[int]],
     multiple: int,
@@ -98,16 +94,15 @@ def factorable(
 
     Args:
         node: the first that reads it.
-        gram: of what it is multiplied with, as `forms` takes it; damped here.
+        gram: of what it is multiplied with, as `forms` takes it.
         method: of `forms`.
         shapes: of activations.
         multiple: ranks are its multiples.
     """
-    damped = None if gram is None else _damped(gram)
-    found = forms(node, damped, method=method, shapes=shapes)
+    found = forms(node, gram, method=method, shapes=shapes)
     if isinstance(found, str):
         return found
-    energy = _energy(node, damped)
+    energy = _energy(node, found, gram)
     if energy <= 0:
         return "its output is 0 on all samples"
     if method == "auto":  # of cp each rank is a search of its own
@@ -296,22 +291,13 @@ def _noise_rank(form: Form) -> Rank | None:
     return None
 
 
-def _damped(gram: Array) -> Array:
-    if gram.ndim == 3:
-        gram = gram[0]
-    return gram + DAMPING * float(np.trace(gram)) / len(gram) * np.eye(len(gram))
-
-
-def _energy(node: gs.Node, gram: Array | None) -> float:
-    index = weight_index(node)
-    assert isinstance(index, int)
-    weight = node.inputs[index]
-    values = peek(weight).astype(np.float64)
-    if node.op == "Conv":
-        return kernel_error(values, gram)
-    matrix = values.reshape(values.shape[-2:])
-    alpha = float(use_of(node, weight)[-1])
-    return alpha**2 * lost_energy(matrix.T if is_in_first(node, index) else matrix, gram)
+def _energy(node: gs.Node, found: Sequence[Form], gram: Evidence | None) -> float:
+    """tr W G WT."""
+    for form in found:
+        if form.method in ("svd", "svd_input"):
+            return form.estimate(0)
+    assert gram is None or isinstance(gram, np.ndarray)  # what else is of a matrix, with an svd
+    return kernel_error(peek(node.inputs[1]).astype(np.float64), gram)
 
 
 def _worth_timing(options: Sequence[Option]) -> list[Option]:

@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxcomp.exporting import value_info
-from onnxcomp.factorable_weights import place_of
+from onnxcomp.factorable_weights import is_transposed, place_of
 from onnxcomp.gram import Array
 from onnxcomp.graph import Names, carried_of, own, scoped_graphs
 from onnxcomp.thin_layers import ThinLayer
@@ -48,7 +48,11 @@ def write_rows(
     stated: dict[str, onnx.ValueInfoProto] = {}
     for node, row in zip(nodes, rows, strict=True):
         scope, body = places[id(node)]
-        made = _write(body, node, place_of(node, weight), row, constants, names)
+        index = place_of(node, weight)
+        turned = node.inputs[index] if is_transposed(node, index) else None
+        made = _write(body, node, index, row, constants, names)
+        if turned is not None and not turned.outputs:
+            _drop(graph, turned)
         stated |= {scope + tensor.name: value_info(tensor) for tensor in made}
     carried = carried_of(graph)
     graph.carried = replace(carried, values=carried.values | stated)
@@ -64,9 +68,15 @@ def _write(
 ) -> list[gs.Tensor]:
     """Puts nodes before one that becomes the last of the row; what they make."""
     source, result = node.inputs[1 - index], node.outputs[0]
-    shape, dtype = source.shape, node.inputs[index].dtype
-    tensor, before, new = source, [], []
-    for layer, constant in zip(row[:-1], constants[:-1], strict=True):
+    shape, dtype = source.shape, constants[0].dtype
+    tensor = source
+    before: list[gs.Node] = []
+    weights: list[gs.Tensor] = []
+    for at, layer in enumerate(row):
+        constant = constants[at if layer.factor is None else layer.factor]
+        weights.append(_turned(constant, node, before, names) if layer.transposed else constant)
+    new: list[gs.Tensor] = [turn.outputs[0] for turn in before]
+    for layer, constant in zip(row[:-1], weights[:-1], strict=True):
         name = names.fresh(f"{result.name}.{layer.part}")
         made = gs.Variable(name, dtype, layer.made(shape, result.shape))
         inputs = [tensor, constant] if layer.index else [constant, tensor]
@@ -78,7 +88,32 @@ def _write(
     body.nodes[at:at] = before
     last = row[-1]
     kept = list(node.inputs[2:]) if node.op != "Gather" else []
-    pair = [tensor, constants[-1]] if last.index else [constants[-1], tensor]
+    pair = [tensor, weights[-1]] if last.index else [weights[-1], tensor]
     node.op, node.attrs = last.op, dict(last.attributes)
     node.inputs = [*pair, *kept]
     return new
+
+
+def _turned(
+    constant: gs.Constant, node: gs.Node, before: list[gs.Node], names: Names
+) -> gs.Variable:
+    """A constant's transpose, made by a node of its own: stored once, and folded when loaded."""
+    rows, columns = constant.shape
+    turned = gs.Variable(
+        names.fresh(f"{constant.name}.transposed"), constant.dtype, [columns, rows]
+    )
+    own_name = names.fresh(f"{node.name}.transpose") if node.name else ""
+    before.append(gs.Node("Transpose", own_name, {"perm": [1, 0]}, [constant], [turned]))
+    return turned
+
+
+def _drop(graph: gs.Graph, tensor: gs.Tensor) -> None:
+    """Removes the node that makes a tensor which nobody reads."""
+    for _, body in scoped_graphs(graph):
+        if any(found is tensor for found in body.outputs):
+            return
+    for _, body in scoped_graphs(graph):
+        for node in list(body.nodes):
+            if any(made is tensor for made in node.outputs):
+                node.inputs.clear()
+                body.nodes.remove(node)

@@ -33,6 +33,8 @@ class ThinLayer:
         channels: how many it makes.
         axis: of its output that those are.
         waiting: axes of its output that are as long as in the layer's input, not its output.
+        factor: which of the weights of the row it is; by default that of its own place.
+        transposed: whether the weights are stored the other way round.
     """
 
     part: str
@@ -41,8 +43,10 @@ class ThinLayer:
     weights: Shape
     index: int = 1
     channels: int
-    axis: int
+    axis: int = -1
     waiting: tuple[int, ...] = ()
+    factor: int | None = None
+    transposed: bool = False
 
     @property
     def products(self) -> int:

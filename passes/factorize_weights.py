@@ -12,9 +12,10 @@ import onnx_graphsurgeon as gs
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.errors import RecipeError
 from onnxcomp.factor_budgets import Limit, limit_of, with_effects
+from onnxcomp.factor_evidence import evidence
 from onnxcomp.factor_payoff import at_once, model_clock, paying, slower
-from onnxcomp.factorable_weights import reason_against, weight_index
-from onnxcomp.graph import Names, all_nodes, consumers, label
+from onnxcomp.factorable_weights import constant_of, readers_of, reason_against, weight_index
+from onnxcomp.graph import Names, all_nodes, label
 from onnxcomp.layer_latency import LayerLatency
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.pruning_budgets import check_budgets, given_budget
@@ -31,8 +32,7 @@ from onnxcomp.rank_planning import (
 from onnxcomp.recovery import recover
 from onnxcomp.runtime import Feed
 from onnxcomp.shapes import infer_shapes
-from onnxcomp.weight_grams import observed_grams
-from onnxcomp.weight_sites import QUANTIZED, WEIGHTS, find_weights
+from onnxcomp.weight_sites import QUANTIZED, WEIGHTS
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -54,7 +54,8 @@ class FactorizeWeights(Pass):
         min_speedup: budget: how many times faster one run has to be with one thread. Only what
             is measured to be faster than the layer is used; at 1 the rule chooses among it.
         multiple: ranks are its multiples.
-        embeddings: tables that Gather reads too: a small product at every lookup.
+        embeddings: tables that Gather reads too, and heads that multiply with them: a small
+            product at every lookup.
         refine: refit the last factors and the layers behind, where samples were given.
         samples: how many to look at.
     """
@@ -114,13 +115,14 @@ class FactorizeWeights(Pass):
                 if node.op in QUANTIZED or (node.op in WEIGHTS and node.op != "Gather"):
                     report.skip(node, index)
                 continue
-            weight, options = node.inputs[index], self.options_for(node)
-            reason = reason_against(node, index, consumers(weight))
+            weight, options = _weight(node), self.options_for(node)
+            readers = readers_of(weight)
+            reason = reason_against(node, index, readers)
             if node.op == "Gather" and (reason or np.dtype(weight.dtype).kind != "f"):
                 continue
             if options is None:
                 reason = "skipped by the recipe"
-            elif node.op == "Gather" and not options.embeddings:
+            elif readers[0].op == "Gather" and not options.embeddings:
                 reason = "embeddings are left alone, unless embeddings=true"
             if reason or options is None:
                 report.skip(node, reason)
@@ -140,14 +142,11 @@ class FactorizeWeights(Pass):
         """The weights with the ways to write them, those too slow left out where time counts."""
         samples = context.calibration if context.has_real_samples else None
         options = {id(_weight(node)): (node, mine) for node, mine in chosen}
-        known = {id(w.constant): w for w in find_weights(graph) if id(w.constant) in options}
-        grams = observed_grams(graph, list(known.values()), samples, self.samples, context.advance)
-        pairs = [(id(weight.constant), gram) for weight, gram in grams]
-        pairs += [(key, None) for key in options if key not in known]
+        weights = [_weight(node) for node, _ in chosen]
         clock = LayerLatency(threads=1) if self._saves_time(context) else None
         found = []
-        for key, gram in pairs:
-            node, mine = options[key]
+        for weight, gram in evidence(graph, weights, samples, self.samples, context.advance):
+            node, mine = options[id(weight)]
             report.current = label(node)
             item = factorable(node, gram, mine.method, shapes, mine.multiple)
             if clock is not None and not isinstance(item, str):
@@ -246,7 +245,7 @@ class FactorizeWeights(Pass):
         if unseen:
             report.notes.append(
                 f"{unseen} weights were taken apart by their own numbers alone (plain SVD): no "
-                "samples were given, or what they read is a lookup, inside a body or too wide"
+                "samples were given, or what they read is inside a body or too wide"
             )
         if self.refine and context.has_real_samples:
             found = recover(
@@ -275,11 +274,13 @@ class FactorizeWeights(Pass):
 def _weight(node: gs.Node) -> gs.Constant:
     index = weight_index(node)
     assert isinstance(index, int)
-    return node.inputs[index]
+    weight = constant_of(node, index)
+    assert weight is not None
+    return weight
 
 
 def _readers(node: gs.Node) -> list[gs.Node]:
-    return consumers(_weight(node))
+    return readers_of(_weight(node))
 
 
 def _shapes(graph: gs.Graph, feed: Mapping[str, Any]) -> Shapes:

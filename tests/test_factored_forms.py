@@ -25,6 +25,7 @@ from onnxcomp.macs import count_macs
 from onnxcomp.parameters import count_parameters
 from onnxcomp.testing import graph_of
 from onnxcomp.thin_layers import Rank
+from onnxcomp.tied_factors import Tied
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL")
 few = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -508,6 +509,57 @@ def test_a_matrix_is_shared_by_products_and_lookups() -> None:
     feed = {"x": normal(rng, 5, 20), "i": rng.integers(0, 20, 4)}
     assert_same_at_full_rank(graph, feed)
     assert count_parameters(written(graph, "svd", 3)) == 3 * (20 + 12) + 12
+
+
+def test_a_table_is_shared_by_lookups_and_products_with_its_rows() -> None:
+    """The head of a language model: a Gemm, or a MatMul with the transpose."""
+    rng = np.random.default_rng(0)
+    head = {
+        "Gemm": "[layer] y = Gemm <transB = 1> (x, w, c)",
+        "MatMul": "[turn] t = Transpose <perm = [1, 0]> (w) [layer] y = MatMul (x, t)",
+        "left": "[layer] u = MatMul (w, x) y = Transpose <perm = [1, 0]> (u)",
+    }
+    for kind, text in head.items():
+        sizes = "12, 5" if kind == "left" else "5, 12"
+        graph = graph_of(
+            f"""m (float[{sizes}] x, int64[4] i) => (float[5, 40] y, float[4, 12] z) {{
+                {text} [rows] z = Gather (w, i) }}""",
+            w=normal(rng, 40, 12),
+            c=normal(rng, 40) if kind == "Gemm" else np.zeros(1, np.float32),
+        )
+        shape = [int(size) for size in graph.inputs[0].shape]
+        feed = {"x": normal(rng, *shape), "i": rng.integers(0, 40, 4)}
+        assert assert_same_at_full_rank(graph, feed) == {"svd"}
+        tied = Tied(np.full(40, 1 / 40), np.diag(rng.random(12)))
+        for gram in (None, tied):
+            (form,) = every_form(graph, gram, shapes={"u": (40, 5)})
+            assert [node.name for node in form.nodes] == ["rows", "layer"]
+            twin = written(graph, "svd", 3, gram=gram)
+            assert count_parameters(twin) - len(graph.nodes[0].inputs[2:]) * 40 == 3 * (40 + 12)
+            assert form.layer_macs == 5 * 12 * 40
+            assert form.macs(3) == 5 * 3 * (40 + 12) + 4 * 3 * 12
+            made = {t.name: onnx.numpy_helper.to_array(t) for t in to_proto(twin).graph.initializer}
+            p, q = made["w.factor0"], made["w.factor1"]
+            x = feed["x"].T if kind == "left" else feed["x"]
+            y = x @ (p @ q).T + (graph.nodes[0].inputs[2].values if kind == "Gemm" else 0)
+            for one, other in zip(run(twin, feed), (y, (p @ q)[feed["i"]]), strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-4)
+            onnx.shape_inference.infer_shapes(to_proto(twin), strict_mode=True, data_prop=True)
+
+
+def test_tables_read_in_further_ways_stay() -> None:
+    rng = np.random.default_rng(0)
+    text = """m (float[5, 12] x, int64[4] i) => (float[5, 40] y, float[4, 12] z, float[] o) {{
+        [rows] z = Gather (w, i) [layer] y = Gemm <transB = 1{}> (x, w) {} }}"""
+    for alpha, other, word in (
+        (", alpha = 2.0", "o = Identity (z)", "in another way"),
+        ("", "[third] o = Add (w, w)", "third as well, and not as a weight"),
+        ("", "[third] o = Transpose (w)", "third as well, and not as a weight"),
+        ("", "t = Transpose (w) [third] o = MatMul (t, w)", "third as well, in another way"),
+    ):
+        graph = graph_of(text.format(alpha, other), w=normal(rng, 40, 12))
+        found = forms(node_named(graph, "layer"))
+        assert word in found, found
 
 
 def test_readers_in_other_ways_are_named() -> None:

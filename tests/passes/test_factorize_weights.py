@@ -268,6 +268,58 @@ def test_embeddings_are_taken_apart_when_asked(tmp_path: Path) -> None:
     assert error(path, source, feeds) < 1e-3
 
 
+def test_embeddings_lose_least_on_what_is_looked_up(tmp_path: Path) -> None:
+    model = model_of(
+        "lookup (int64[N, 3] ids) => (float[N, 3, 16] y) { [rows] y = Gather (table, ids) }",
+        table=normal(200, 16),
+    )
+    source = tmp_path / "lookup.onnx"
+    onnx.save(model, source)
+    feeds = [{"ids": RNG.zipf(1.5, (8, 3)).clip(max=200) - 1} for _ in range(64)]
+    fresh = [{"ids": RNG.zipf(1.5, (8, 3)).clip(max=200) - 1} for _ in range(64)]
+    errors = {}
+    for name, seen in (("counts", feeds), ("plain", None)):
+        result, path = factorized(source, "max_parameters=0.6,embeddings=true", seen)
+        (entry,) = first(result).factorized
+        assert entry["seen"] is (seen is not None)
+        errors[name] = error(path, source, fresh)
+        if seen is not None:
+            assert entry["lost_energy"] == pytest.approx(errors[name], rel=0.5)
+    assert errors["counts"] < 0.5 * errors["plain"]
+
+
+def test_a_table_that_is_the_head_as_well_is_stored_once(tmp_path: Path) -> None:
+    """Its factors serve both, and lose less at the head than those of lookups alone would."""
+    model = model_of(
+        """tied (int64[N, 4] ids) => (float[N, 4, 120] y) {
+            [rows] a = Gather (table, ids)  [mix] b = MatMul (a, w)
+            [turn] t = Transpose <perm = [1, 0]> (table)  [head] y = MatMul (b, t) }""",
+        table=normal(120, 24),
+        w=mixed(24, 24),
+    )
+    source = tmp_path / "tied.onnx"
+    onnx.save(model, source)
+    feeds = [{"ids": RNG.zipf(1.5, (4, 4)).clip(max=120) - 1} for _ in range(64)]
+    left, _ = factorized(source, "energy=0.8", feeds)
+    assert left.report.passes[0].skipped["head"].startswith("embeddings are left alone")
+    step = parse_pass("factorize_weights:energy=0.8,embeddings=true,refine=false")
+    step = type(step)(**step.settings(), overrides={"mix": {"skip": True}})
+    path = tmp_path / "out.onnx"
+    result = optimize(source, compose([step]), calibration=feeds, output=path, verify="off")
+    (entry,) = first(result).factorized
+    assert (entry["nodes"], entry["seen"]) == (["rows", "head"], True)
+    assert 0.02 < entry["lost_energy"] <= 0.2
+    graph = onnx.load(path).graph
+    stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    assert {name for name in stored if "factor" in name} == {"table.factor0", "table.factor1"}
+    assert "table" not in stored
+    table = stored["table.factor0"] @ stored["table.factor1"]
+    ids = feeds[0]["ids"]
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(None, feeds[0])[0]
+    np.testing.assert_allclose(found, table[ids] @ stored["w"] @ table.T, atol=1e-3)
+
+
 class OfOutputs(LayerLatency):
     """A clock that counts: a product takes as many ms as it writes elements."""
 
