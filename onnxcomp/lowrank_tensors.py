@@ -58,8 +58,8 @@ def tucker2(
     between = channel_gram(gram, width, size)
     root, unroot = roots(between, width)
     out_root, out_unroot = roots(out_gram, out)
-    weights = np.einsum("po,ois->pis", out_root, kernel.reshape(out, width, size).astype(float))
-    white = np.einsum("ois,ij->ojs", weights, root)
+    weights = np.tensordot(out_root, kernel.reshape(out, width, size).astype(np.float64), 1)
+    white = root.T @ weights
     outward, basis, core = orthogonal_iteration(white, ranks)
     inward, core = _orthonormal(unroot @ basis, core)
     if gram is not None and len(gram) != width:
@@ -86,7 +86,7 @@ def _orthonormal(reading: Array, core: Array) -> tuple[Array, Array]:
     What is large in the inverse of a G that no sample used stays out of the factors.
     """
     rows, triangle = np.linalg.qr(reading)
-    return rows.T, np.einsum("pqs,tq->pts", core, triangle)
+    return rows.T, triangle @ core
 
 
 def _of_inputs(tensor: Array, rank: int) -> Array:
@@ -139,8 +139,10 @@ def tucker2_errors(kernel: Array, gram: Array | None = None) -> Array:
     if gram is not None and between is not None and len(gram) != width:
         between = between / size
     tensor = kernel.reshape(out, width, size).astype(np.float64)
-    tensor = np.einsum("ois,ij->ojs", tensor, roots(between, width)[0])
-    *_, core = orthogonal_iteration(tensor, (out, width))
+    if between is not None:
+        tensor = roots(between, width)[0].T @ tensor
+    first, second = _leading(tensor.reshape(out, -1), out), _of_inputs(tensor, width)
+    core = second.T @ np.tensordot(first, tensor, (0, 0))
     kept = np.zeros((out + 1, width + 1))
     kept[1:, 1:] = np.square(core).sum(axis=2).cumsum(axis=0).cumsum(axis=1)
     return np.asarray((kept[-1, -1] - kept).clip(min=0))
@@ -213,7 +215,8 @@ def spatial(
 
 def spatial_kernel(vertical: Array, horizontal: Array) -> Array:
     """The kernel, [out, in, kh, kw], that the two layers of `spatial` make."""
-    return np.asarray(np.einsum("rih,orw->oihw", vertical[..., 0], horizontal[:, :, 0]))
+    made = np.tensordot(horizontal[:, :, 0], vertical[..., 0], (1, 0))  # [out, kw, in, kh]
+    return made.transpose(0, 2, 3, 1)
 
 
 def channel_gram(gram: Array | None, width: int, size: int) -> Array | None:
@@ -253,15 +256,17 @@ def orthogonal_iteration(tensor: Array, ranks: tuple[int, int]) -> tuple[Array, 
     From the leading singular vectors of both unfoldings (the higher-order singular value
     decomposition), each basis in turn becomes the best given the other.
     """
-    first = _leading(tensor.reshape(len(tensor), -1), ranks[0])
-    second = _leading(tensor.transpose(1, 0, 2).reshape(tensor.shape[1], -1), ranks[1])
+    first, second = (
+        _leading(tensor.reshape(len(tensor), -1), ranks[0]),
+        _of_inputs(tensor, ranks[1]),
+    )
     total, kept = float(np.vdot(tensor, tensor)), 0.0
     for _ in range(ROUNDS):
-        narrow = np.tensordot(second, tensor, (0, 1))  # [r_b, a, s]
-        first = _leading(narrow.transpose(1, 0, 2).reshape(len(tensor), -1), ranks[0])
+        narrow = second.T @ tensor  # [a, r_b, s]
+        first = _leading(narrow.reshape(len(tensor), -1), ranks[0])
         narrow = np.tensordot(first, tensor, (0, 0))  # [r_a, b, s]
-        second = _leading(narrow.transpose(1, 0, 2).reshape(tensor.shape[1], -1), ranks[1])
-        core = np.tensordot(narrow, second, (1, 0)).transpose(0, 2, 1)
+        second = _of_inputs(narrow, ranks[1])
+        core = second.T @ narrow
         before, kept = kept, float(np.vdot(core, core))
         if kept - before <= SETTLED * abs(total - kept):
             break
