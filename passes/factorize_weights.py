@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -15,6 +15,7 @@ from onnxcomp.factor_budgets import Limit, limit_of, with_effects
 from onnxcomp.factor_evidence import evidence
 from onnxcomp.factor_payoff import at_once, model_clock, paying, slower
 from onnxcomp.factorable_weights import constant_of, readers_of, reason_against, weight_index
+from onnxcomp.factored_layers import Written
 from onnxcomp.graph import Names, all_nodes, label
 from onnxcomp.layer_latency import LayerLatency
 from onnxcomp.passes.base import Pass, PassContext, PassReport
@@ -56,7 +57,7 @@ class FactorizeWeights(Pass):
         multiple: ranks are its multiples.
         embeddings: tables that Gather reads too, and heads that multiply with them: a small
             product at every lookup.
-        refine: refit the last factors and the layers behind, where samples were given.
+        refine: refit the factors and the layers behind, where samples were given.
         samples: how many to look at.
     """
 
@@ -255,6 +256,7 @@ class FactorizeWeights(Pass):
                 context.samples(),
                 samples=self.samples,
                 seed=context.seed,
+                written=_forms(plan.values()),
                 advance=context.advance,
             )
             report.numbers["refitted_layers"] = len(found.refitted)
@@ -290,6 +292,15 @@ def _shapes(graph: gs.Graph, feed: Mapping[str, Any]) -> Shapes:
         name: tuple(int(str(size)) for size in found.shape or ())
         for name, found in types[id(known)].items()
         if is_known(found)
+    }
+
+
+def _forms(options: Iterable[Option]) -> Written:
+    """Methods and ranks of the layers that are rows of their own now."""
+    return {
+        label(option.form.nodes[0]): (option.form.method, option.rank)
+        for option in options
+        if len(option.form.nodes) == 1
     }
 
 
