@@ -19,6 +19,7 @@ from onnxcomp.lowrank import lost_energy, spectrum
 from onnxcomp.lowrank_tensors import (
     channel_gram,
     tucker1,
+    tucker1_errors,
     tucker2,
     tucker2_errors,
     tucker2_kernel,
@@ -216,7 +217,7 @@ class SvdOutput(SearchedFactors):
 
     @cached_property
     def _errors(self) -> Array:
-        return np.asarray(tucker2_errors(self._kernel, self._gram)[-1])
+        return tucker1_errors(self._kernel, self._gram)
 
 
 class Tucker2(SearchedFactors):

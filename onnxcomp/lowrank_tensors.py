@@ -133,6 +133,24 @@ def tucker2_errors(kernel: Array, gram: Array | None = None) -> Array:
     than the iteration loses under that, and not what counts under the G of patches. Arguments as
     in `tucker2`.
     """
+    tensor = _whitened(kernel, gram)
+    out, width, _ = tensor.shape
+    first, second = _leading(tensor.reshape(out, -1), out), _of_inputs(tensor, width)
+    core = second.T @ np.tensordot(first, tensor, (0, 0))
+    kept = np.zeros((out + 1, width + 1))
+    kept[1:, 1:] = np.square(core).sum(axis=2).cumsum(axis=0).cumsum(axis=1)
+    return np.asarray((kept[-1, -1] - kept).clip(min=0))
+
+
+def tucker1_errors(kernel: Array, gram: Array | None = None) -> Array:
+    """The last row of `tucker2_errors`, [in + 1], in less time."""
+    tensor = _whitened(kernel, gram).transpose(1, 0, 2).reshape(kernel.shape[1], -1)
+    energies = np.linalg.eigvalsh(tensor @ tensor.T).clip(min=0)
+    return np.concatenate([[0.0], np.cumsum(energies)])[::-1]
+
+
+def _whitened(kernel: Array, gram: Array | None) -> Array:
+    """The kernel, [out, in, s], under the mean G of its channels."""
     out, width, *spatial = kernel.shape
     size = math.prod(spatial)
     between = channel_gram(gram, width, size)
@@ -141,11 +159,7 @@ def tucker2_errors(kernel: Array, gram: Array | None = None) -> Array:
     tensor = kernel.reshape(out, width, size).astype(np.float64)
     if between is not None:
         tensor = roots(between, width)[0].T @ tensor
-    first, second = _leading(tensor.reshape(out, -1), out), _of_inputs(tensor, width)
-    core = second.T @ np.tensordot(first, tensor, (0, 0))
-    kept = np.zeros((out + 1, width + 1))
-    kept[1:, 1:] = np.square(core).sum(axis=2).cumsum(axis=0).cumsum(axis=1)
-    return np.asarray((kept[-1, -1] - kept).clip(min=0))
+    return tensor
 
 
 def tucker2_kernel(core: Array, outward: Array, inward: Array) -> Array:

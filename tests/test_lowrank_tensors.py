@@ -13,6 +13,7 @@ from onnxcomp.lowrank_tensors import (
     spatial,
     spatial_kernel,
     tucker1,
+    tucker1_errors,
     tucker2,
     tucker2_errors,
     tucker2_kernel,
@@ -161,6 +162,7 @@ def test_errors_of_all_pairs_are_those_of_hosvd() -> None:
     # under G: an upper bound of what the iteration loses, in the same unit
     gram = patches(rng, (1, 5))
     errors = tucker2_errors(kernel, gram)
+    np.testing.assert_allclose(tucker1_errors(kernel, gram), errors[-1], atol=1e-9 * errors[0, 0])
     np.testing.assert_allclose(errors, tucker2_errors(kernel, np.kron(gram, np.eye(9))), rtol=1e-9,
                                atol=1e-9 * errors[0, 0])  # fmt: skip
     assert errors[0, 0] == pytest.approx(lost_energy(kernel, np.kron(gram, np.eye(9))))
