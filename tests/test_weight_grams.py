@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxcomp import weight_grams
+from onnxcomp import optimize, weight_grams
 from onnxcomp.calibration import Calibration
 from onnxcomp.lowrank import Outputs
+from onnxcomp.recipe import compose, parse_pass
 from onnxcomp.testing import model_of
 from onnxcomp.weight_grams import observed_grams, observed_moments
 from onnxcomp.weight_sites import find_weights
@@ -144,3 +147,30 @@ def test_what_is_read_twice_is_gathered_once(
     assert goes == [["x"]]
     np.testing.assert_array_equal(found["w1"], found["w2"])
     np.testing.assert_allclose(found["w1"], rows_of(x).T @ rows_of(x) / 21, rtol=1e-4, atol=1e-6)
+
+
+def test_factors_of_a_wide_matrix_know_the_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through its outputs they become what they become through its inputs."""
+    turned = np.linalg.qr(RNG.standard_normal((48, 48)))[0] * 0.8 ** np.arange(48)
+    feeds = [{"x": (RNG.standard_normal((20, 48)) @ turned.T).astype(np.float32)} for _ in range(8)]
+    model = model_of(
+        "net (float[N, 48] x) => (float[N, 40] y) { y = MatMul (x, w) }",
+        w=RNG.standard_normal((48, 40)).astype(np.float32),
+    )
+    onnx.save(model, tmp_path / "net.onnx")
+    recipe = compose([parse_pass("factorize_weights:energy=0.97,refine=false")])
+    made = {}
+    for widest in (48, 47):
+        monkeypatch.setattr(weight_grams, "WIDEST", widest)
+        result = optimize(tmp_path / "net.onnx", recipe, calibration=feeds, verify="off")
+        (entry,) = result.report.passes[0].factorized
+        factors = [t.values for t in result.graph.tensors().values() if isinstance(t, gs.Constant)]
+        made[widest] = entry, np.matmul(*sorted(factors, key=lambda f: -len(f)))
+    (entry, product), (other, same) = made.values()
+    assert entry["seen"]
+    assert other["seen"]
+    assert entry["rank"] == other["rank"] < 20
+    assert other["lost_energy"] == pytest.approx(entry["lost_energy"], rel=1e-4)
+    np.testing.assert_allclose(same, product, atol=1e-3 * np.abs(product).max())
