@@ -11,12 +11,15 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxcomp.lowrank import lost_energy, spectrum
 from onnxcomp.lowrank_tensors import spatial, spatial_kernel, tucker2, tucker2_kernel
+from onnxcomp.testing import model_of
 
 LARGE = """
 import resource, sys, time
@@ -55,6 +58,66 @@ def test_a_large_matrix_fits_3_gb() -> None:
         assert peak < MOST_BYTES
     assert errors[0] <= errors[1] * (1 + 1e-9)
     assert errors[1] <= 1.01 * errors[0]
+
+
+COMMAND = """
+import resource, sys, time
+from onnxcomp.cli import main
+
+sys.argv[0] = "onnxcomp"
+try:
+    main(standalone_mode=False)
+finally:
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    print(time.process_time(), peak, file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module", params=[(4096, 11008), (11008, 4096)], ids=["up", "down"])
+def large_model(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, int]:
+    """One MatMul whose singular values fall as those of trained weights do."""
+    inputs, outputs = request.param
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((inputs, outputs), dtype=np.float32) / np.sqrt(inputs)
+    weights *= np.arange(1, inputs + 1, dtype=np.float32)[:, None] ** -0.25
+    text = f"""net (float[N, {inputs}] x) => (float[N, {outputs}] y) {{ y = MatMul (x, w) }}"""
+    path = tmp_path_factory.mktemp("large") / "large.onnx"
+    onnx.save(model_of(text, w=weights), path)
+    return path, inputs
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("options", ["energy=0.9", "max_parameters=0.5"])
+@pytest.mark.parametrize("rows", [0, 64, 4096])
+def test_a_large_model_fits_3_gb(
+    large_model: tuple[Path, int], options: str, rows: int, tmp_path: Path
+) -> None:
+    """The whole command: reading, measuring, factors, refinement and writing."""
+    model, width = large_model
+    words = ["optimize", str(model), "--pass", f"factorize_weights:{options}",
+             "-o", str(tmp_path / "thin.onnx")]  # fmt: skip
+    if rows:
+        rng = np.random.default_rng(1)
+        x = rng.standard_normal((16, rows // 16, width), dtype=np.float32)
+        x *= np.arange(1, width + 1, dtype=np.float32) ** -0.5
+        x[..., 1:] += 0.5 * x[..., :-1]
+        np.savez(tmp_path / "x.npz", x=x)
+        words += ["--calibration", str(tmp_path / "x.npz")]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", COMMAND, *words], env=env, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    seconds, peak = map(float, run.stderr.splitlines()[-1].split())
+    print(
+        f"\n{width} inputs, {options}, {rows} rows: {seconds:.1f} CPU s, {peak / 1e9:.2f} GB",
+        end="",
+    )
+    assert "kept" in run.stdout
+    assert peak < MOST_BYTES
 
 
 @pytest.mark.benchmark
