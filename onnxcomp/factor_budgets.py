@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,16 +12,12 @@ from onnxcomp.calibration import Calibration
 from onnxcomp.factor_trials import written
 from onnxcomp.output_effects import LOSS, OutputEffects, weights_of
 from onnxcomp.pruning_budgets import MARGIN, milliseconds, time_ratio, used
-from onnxcomp.rank_planning import (
-    Factorable,
-    Option,
-    Plan,
-    exact_loss,
-    typical,
-    within_budget,
-)
+from onnxcomp.rank_allocation import Pace, Use, within_budget
+from onnxcomp.rank_planning import Factorable, Option, Plan, confirmed, exact_loss, typical
 from onnxcomp.runtime import Feed
 
+REPLANNED = 3  # plans, with ever more losses exact
+ESTIMATED = 0.02  # of a loss: an estimate that is as near was good enough
 TRIES = 4  # of a budget that the written model misses: bytes and time are not exactly foretold
 ROUNDING = 1e-9
 UNITS = {
@@ -44,6 +40,8 @@ class Limit:
         feed: inputs at whose shapes things are counted and timed.
         whole: what ``graph`` uses now.
         most: what may be left.
+        blocks: channels that kernels of the target compute at once, by operator type, if what is
+            saved has to save time; None if not.
     """
 
     option: str
@@ -53,30 +51,49 @@ class Limit:
     feed: Feed
     whole: float
     most: float
+    blocks: Mapping[str, int] | None = None
 
     @property
     def is_missed(self) -> bool:
         """Whether the graph uses more as it is."""
         return self.whole > self.most * (1 + ROUNDING)
 
-    def plan(self, items: Sequence[Factorable]) -> Plan:
-        """The options that lose least in all, written into a copy and counted or timed there.
+    def plan(self, items: Sequence[Factorable]) -> tuple[Plan, str]:
+        """The options that lose least in all, with a note where they hardly save time.
+
+        Losses of tensor methods are estimated first: those of the options taken are then made
+        exact, and of the plans made from them the one that loses least is taken.
 
         Raises:
             RecipeError: the budget cannot be met.
         """
-        budget, plan, scale = self.most, Plan(), 1.0
+        tried: list[tuple[float, Plan, str]] = []
+        known = {item.name: item for item in items}
+        for _ in range(REPLANNED):
+            plan, note = self._plan(list(known.values()))
+            estimated = {name for name, option in plan.items() if not option.exact}
+            exact = {name: confirmed(known[name], plan[name]) for name in plan}
+            lost = {name: exact_loss(known[name], option) for name, option in plan.items()}
+            cost = sum(known[name].weight * loss for name, loss in lost.items())
+            tried.append((cost, plan, note))
+            known |= exact
+            if all(abs(lost[n] - plan[n].lost) <= ESTIMATED * lost[n] for n in estimated):
+                break
+        _, plan, note = min(tried, key=lambda each: each[0])
+        return plan, note
+
+    def _plan(self, items: Sequence[Factorable]) -> tuple[Plan, str]:
+        """A plan, written into a copy and counted or timed there."""
+        budget, plan, note, scale = self.most, Plan(), "", 1.0
         if self.option == "min_speedup":  # layers may be faster together than alone
             scale = min(1.0, self.whole / sum(item.milliseconds for item in items))
+        use = Use(
+            option=lambda option: scale * self._amount(option),
+            now=lambda item: scale * self._now(item),
+            unit=UNITS[self.option],
+        )
         for _ in range(TRIES):
-            plan = within_budget(
-                items,
-                lambda option: scale * self._amount(option),
-                lambda item: scale * self._now(item),
-                self.whole,
-                budget,
-                UNITS[self.option],
-            )
+            plan, note = within_budget(items, use, self.whole, budget, self._pace())
             missed = self.missed_by(list(plan.values()))
             if missed <= 1 + ROUNDING:
                 break
@@ -84,7 +101,19 @@ class Limit:
                 budget *= MARGIN / missed
             else:  # what more nodes take in the file
                 budget = self.most - (missed * self.most - self._foretold(items, plan))
-        return plan
+        return plan, note
+
+    def _pace(self) -> Pace | None:
+        blocks = self.blocks
+        if blocks is None or self.option == "min_speedup":
+            return None
+        return Pace(
+            macs=Use(option=lambda o: float(o.macs), now=lambda item: float(item.form.layer_macs)),
+            work=Use(
+                option=lambda o: float(o.form.work(o.rank, blocks)),
+                now=lambda item: float(item.form.layer_work(blocks)),
+            ),
+        )
 
     def _foretold(self, items: Sequence[Factorable], plan: Plan) -> float:
         chosen = [(item, plan[item.name]) for item in items if item.name in plan]
@@ -115,7 +144,14 @@ class Limit:
         }[self.option]
 
 
-def limit_of(option: str, value: float, came: gs.Graph, graph: gs.Graph, feed: Feed) -> Limit:
+def limit_of(
+    option: str,
+    value: float,
+    came: gs.Graph,
+    graph: gs.Graph,
+    feed: Feed,
+    blocks: Mapping[str, int] | None,
+) -> Limit:
     """The budget of one option; arguments as the attributes of `Limit`."""
     if option == "min_speedup":
         whole = milliseconds(came, feed)
@@ -124,7 +160,14 @@ def limit_of(option: str, value: float, came: gs.Graph, graph: gs.Graph, feed: F
         whole = used(option, graph, feed)
         most = value * used(option, came, feed)
     return Limit(
-        option=option, value=value, came=came, graph=graph, feed=feed, whole=whole, most=most
+        option=option,
+        value=value,
+        came=came,
+        graph=graph,
+        feed=feed,
+        whole=whole,
+        most=most,
+        blocks=blocks,
     )
 
 

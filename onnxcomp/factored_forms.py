@@ -25,6 +25,7 @@ from onnxcomp.factorable_weights import (
 from onnxcomp.factored_axes import LARGEST_CP, Cp, Spatial
 from onnxcomp.factored_convolutions import KernelFactors, Svd, SvdInput, SvdOutput, Tucker2
 from onnxcomp.factored_matrices import MatrixFactors, TiedTable
+from onnxcomp.foretold_work import work_of
 from onnxcomp.gram import Array
 from onnxcomp.graph import Names, is_constant
 from onnxcomp.layer_latency import Layer
@@ -99,6 +100,20 @@ class Form:
         """
         pairs = zip(self.nodes, self._known(), strict=True)
         return sum(_macs(self._factors.row(node, rank), *sizes) for node, sizes in pairs)
+
+    def layer_work(self, blocks: Mapping[str, int]) -> int:
+        """Of the nodes as they are; see `work`."""
+        pairs = zip(self._now, self._known(), strict=True)
+        return sum(work_of([now], *sizes, blocks) for now, sizes in pairs)
+
+    def work(self, rank: Rank, blocks: Mapping[str, int]) -> int:
+        """About the time of one run of all nodes, in multiply-accumulates.
+
+        Channels count in whole blocks that kernels make at once, ``blocks`` by operator type, and
+        numbers that are read and written, which thin layers do more of, count as well.
+        """
+        pairs = zip(self.nodes, self._known(), strict=True)
+        return sum(work_of(self._factors.row(node, rank), *sizes, blocks) for node, sizes in pairs)
 
     def layers(self, rank: Rank) -> list[Layer]:
         """What is to be timed: one after the other they take about as long as the form.

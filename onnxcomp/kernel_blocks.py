@@ -71,19 +71,23 @@ def blocked_macs(
 
 
 def allocate_in_blocks(
-    choices: Sequence[Choice], resource: Resource, budget: float, blocked: Blocked
+    choices: Sequence[Choice],
+    resource: Resource,
+    budget: float,
+    blocked: Blocked,
+    shares: Sequence[float] = LEAST_SHARES,
 ) -> tuple[Mapping[str, int], str]:
     """Levels that meet a budget and save time, and a note where that is little.
 
     Whole blocks and what the budget counts are weighed together, at a few ratios, and the cheapest
-    levels taken of which whole blocks save a share of the MACs that are saved; where there are none
-    the share is lowered, in the end to 0.
+    levels taken of which whole blocks save a share of the MACs that are saved, the first of
+    ``shares``; where there are none the next, in the end 0.
 
     Raises:
         RecipeError: the budget cannot be met.
     """
     free = allocate(choices, resource, budget)
-    for share in LEAST_SHARES:
+    for share in shares:
         limits = (resource, budget), blocked.kept_by(share)
         plans = [free] if _keeps(free.levels, choices, limits[1]) else []
         for weight in WEIGHTS if not plans else ():
@@ -92,7 +96,7 @@ def allocate_in_blocks(
             with suppress(RecipeError):
                 plans.append(allocate(choices, weighed, weighed.value(), limits))
         if plans:
-            note = "" if share == LEAST_SHARES[0] else NOTE.format(f"at least {share:.0%}")
+            note = "" if share == shares[0] else NOTE.format(f"at least {share:.0%}")
             return min(plans, key=lambda plan: plan.cost).levels, note
     return free.levels, NOTE.format("little")
 

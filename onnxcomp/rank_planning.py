@@ -3,30 +3,28 @@
 Of each weight the ways to write it are compared by the share of its output's energy that they lose,
 tr dW G dWT of tr W G WT, with G = E[x xT] not centred: so what the mean loses counts as well, which
 a MatMul has no bias to make up for; keeping it takes one rank at most. What is not worse in both
-what it loses and what it uses is a level of a `Choice`, the top level the weight as it is, and
-`allocate` shares a budget out, as for the widths of pruning.
+what it loses and what it uses is an option.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.allocation import Choice, allocate
 from onnxcomp.factored_convolutions import kernel_error
 from onnxcomp.factored_forms import Evidence, Form, forms
 from onnxcomp.graph import label
 from onnxcomp.layer_latency import LayerLatency
 from onnxcomp.rank_rules import evbmf_rank
-from onnxcomp.resources import Resource, Size, Table
 from onnxcomp.rewriting import peek
 from onnxcomp.thin_layers import Rank
 
 LEAST_GAIN = 0.05  # of a layer's time: what saves less may be an error of measurement
 TIMED = 8  # ways to write a layer that are timed
+EXACT = ("svd", "svd_input", "cp")  # whose losses are known without an estimate
 METHODS = ("svd", "svd_input", "svd_output", "tucker2", "spatial")  # whose ranks compare at once
 
 
@@ -37,7 +35,8 @@ class Option:
     Attributes:
         form: how.
         rank: of it.
-        lost: about the share of the output's energy that is lost; exactly that of svd.
+        lost: the share of the output's energy that is lost; about that of tensor methods, unless
+            ``exact``.
         parameters: elements of the factors.
         macs: of all nodes that read the weight, in one run.
         milliseconds: of these nodes, where they were timed.
@@ -49,6 +48,7 @@ class Option:
     parameters: int
     macs: int
     milliseconds: float = 0.0
+    exact: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,7 +80,6 @@ class Factorable:
 
 
 Plan = dict[str, Option]  # by name of a Factorable
-Amount = Callable[[Option], float]
 
 
 def factorable(
@@ -124,6 +123,26 @@ def factorable(
 def exact_loss(item: Factorable, option: Option) -> float:
     """The share of the output's energy that is lost; computes the factors."""
     return option.form.error(option.rank) / item.energy
+
+
+def confirmed(item: Factorable, option: Option) -> Factorable:
+    """A weight of which one option's loss is exact, and those of other ranks of its form follow.
+
+    How far estimates are off is alike at ranks that are near each other, and exact losses stay.
+    """
+    if option.exact:
+        return item
+    exact = exact_loss(item, option)
+    factor = exact / option.lost if option.lost > 0 else 1.0
+
+    def corrected(other: Option) -> Option:
+        if other is option:
+            return replace(other, lost=exact, exact=True)
+        if other.form is option.form and not other.exact:
+            return replace(other, lost=factor * other.lost)
+        return other
+
+    return replace(item, options=tuple(corrected(other) for other in item.options))
 
 
 def timed(item: Factorable, latency: LayerLatency, *, faster: bool) -> Factorable | str:
@@ -182,61 +201,6 @@ def above_noise(item: Factorable) -> Option | str:
     return min(paying, key=lambda option: _size(item, option))
 
 
-def front(options: Sequence[Option], amount: Amount) -> list[Option]:
-    """Those of which no other uses less and loses no more; what uses least first."""
-    order = sorted(options, key=lambda option: (amount(option), option.lost))
-    best: list[Option] = []
-    for option in order:
-        if not best or option.lost < best[-1].lost:
-            best.append(option)
-    return best
-
-
-def within_budget(
-    items: Sequence[Factorable],
-    amount: Amount,
-    now: Callable[[Factorable], float],
-    whole: float,
-    budget: float,
-    unit: str,
-) -> Plan:
-    """The options that lose least in all and leave no more than a budget.
-
-    Args:
-        items: the weights.
-        amount: what an option uses.
-        now: what a weight uses as it is.
-        whole: what the graph uses as it is.
-        budget: the most that may be left.
-        unit: for messages.
-
-    Raises:
-        RecipeError: the budget cannot be met.
-    """
-    fronts = {
-        item.name: [o for o in front(item.options, amount) if amount(o) < now(item)]
-        for item in items
-    }
-    tables, choices = [], []
-    for item in items:
-        levels = np.arange(1, len(fronts[item.name]) + 2)
-        used = [*(amount(option) for option in fronts[item.name]), now(item)]
-        lost = [*(item.weight * option.lost for option in fronts[item.name]), 0.0]
-        size = Size(parts={item.name: float(levels[-1])})
-        tables.append(Table(sizes=(size,), knots=(levels,), values=np.asarray(used, np.float64)))
-        choices.append(
-            Choice(name=item.name, size=int(levels[-1]), levels=levels, cost=np.asarray(lost))
-        )
-    rest = whole - sum(now(item) for item in items)
-    resource = Resource(terms=tuple(tables), constant=rest, unit=unit)
-    chosen = allocate(choices, resource, budget).levels
-    return {
-        name: fronts[name][level - 1]
-        for name, level in chosen.items()
-        if level <= len(fronts[name])
-    }
-
-
 def typical(item: Factorable, lost: float) -> Option:
     """The option that loses nearest to a share."""
     return min(item.options, key=lambda o: abs(np.log(max(o.lost, 1e-12) / lost)))
@@ -258,6 +222,7 @@ def _option(form: Form, rank: Rank, energy: float) -> Option:
         lost=_loss(form, rank, energy),
         parameters=form.parameters(rank),
         macs=form.macs(rank),
+        exact=form.method in EXACT,
     )
 
 
@@ -266,7 +231,7 @@ def _loss(form: Form, rank: Rank, energy: float) -> float:
 
     Estimates of tensor methods go by the G of channels, of which they lose a share.
     """
-    if form.method in ("svd", "svd_input", "cp"):
+    if form.method in EXACT:
         return form.estimate(rank) / energy
     nothing = (0, 0) if isinstance(rank, tuple) else 0
     return form.estimate(rank) / (form.estimate(nothing) or 1.0)
@@ -300,6 +265,15 @@ def _energy(node: gs.Node, found: Sequence[Form], gram: Evidence | None) -> floa
     return kernel_error(peek(node.inputs[1]).astype(np.float64), gram)
 
 
+def _front(options: Sequence[Option]) -> list[Option]:
+    """Those of which no other has fewer MACs and loses no more; what has fewest first."""
+    best: list[Option] = []
+    for option in sorted(options, key=lambda option: (option.macs, option.lost)):
+        if not best or option.lost < best[-1].lost:
+            best.append(option)
+    return best
+
+
 def _worth_timing(options: Sequence[Option]) -> list[Option]:
     """A few of each method, evenly spread over what they lose."""
     by_method: dict[str, list[Option]] = {}
@@ -307,7 +281,7 @@ def _worth_timing(options: Sequence[Option]) -> list[Option]:
         by_method.setdefault(option.form.method, []).append(option)
     chosen = []
     for several in by_method.values():
-        best = front(several, lambda option: option.macs)
+        best = _front(several)
         places = np.linspace(0, len(best) - 1, min(TIMED, len(best))).round()
         chosen += [best[at] for at in np.unique(places.astype(int))]
     return chosen

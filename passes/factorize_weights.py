@@ -55,6 +55,8 @@ class FactorizeWeights(Pass):
         min_speedup: budget: how many times faster one run has to be with one thread. Only what
             is measured to be faster than the layer is used; at 1 the rule chooses among it.
         multiple: ranks are its multiples.
+        whole_blocks: for a budget other than of time take ranks and forms that save time as well,
+            as far as the target's kernels tell, which compute whole blocks of channels at once.
         embeddings: tables that Gather reads too, and heads that multiply with them: a small
             product at every lookup.
         refine: refit the factors and the layers behind, where samples were given.
@@ -69,6 +71,7 @@ class FactorizeWeights(Pass):
     max_bytes: float | None = None
     min_speedup: float | None = None
     multiple: int = 1
+    whole_blocks: bool = True
     embeddings: bool = False
     refine: bool = True
     samples: int = 512
@@ -101,7 +104,8 @@ class FactorizeWeights(Pass):
         items = self._items(graph, chosen, shapes, context, report)
         limit = None
         if self._budget is not None and feed is not None:
-            limit = limit_of(self._budget, getattr(self, self._budget), came, graph, feed)
+            blocks = context.target.blocks if self.whole_blocks else None
+            limit = limit_of(self._budget, getattr(self, self._budget), came, graph, feed, blocks)
         plan = self._plan(items, limit, feed, graph, context, report)
         if plan:
             self._write(items, plan, graph, context, report)
@@ -177,7 +181,8 @@ class FactorizeWeights(Pass):
         if limit is not None and (limit.option != "min_speedup" or limit.value > 1):
             if context.has_real_samples:
                 items = with_effects(items, graph, context.samples(), self.samples)
-            plan = limit.plan(items)
+            plan, note = limit.plan(items)
+            report.notes += [note] if note else []
             for item in items:
                 if item.name not in plan:
                     self._skip(item, "the budget is met at a lower cost without it", report)

@@ -110,6 +110,13 @@ def test_a_plan_is_taken_if_it_saves_time_beyond_doubt(
     assert said in reason
 
 
+def test_one_lucky_measurement_is_not_enough() -> None:
+    ratios = iter([0.9, 0.99])
+    plan = {"layer00": OPTION["layer00"]}
+    reason = slower(plan, lambda _: Measured([next(ratios)], 0.0), told({}), faster=True)
+    assert "no faster with thinner weights: 0.990" in reason
+
+
 def test_times_are_those_of_the_written_model() -> None:
     """Of a sixteenth of the products, and of nothing at all."""
     graph = graph_of_two()
