@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import consumers, is_constant, is_standard, label, producer
 from onnxcomp.rewriting import peek
-from onnxcomp.weight_sites import QUANTIZED, UNPACKING
+from onnxcomp.weight_sites import QUANTIZED, UNPACKING, WEIGHTS
 
 WEIGHT_INPUTS = {"Conv": (1,), "Gather": (0,), "Gemm": (1,), "MatMul": (1, 0)}
 BETWEEN = {"QuantizeLinear", *UNPACKING}  # may lie between what is stored and a float weight
@@ -21,7 +21,9 @@ def weight_index(node: gs.Node) -> int | str:
     if node.op in QUANTIZED:
         return "it is quantized already: factorize before quantizing"
     if node.op not in WEIGHT_INPUTS or not is_standard(node):
-        return f"{node.op} has no weights that are taken apart"
+        if node.op == "Einsum":
+            return "weights of Einsum are not taken apart, those of a MatMul are"
+        return f"weights of {node.op} are not taken apart"
     places = [at for at in WEIGHT_INPUTS[node.op] if at < len(node.inputs)]
     constant = [at for at in places if constant_of(node, at) is not None]
     if constant:
@@ -33,6 +35,13 @@ def weight_index(node: gs.Node) -> int | str:
     if producer(node.inputs[places[0]]) is None and node.op != "MatMul":
         return "its weight is an input of the model, which a caller may replace"
     return "both factors are computed" if node.op == "MatMul" else "its weight is computed"
+
+
+def is_named(node: gs.Node) -> bool:
+    """Whether a report says why a node's weights stay; most Gathers pick sizes from shapes."""
+    if node.op == "Einsum":
+        return any(is_constant(t) and len(t.shape) > 1 for t in node.inputs)
+    return node.op in QUANTIZED or (node.op in WEIGHTS and node.op != "Gather")
 
 
 def reason_against(node: gs.Node, index: int, readers: Sequence[gs.Node]) -> str:

@@ -14,7 +14,13 @@ from onnxcomp.errors import RecipeError
 from onnxcomp.factor_budgets import Limit, limit_of, with_effects
 from onnxcomp.factor_evidence import evidence
 from onnxcomp.factor_payoff import at_once, model_clock, paying, slower
-from onnxcomp.factorable_weights import constant_of, readers_of, reason_against, weight_index
+from onnxcomp.factorable_weights import (
+    constant_of,
+    is_named,
+    readers_of,
+    reason_against,
+    weight_index,
+)
 from onnxcomp.factored_layers import Written
 from onnxcomp.graph import Names, all_nodes, label
 from onnxcomp.layer_latency import LayerLatency
@@ -33,7 +39,6 @@ from onnxcomp.rank_planning import (
 from onnxcomp.recovery import recover
 from onnxcomp.runtime import Feed
 from onnxcomp.shapes import infer_shapes
-from onnxcomp.weight_sites import QUANTIZED, WEIGHTS
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -116,8 +121,7 @@ class FactorizeWeights(Pass):
         for node in all_nodes(graph):
             index = weight_index(node)
             if isinstance(index, str):
-                # most Gathers pick sizes from shapes
-                if node.op in QUANTIZED or (node.op in WEIGHTS and node.op != "Gather"):
+                if is_named(node):
                     report.skip(node, index)
                 continue
             weight, options = _weight(node), self.options_for(node)

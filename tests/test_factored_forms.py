@@ -21,6 +21,7 @@ from onnxcomp.factored_convolutions import kernel_error
 from onnxcomp.factored_forms import Form, forms, possible_forms
 from onnxcomp.gram import Array, Gram, Window
 from onnxcomp.graph import Names, all_nodes
+from onnxcomp.importing import from_proto
 from onnxcomp.macs import count_macs
 from onnxcomp.parameters import count_parameters
 from onnxcomp.testing import graph_of
@@ -592,6 +593,76 @@ def test_branches_share_the_factors_of_an_outer_weight() -> None:
     assert len(to_proto(twin).graph.initializer) == 2
 
 
+LOOP = """m (float[5, 12] x, int64 trips) => (float[5, 12] y, float[k, 5, 12] all) {
+    go = Constant <value = bool {1}> ()
+    y, all = Loop (trips, go, x) <body = b (int64 i, bool on, float[5, 12] state)
+        => (bool still, float[5, 12] next, float[5, 12] seen) {
+            still = Identity (on)
+            [layer] moved = MatMul (state, w)
+            [other] turned = Gemm <alpha = 2.0> (moved, v, c)
+            next = Tanh (turned)
+            seen = Identity (moved) }> }"""
+SCAN = """m (float[5, 12] x, float[k, 5, 12] xs) => (float[5, 12] y, float[k, 5, 12] all) {
+    y, all = Scan <num_scan_inputs = 1, body = b (float[5, 12] state, float[5, 12] now)
+        => (float[5, 12] next, float[5, 12] seen) {
+            [layer] moved = MatMul (now, w)
+            [other] turned = Gemm <transB = 1> (state, v, c)
+            sum = Add (moved, turned)
+            next = Tanh (sum)
+            seen = Identity (next) }> (x, xs) }"""
+BRANCH = """m (float[5, 12] x, bool b) => (float[5, 12] y) {
+    y = If (b) <then_branch = yes () => (float[5, 12] p) {
+                    [layer] m = MatMul (x, w) [other] p = Gemm (m, v, c) },
+                else_branch = no () => (float[5, 12] q) { q = Relu (x) }> }"""
+
+
+@pytest.mark.parametrize("text", [LOOP, SCAN, BRANCH], ids=["Loop", "Scan", "If"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_layers_in_bodies_are_taken_apart(text: str, inside: bool) -> None:
+    """With their weights outside, or in the body itself, at full rank and at another."""
+    rng = np.random.default_rng(0)
+    weights = {"w": normal(rng, 12, 12) / 4, "v": normal(rng, 12, 12) / 4, "c": normal(rng, 12)}
+    graph = graph_of(text, **weights)
+    if inside:
+        graph = with_constants_inside(graph)
+    feeds: dict[str, Array] = {"x": normal(rng, 5, 12)}
+    feeds |= {"trips": np.array(3)} if "trips" in text else {}
+    feeds |= {"xs": normal(rng, 3, 5, 12)} if "xs" in text else {}
+    feeds |= {"b": np.array(True)} if "bool b" in text else {}
+    assert assert_same_at_full_rank(graph, feeds) == {"svd"}
+    twin, made = graph.copy(), {}
+    for name, weight in (("layer", "w"), ("other", "v")):
+        (form,) = possible_forms(node_named(twin, name))
+        form.write(twin, Names(twin), 3)
+        first, second = (
+            next(t.values for t in all_constants(twin) if t.name == f"{weight}.factor{at}")
+            for at in (0, 1)
+        )
+        made[weight] = first @ second if first.shape == (12, 3) else second @ first
+    assert {"layer.in", "other.in"} <= {node.name for node in all_nodes(twin)}
+    expected = graph_of(text, **weights | {n: a.astype(np.float32) for n, a in made.items()})
+    for one, other in zip(run(twin, feeds), run(expected, feeds), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    onnx.checker.check_model(to_proto(twin), full_check=True)
+
+
+def all_constants(graph: gs.Graph) -> list[gs.Constant]:
+    return [t for node in all_nodes(graph) for t in node.inputs if isinstance(t, gs.Constant)]
+
+
+def with_constants_inside(graph: gs.Graph) -> gs.Graph:
+    """As a file whose bodies have the initializers of their own."""
+    proto = to_proto(graph)
+    weights = [t for t in proto.graph.initializer if t.name in ("w", "v", "c")]
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("body", "then_branch"):
+                attribute.g.initializer.extend(weights)
+    for tensor in weights:
+        proto.graph.initializer.remove(tensor)
+    return from_proto(proto)
+
+
 # --- refusals ---------------------------------------------------------------------------------
 
 REFUSED = {
@@ -630,9 +701,21 @@ REFUSED = {
         "(int64[4] x) => (float[9, 4] y) { [layer] y = Gather <axis = 1> (w, x) }",
         (9, 8),
     ),
-    "ConvTranspose has no weights": (
+    "weights of ConvTranspose are not": (
         "(float[1, 8, 9, 9] x) => (float[1, 8, 11, 11] y) { [layer] y = ConvTranspose (x, w) }",
         (8, 8, 3, 3),
+    ),
+}
+
+REFUSED |= {
+    "weights of Einsum": (
+        '(float[4, 9] x) => (float[4, 8] y) { [layer] y = Einsum <equation = "ab,bc->ac"> (x, w) }',
+        (9, 8),
+    ),
+    "weights of GRU": (
+        "(float[5, 1, 9] x) => (float[5, 1, 1, 8] y) <float[1, 24, 8] r> {"
+        " [layer] y = GRU <hidden_size = 8> (x, w, r) }",
+        (1, 24, 9),
     ),
 }
 
