@@ -104,7 +104,7 @@ def factorable(
     energy = _energy(node, found, gram)
     if energy <= 0:
         return "its output is 0 on all samples"
-    if method == "auto":  # of cp each rank is a search of its own
+    if method == "auto":  # each rank of cp is a search, and hardly any saves time
         found = [form for form in found if form.method in METHODS]
     options = [
         _option(form, rank, energy)
