@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from onnxcomp.comparison import Comparison as Comparison
     from onnxcomp.comparison import benchmark as benchmark
     from onnxcomp.comparison import compare as compare
+    from onnxcomp.container_contents import Contents as Contents
+    from onnxcomp.container_loading import load_session as load_session
+    from onnxcomp.container_packing import pack as pack
+    from onnxcomp.container_unpacking import unpack as unpack
+    from onnxcomp.container_unpacking import verify as verify
     from onnxcomp.inspection import Inspection as Inspection
     from onnxcomp.inspection import inspect as inspect
     from onnxcomp.model import Model as Model
@@ -49,6 +54,7 @@ _LAZY = {
     "Benchmark": "comparison",
     "Calibration": "calibration",
     "Comparison": "comparison",
+    "Contents": "container_contents",
     "Gates": "recipe",
     "Inspection": "inspection",
     "Model": "model",
@@ -61,8 +67,12 @@ _LAZY = {
     "compare": "comparison",
     "inspect": "inspection",
     "load_model": "model",
+    "load_session": "container_loading",
     "optimize": "optimize",
+    "pack": "container_packing",
     "sensitivity": "sensitivity",
+    "unpack": "container_unpacking",
+    "verify": "container_unpacking",
 }
 
 __all__ = [
@@ -71,6 +81,7 @@ __all__ = [
     "CalibrationError",
     "CalibrationRequired",
     "Comparison",
+    "Contents",
     "CorruptContainer",
     "GateFailed",
     "Gates",
@@ -92,8 +103,12 @@ __all__ = [
     "compare",
     "inspect",
     "load_model",
+    "load_session",
     "optimize",
+    "pack",
     "sensitivity",
+    "unpack",
+    "verify",
 ]
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import click
 
+from onnxcomp.container_commands import COMMANDS, show_container
 from onnxcomp.options import (
     Decorator,
     calibration_option,
     check_gates_are_measured,
     evaluate_option,
     groups_options,
+    help_settings,
     json_option,
     model_argument,
     parse_shape,
@@ -31,12 +33,7 @@ from onnxcomp.program import Program, interruption_names
 
 def _command(name: str, *example: str) -> Decorator:
     """A command whose help ends with an example."""
-    shown = "\n".join(f"  onnxcomp {line}" for line in example)
-    return main.command(
-        name,
-        epilog=f"\b\nExample:\n{shown}",
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    )
+    return main.command(name, **help_settings(*example))
 
 
 def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -67,6 +64,9 @@ def main(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
+
+for _packing in COMMANDS:
+    main.add_command(_packing)
 
 # --- commands ---------------------------------------------------------------------------------
 
@@ -204,7 +204,9 @@ def optimize_command(
 def inspect_command(
     model: Path, top: int, shapes: tuple[str, ...], as_json: bool, groups: bool, **options: Any
 ) -> None:
-    """Show what MODEL is made of, and what each pass could touch."""
+    """Show what MODEL is made of, and what each pass could touch; or what an .oxc holds."""
+    if show_container(model, top, as_json):
+        return
     given = dict(map(parse_shape, shapes))
     if groups:
         from onnxcomp.group_tables import show_groups

@@ -22,6 +22,15 @@ def model_argument(name: str = "model", nargs: int = 1) -> Decorator:
     return click.argument(name, type=kind, nargs=nargs, required=True)
 
 
+def help_settings(*examples: str) -> dict[str, Any]:
+    """Settings of a command whose help ends with examples."""
+    shown = "\n".join(f"  onnxcomp {line}" for line in examples)
+    return {
+        "epilog": f"\b\nExample:\n{shown}",
+        "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    }
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON on stdout (docs/report.md)."
 )

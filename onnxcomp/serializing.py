@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 from onnxcomp.errors import UnsupportedModel
 from onnxcomp.exporting import data_type_of, inline, to_proto
 from onnxcomp.stored import SUB_BYTE, StoredValues, constant_bytes, external_range
+from onnxcomp.wire import prefix
 
 SMALLEST_EXTERNAL = 1024  # bytes; tensors that came in files of their own stay there from here on
 SMALLEST_MOVED = 2**16  # bytes; others are put there only from here on
@@ -61,7 +62,7 @@ def _parts(graph: gs.Graph) -> tuple[bytes, list[_Weight], bytes]:
     model.ClearField("graph")
     before, after = _split(model, GRAPH)
     size = len(first) + len(last) + _total(weights)
-    return before + _prefix(GRAPH, size) + first, weights, last + after
+    return before + prefix(GRAPH, size) + first, weights, last + after
 
 
 def write_external(graph: gs.Graph, data: BinaryIO, location: str) -> onnx.ModelProto:
@@ -107,9 +108,9 @@ class _Weight:
         else:
             length = constant_bytes(constant)
             first, self._last = _split(_header(constant), RAW_DATA)
-            self._first = first + _prefix(RAW_DATA, length)
+            self._first = first + prefix(RAW_DATA, length)
         self.size = len(self._first) + length + len(self._last)
-        self.prefix = _prefix(INITIALIZER, self.size)
+        self.prefix = prefix(INITIALIZER, self.size)
 
     def parts(self) -> Iterator[Any]:
         """What to write, one after the other."""
@@ -202,17 +203,3 @@ def _split(message: M, number: int) -> tuple[bytes, bytes]:
                 half.ClearField(field.name)
     first, last = (half.SerializeToString(deterministic=True) for half in halves)
     return first, last
-
-
-def _prefix(number: int, length: int) -> bytes:
-    """Tag and length of a length-delimited field (protobuf's wire format)."""
-    return _varint(number << 3 | 2) + _varint(length)
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first."""
-    parts = []
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*parts, value])

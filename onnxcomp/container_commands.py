@@ -1,0 +1,150 @@
+"""The commands of .oxc containers: pack, unpack, verify, and inspect's part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from onnxcomp.errors import OutputError
+from onnxcomp.options import (
+    Decorator,
+    help_settings,
+    json_option,
+    model_argument,
+    print_json,
+    working,
+)
+from onnxcomp.program import interruption_names
+
+base_option = click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    metavar="OLD.oxc",
+    help="The container that a delta package leaves unchanged tensors to.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="That work at once.  [default: one a processor]",
+)
+
+
+def _output_option(metavar: str, default: str) -> Decorator:
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar=metavar,
+        help=f"Where to write.  [default: {default} beside the input]",
+    )
+
+
+@click.command(
+    "pack",
+    **help_settings(
+        "pack model.onnx --lossless -o model.oxc",
+        "pack tuned.onnx --lossless --base model.oxc -o tuned.oxc",
+    ),
+)
+@model_argument()
+@_output_option("OUT.oxc", "<model>.oxc")
+@click.option("--lossless", is_flag=True, help="Give back every bit when it is unpacked.")
+@base_option
+@click.option(
+    "--prefer",
+    type=click.Choice(["size", "speed"]),
+    default="size",
+    show_default=True,
+    help="The shortest coding, or the shortest of those that decode fast.",
+)
+@threads_option
+@click.option(
+    "--top", type=click.IntRange(min=1), default=20, show_default=True, help="Rows of the table."
+)
+@json_option
+def pack_command(
+    model: Path,
+    output: Path | None,
+    lossless: bool,
+    base: Path | None,
+    prefer: Literal["size", "speed"],
+    threads: int | None,
+    top: int,
+    as_json: bool,
+) -> None:
+    """Pack MODEL into a small container."""
+    if not lossless:
+        raise click.UsageError("say --lossless: this version packs in no other way")
+    output = output or model.with_suffix(".oxc")
+    with interruption_names(output), working() as progress:
+        from onnxcomp.container_packing import pack
+
+        progress.stage(f"reading {model.name}")
+        found = pack(model, output, base=base, prefer=prefer, threads=threads, progress=progress)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    from onnxcomp.container_tables import print_contents
+    from onnxcomp.tables import make_console
+
+    print_contents(make_console(), found, top)
+
+
+@click.command("unpack", **help_settings("unpack model.oxc -o model.onnx"))
+@model_argument("container")
+@_output_option("OUT.onnx", "<container>.onnx")
+@base_option
+@threads_option
+def unpack_command(
+    container: Path, output: Path | None, base: Path | None, threads: int | None
+) -> None:
+    """Write the model of CONTAINER."""
+    if output is None:
+        output = container.with_suffix(".onnx")
+        if output.exists():  # perhaps the model that it was packed from, and not without loss
+            raise OutputError(f"{output}: exists already; name the output with -o")
+    with interruption_names(output), working() as progress:
+        from onnxcomp.container_unpacking import unpack
+
+        progress.stage(f"reading {container.name}")
+        written = unpack(container, output, base=base, threads=threads, progress=progress)
+    click.echo(f"{output}: {written:,} bytes")
+
+
+@click.command("verify", **help_settings("verify model.oxc"))
+@model_argument("container")
+@base_option
+@threads_option
+def verify_command(container: Path, base: Path | None, threads: int | None) -> None:
+    """Decode all of CONTAINER and check every checksum."""
+    with working() as progress:
+        from onnxcomp.container_unpacking import verify
+
+        progress.stage(f"reading {container.name}")
+        tensors = verify(container, base=base, threads=threads, progress=progress)
+    click.echo(f"{container}: {tensors} tensors, all checksums hold")
+
+
+def show_container(path: Path, top: int, as_json: bool) -> bool:
+    """Prints what a container holds; False for other files."""
+    from onnxcomp.container_reader import ContainerReader, is_container
+
+    if not is_container(path):
+        return False
+    from onnxcomp.container_contents import contents
+    from onnxcomp.container_tables import print_contents
+    from onnxcomp.tables import make_console
+
+    with ContainerReader(path) as reader:
+        found = contents(reader)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        print_contents(make_console(), found, top)
+    return True
+
+
+COMMANDS = (pack_command, unpack_command, verify_command)

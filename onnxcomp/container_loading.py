@@ -1,0 +1,221 @@
+"""`load_session`: an onnxruntime session of a container, without a model file in between.
+
+The skeleton becomes a model whose large initializers are external; their values are decoded in
+threads straight into arrays that onnxruntime is handed. What it cannot be handed (values in bodies,
+types that numpy lacks, small constants) is put into the model.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcomp.container import Entry
+from onnxcomp.container_reader import ContainerReader, Task
+from onnxcomp.container_unpacking import in_threads, open_container
+from onnxcomp.errors import UnsupportedModel
+from onnxcomp.number_types import (
+    BOOL,
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
+    INT8,
+    INT16,
+    INT32,
+    INT64,
+    UINT8,
+    UINT16,
+    UINT32,
+    UINT64,
+)
+from onnxcomp.runtime import one_line
+from onnxcomp.skeleton import every_tensor
+from onnxcomp.varints import varint
+from onnxcomp.wire import (
+    DATA_LOCATION,
+    EXTERNAL_DATA,
+    GRAPH,
+    INITIALIZER,
+    LENGTH,
+    Field,
+    fields,
+    prefix,
+)
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Array = npt.NDArray[Any]
+SMALLEST_HANDED = 2**14  # bytes; smaller values are put into the model, optimizers look at them
+DTYPES = {FLOAT: "f4", DOUBLE: "f8", FLOAT16: "f2", BOOL: "?", INT8: "i1", UINT8: "u1"}
+DTYPES |= {INT16: "i2", UINT16: "u2", INT32: "i4", UINT32: "u4", INT64: "i8", UINT64: "u8"}
+LOCATION = b"handed"
+
+
+def load_session(
+    path: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    options: onnxruntime.SessionOptions | None = None,
+    providers: list[Any] | None = None,
+    threads: int | None = None,
+) -> onnxruntime.InferenceSession:
+    """Opens a container as onnxruntime opens a model; nothing is written to disk.
+
+    Args:
+        path: of the container.
+        base: the container that a delta package was made from.
+        options: of the session; the weights are added to them.
+        providers: execution providers; None for the CPU.
+        threads: that decode; None for one a processor.
+
+    Raises:
+        UnsupportedModel: the container cannot be read, or onnxruntime refuses the model.
+        CorruptContainer: it is damaged, or the base is missing or another one.
+    """
+    import onnxruntime as ort
+
+    with open_container(path, base) as reader:
+        model, weights = decoded(reader, threads)
+    options = options or ort.SessionOptions()
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+    if values:
+        options.add_external_initializers(list(weights), values)
+    try:
+        session = ort.InferenceSession(
+            model, options, providers=providers or ["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise UnsupportedModel(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
+    session._onnxcomp_weights = values  # it reads some of them where they are
+    return session
+
+
+def decoded(reader: ContainerReader, threads: int | None) -> tuple[bytes, dict[str, Array]]:
+    """A serialized model and the values of the initializers that it lacks, by name."""
+    entries = reader.directory.entries
+    handed = [_is_handed(entry) for entry in entries]
+    if reader.directory.external:
+        values = _decode(reader, [reader.allocate(entry) for entry in entries], threads)
+        model = _with_values(reader.skeleton(), values, handed)
+    else:
+        whole = _with_room(reader)
+        places = _places(reader)
+        values = [
+            reader.allocate(entry) if alone else whole[place : place + entry.size]
+            for entry, place, alone in zip(entries, places, handed, strict=True)
+        ]
+        _decode(reader, values, threads)
+        cut = {
+            place: entry
+            for entry, place, alone in zip(entries, places, handed, strict=True)
+            if alone
+        }
+        model = _without(whole, cut)
+    weights = {
+        reader.names[index]: values[index].view(DTYPES[entry.data_type]).reshape(entry.dims)
+        for index, entry in enumerate(entries)
+        if handed[index]
+    }
+    return model, weights
+
+
+def _is_handed(entry: Entry) -> bool:
+    large = entry.initializer and entry.size >= SMALLEST_HANDED and entry.name_length > 0
+    return large and entry.data_type in DTYPES
+
+
+def _decode(reader: ContainerReader, outs: list[Array], threads: int | None) -> list[Array]:
+    """Fills ``outs`` with the tensors, chunks of all of them at once."""
+
+    def tasks() -> list[Task]:
+        return [task for index, out in enumerate(outs) for task in reader.tasks(index, out)]
+
+    with in_threads(threads) as run:
+        run(tasks())
+        run([functools.partial(reader.check, i, out) for i, out in enumerate(outs)])
+    return outs
+
+
+# --- a single file ----------------------------------------------------------------------------
+
+
+def _places(reader: ContainerReader) -> list[int]:
+    """Where the values of each tensor start in the model file."""
+    places, position = [], 0
+    for entry in reader.directory.entries:
+        position += entry.gap
+        places.append(position)
+        position += entry.size
+    return places
+
+
+def _with_room(reader: ContainerReader) -> Array:
+    """The model file with zeros for values; pages that nobody writes take no memory."""
+    directory = reader.directory
+    size = directory.skeleton_size + sum(entry.size for entry in directory.entries)
+    if size >= 2**31:
+        raise UnsupportedModel(f"{reader.path}: declares a model file of {size} bytes")
+    whole, skeleton = np.zeros(size, np.uint8), np.frombuffer(reader.skeleton(), np.uint8)
+    read = 0
+    for entry, place in zip(directory.entries, _places(reader), strict=True):
+        whole[place - entry.gap : place] = skeleton[read : read + entry.gap]
+        read += entry.gap
+    left = skeleton.size - read
+    whole[size - left :] = skeleton[read:]
+    return whole
+
+
+def _without(whole: Array, cut: dict[int, Entry]) -> bytes:
+    """The model file with the initializers whose values start at ``cut`` made external."""
+    data = whole.data
+    parts: list[bytes] = []
+    for item in fields(data, 0, len(data)):
+        if item.number != GRAPH or item.kind != LENGTH:
+            parts.append(bytes(data[item.tag : item.end]))
+            continue
+        inner = []
+        for part in fields(data, item.start, item.end):
+            if part.number == INITIALIZER and part.kind == LENGTH:
+                inner.append(_external(data, part, cut))
+            else:
+                inner.append(bytes(data[part.tag : part.end]))
+        graph = b"".join(inner)
+        parts += [prefix(GRAPH, len(graph)), graph]
+    return b"".join(parts)
+
+
+def _external(data: memoryview, item: Field, cut: dict[int, Entry]) -> bytes:
+    """An initializer as a field of the graph, without its values if they are handed."""
+    found = list(fields(data, item.start, item.end))
+    kept = [part for part in found if part.start not in cut]
+    if len(kept) == len(found):
+        return bytes(data[item.tag : item.end])
+    pair = prefix(1, 8) + b"location" + prefix(2, len(LOCATION)) + LOCATION
+    tensor = b"".join(bytes(data[part.tag : part.end]) for part in kept)
+    tensor += prefix(EXTERNAL_DATA, len(pair)) + pair + varint(DATA_LOCATION << 3) + b"\x01"
+    return prefix(INITIALIZER, len(tensor)) + tensor
+
+
+# --- external data ----------------------------------------------------------------------------
+
+
+def _with_values(skeleton: bytes, values: list[Array], handed: list[bool]) -> bytes:
+    """A model with external data, those values put in that are not handed."""
+    if all(handed):
+        return skeleton
+    from onnx import ModelProto, TensorProto
+
+    model = ModelProto.FromString(skeleton)
+    external = [t for t in every_tensor(model) if t.data_location == TensorProto.EXTERNAL]
+    for tensor, array, alone in zip(external, values, handed, strict=True):
+        if not alone:
+            del tensor.external_data[:]
+            tensor.ClearField("data_location")
+            tensor.raw_data = array.tobytes()
+    data: bytes = model.SerializeToString()
+    return data

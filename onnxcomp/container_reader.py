@@ -1,0 +1,304 @@
+"""Reads .oxc files: checks everything, and allocates what the directory declares at most."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcomp.container import (
+    FOOTER,
+    HEADER,
+    KNOWN_FEATURES,
+    MAGIC,
+    VERSION,
+    Cut,
+    Entry,
+    cut,
+    read_directory,
+    stream_dims,
+)
+from onnxcomp.errors import CorruptContainer, OnnxcompError, UnsupportedModel
+from onnxcomp.kernels.coding import crc32c, decode, xxh3_64
+from onnxcomp.number_types import number_type
+from onnxcomp.representations import Codebook, Grid, Planes, Same, table_values
+from onnxcomp.restoring import from_codebook, from_grid, from_integer, from_planes, packed_bits
+from onnxcomp.zstandard import decompress
+
+Array = npt.NDArray[Any]
+Task = Callable[[], None]
+Run = Callable[[Iterable[Task]], None]
+
+
+def run_in_order(tasks: Iterable[Task]) -> None:
+    """Runs tasks one after the other."""
+    for task in tasks:
+        task()
+
+
+def is_container(path: str | os.PathLike[str]) -> bool:
+    """Whether a file starts like a container."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+class ContainerReader:
+    """An open container whose directory was checked.
+
+    Attributes:
+        path: of the file.
+        size: its bytes.
+        directory: what it holds.
+        identity: hash by which a delta package knows it.
+        base: the container that it needs; None where it needs none or none was given.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], base: ContainerReader | None = None) -> None:
+        """Opens a container.
+
+        Raises:
+            UnsupportedModel: it cannot be read, or is no container.
+            CorruptContainer: it is damaged, of another version, or the base is another one.
+        """
+        self.path = Path(path)
+        try:
+            self._file = open(self.path, "rb")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise UnsupportedModel(f"{path}: cannot be read ({error.strerror})") from error
+        self._lock = threading.Lock()
+        try:
+            self.size = os.fstat(self._file.fileno()).st_size
+            self._open()
+            self.base = base
+            if base is not None:
+                self._check_base(base)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> ContainerReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def skeleton(self) -> bytes:
+        """The model file without the values of the tensors of the directory.
+
+        Raises:
+            CorruptContainer: its frame is damaged.
+        """
+        frame = self._bytes(HEADER.size, self.directory.skeleton_packed)
+        with self._naming():
+            return decompress(frame, self.directory.skeleton_size)
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Of each tensor the name; of one without, where it is."""
+        skeleton = self.skeleton()
+        return [
+            skeleton[entry.name_start : entry.name_start + entry.name_length].decode(
+                "utf-8", "replace"
+            )
+            or f"#{index}"
+            for index, entry in enumerate(self.directory.entries)
+        ]
+
+    def read(self, index: int, run: Run = run_in_order) -> Array:
+        """The bytes of a tensor, uint8 [size], checked against their hash.
+
+        Raises:
+            CorruptContainer: a payload or the result is damaged, or the base is missing.
+        """
+        entry = self.directory.entries[index]
+        out = self.allocate(entry)
+        run(self.tasks(index, out))
+        self.check(index, out)
+        return out
+
+    def allocate(self, entry: Entry) -> Array:
+        """Room for the bytes of a tensor.
+
+        Raises:
+            CorruptContainer: the machine has no room for what the directory declares.
+        """
+        try:
+            return np.empty(entry.size, np.uint8)
+        except MemoryError:
+            raise CorruptContainer(
+                f"{self.path}: declares a tensor of {entry.size} bytes, more than there is memory"
+            ) from None
+
+    def check(self, index: int, out: Array) -> None:
+        """Compares the decoded bytes of a tensor with their hash.
+
+        Raises:
+            CorruptContainer: they differ.
+        """
+        if xxh3_64(out.data) != self.directory.entries[index].checksum:
+            raise self._error(f"{self._label(index)}: its decoded values have another hash")
+
+    def payload_starts(self, index: int) -> list[bytes]:
+        """Back end and profile of every payload of a tensor, two bytes each."""
+        streams = self.directory.entries[index].streams
+        return [self._bytes(chunk.offset, 2) for chunks in streams for chunk in chunks]
+
+    def same_as(self, index: int) -> str | None:
+        """The name of the tensor whose values another one has too."""
+        how = self.directory.entries[index].representation
+        if not isinstance(how, Same):
+            return None
+        if how.of_base:
+            return f"base: {self.base.names[how.index] if self.base else f'#{how.index}'}"
+        return self.names[how.index]
+
+    def tasks(self, index: int, out: Array) -> Iterator[Task]:
+        """What has to be done, in any order and thread, to fill ``out`` with a tensor."""
+        entry = self.directory.entries[index]
+        how = entry.representation
+        if isinstance(how, Same):
+            yield from self._source(index, how).tasks(how.index, out)
+            return
+        cuts = [cut(*dims) for dims in stream_dims(entry)]
+        table = self._table(index, cuts)
+        for chunk in range(cuts[0].chunks):
+            yield functools.partial(self._fill, index, chunk, cuts, table, out)
+
+    def _source(self, index: int, same: Same) -> ContainerReader:
+        if not same.of_base:
+            return self
+        if self.base is None:
+            raise self._error("is a delta package; name the container it was made from (--base)")
+        others = self.base.directory.entries
+        size = self.directory.entries[index].size
+        if same.index >= len(others) or others[same.index].size != size:
+            raise self._error(f"{self._label(index)}: is none of the base's tensors")
+        return self.base
+
+    def _table(self, index: int, cuts: list[Cut]) -> Array | None:
+        table = self.directory.entries[index].representation.table
+        if table is None or table.inline is not None:
+            return None if table is None else table_values(table, None)
+        codes = [self._codes(index, -1, chunk, cuts[-1]) for chunk in range(cuts[-1].chunks)]
+        whole = np.concatenate([part.reshape(-1) for part in codes])
+        return table_values(table, whole.reshape(table.item, table.count))
+
+    def _fill(
+        self, index: int, chunk: int, cuts: list[Cut], table: Array | None, out: Array
+    ) -> None:
+        """Decodes one chunk of all streams of codes into its place in ``out``."""
+        entry, place = self.directory.entries[index], cuts[0]
+        how, start = entry.representation, place.start(chunk)
+        streams, _ = how.streams()
+        codes = [self._codes(index, s, chunk, place).reshape(-1) for s in range(streams)]
+        if isinstance(how, Planes):
+            numbers = from_planes(codes, how, number_type(entry.data_type))
+        elif isinstance(how, Grid) and table is not None:
+            numbers = from_grid(codes[0], table, how, entry.dims, entry.data_type, start)
+        elif isinstance(how, Codebook) and table is not None:
+            try:
+                numbers = from_codebook(codes[0], table)
+            except IndexError:
+                raise self._error(
+                    f"{self._label(index)}, chunk {chunk}: a code is outside the codebook"
+                ) from None
+        else:
+            numbers = from_integer(codes[0], entry.bits)
+        data = packed_bits(numbers, entry.bits) if entry.bits < 8 else numbers.view(np.uint8)
+        first = start * entry.bits // 8
+        out[first : first + data.size] = data
+
+    def _codes(self, index: int, stream: int, chunk: int, place: Cut) -> Array:
+        """Codes of a chunk of a stream, int32 [rows, columns, kernel]."""
+        found = self.directory.entries[index].streams[stream][chunk]
+        payload = self._bytes(found.offset, found.length)
+        where = f"{self._label(index)}, stream {stream}, chunk {chunk}"
+        if crc32c(payload) != found.checksum:
+            raise self._error(f"{where}: its checksum differs")
+        try:
+            return decode(payload, place.shape(chunk))
+        except CorruptContainer as error:
+            raise self._error(f"{where}: {error}") from error
+
+    def _open(self) -> None:
+        """Reads and checks header, footer and directory."""
+        header = self._bytes(0, min(HEADER.size, self.size))
+        if header[: len(MAGIC)] != MAGIC[: len(header)] or not header:
+            raise UnsupportedModel(f"{self.path}: not an .oxc container")
+        if self.size < HEADER.size + FOOTER.size:
+            raise self._error("is cut short")
+        _, version, reserved, features = HEADER.unpack(header)
+        if version != VERSION:
+            raise self._error(f"has version {version}, this onnxcomp reads {VERSION}")
+        if reserved or features & ~KNOWN_FEATURES:
+            raise self._error(f"needs features that this onnxcomp lacks ({features:#x})")
+        footer = self._bytes(self.size - FOOTER.size, FOOTER.size)
+        offset, length, directory_hash, start_hash, magic = FOOTER.unpack(footer)
+        if magic != MAGIC[::-1] or offset + length + FOOTER.size != self.size:
+            raise self._error("its end is missing or damaged")
+        data = self._bytes(offset, length)
+        if xxh3_64(data) != directory_hash:
+            raise self._error("its directory has another hash")
+        with self._naming():
+            self.directory = read_directory(data, features)
+        start = HEADER.size + self.directory.skeleton_packed
+        if start + sum(entry.packed for entry in self.directory.entries) != offset:
+            raise self._error("its payloads are not as long as the directory says")
+        if xxh3_64(self._bytes(0, start)) != start_hash:
+            raise self._error("its header or skeleton has another hash")
+        self.identity = directory_hash
+
+    def _check_base(self, base: ContainerReader) -> None:
+        if self.directory.base is None:
+            raise self._error("is no delta package; it needs no base")
+        if self.directory.base != base.identity:
+            raise self._error(f"was not made from {base.path}; name the container that it was")
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        if hasattr(os, "pread"):
+            data = os.pread(self._file.fileno(), length, offset)
+        else:
+            with self._lock:
+                self._file.seek(offset)
+                data = self._file.read(length)
+        if len(data) != length:
+            raise self._error("became shorter while it was read")
+        return data
+
+    def _label(self, index: int) -> str:
+        return f"tensor {self.names[index]!r}"
+
+    def _error(self, what: str) -> CorruptContainer:
+        return CorruptContainer(f"{self.path}: {what}")
+
+    def _naming(self) -> _Naming:
+        return _Naming(self.path)
+
+
+class _Naming:
+    """Puts the path before what went wrong inside."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OnnxcompError):
+            raise CorruptContainer(f"{self._path}: {error}") from error

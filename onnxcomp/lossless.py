@@ -1,0 +1,193 @@
+"""Tensor -> representation and payloads that give back its bytes, the shortest of those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcomp.container import Entry, cut, stream_dims
+from onnxcomp.kernels.coding import encode
+from onnxcomp.lattices import codebook, grids, narrowed
+from onnxcomp.number_types import (
+    BFLOAT16,
+    BITS,
+    DOUBLE,
+    FLOAT,
+    FLOAT16,
+    FLOATS,
+    SIGNED,
+    number_type,
+)
+from onnxcomp.representations import Codebook, Grid, Integer, Planes, Representation, make_table
+from onnxcomp.restoring import unpacked_bits
+
+Array = npt.NDArray[Any]
+Prefer = Literal["size", "speed"]
+EXPONENTS = {FLOAT: 8, FLOAT16: 5, DOUBLE: 11, BFLOAT16: 8}  # bits
+MORE_BITS = range(4)  # of the mantissa that the exponent's field may take along
+WIDEST_RAW = 24  # bits of a field that is stored as it is
+SYMBOL_BITS = 12  # what a table takes for each value that occurs, about
+SAMPLE = 2**18  # numbers of a tensor that its fields are chosen on
+PAYS = 0.005  # share of its bits that coding a field has to save
+
+
+@dataclass
+class Coded:
+    """A tensor ready to be written: payloads of each chunk of each stream."""
+
+    representation: Representation
+    streams: list[list[bytes]] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the container, about: checksums and lengths of chunks count."""
+        chunks = [payload for stream in self.streams for payload in stream]
+        return sum(map(len, chunks)) + 7 * len(chunks) + len(self.representation.to_bytes())
+
+
+def encode_lossless(entry: Entry, values: Array, *, prefer: Prefer = "size") -> Coded:
+    """The shortest coding of a tensor.
+
+    Args:
+        entry: type and shape; its representation does not matter.
+        values: its bytes, uint8.
+        prefer: "size" or "speed", of decoding.
+    """
+    candidates = (
+        _coded(entry, how, codes, tables, prefer)
+        for how, codes, tables in _candidates(entry, values)
+    )
+    return min(candidates, key=lambda coded: coded.size)
+
+
+Candidate = tuple[Representation, list[Array], list[Array]]
+
+
+def _candidates(entry: Entry, values: Array) -> Iterator[Candidate]:
+    """Representations with the codes [n] of their streams and the codes of their tables."""
+    bits, kind = entry.bits, number_type(entry.data_type)
+    count = int(np.prod(entry.number_dims, dtype=np.int64))
+    if bits < 8:
+        yield Integer(), [_signed(unpacked_bits(values, bits, count), bits, kind in SIGNED)], []
+        return
+    numbers = values.view(f"<u{bits // 8}")
+    if kind in FLOATS:
+        yield from _of_floats(numbers, kind, entry)
+        return
+    if bits <= 32 or _fits(numbers, kind in SIGNED):
+        yield Integer(), [_signed(numbers, bits, kind in SIGNED)], []
+    if bits > 16:
+        yield _fields(numbers, Planes(kind, False, (16,) * (bits // 16)))
+
+
+def _of_floats(numbers: Array, kind: int, entry: Entry) -> Iterator[Candidate]:
+    source = narrowed(numbers, kind)
+    yield _fields(*_best_planes(*(source or (kind, numbers))))
+    if not numbers.size:
+        return
+    book = codebook(numbers)
+    if book is not None:
+        table, stream = make_table(book[0])
+        yield Codebook(table), [book[1]], [stream] if table.inline is None else []
+    if kind == FLOAT:
+        for grid in grids(numbers, entry.number_dims):
+            table, stream = make_table(grid.scales.view(np.uint32))
+            tables = [stream] if table.inline is None else []
+            yield Grid(grid.axis, 0, table), [grid.codes], tables
+
+
+def _coded(
+    entry: Entry, how: Representation, codes: list[Array], tables: list[Array], prefer: Prefer
+) -> Coded:
+    """Cuts the codes of each stream into chunks and encodes them."""
+    described = Entry(0, False, 0, 0, entry.data_type, entry.dims, how)
+    result = Coded(how)
+    for index, ((dims, bits), whole) in enumerate(
+        zip(stream_dims(described), [*codes, *tables], strict=True)
+    ):
+        place, flat = cut(dims, bits), whole.reshape(-1)
+        raw = isinstance(how, Planes) and how.widths[index] > 16
+        payloads = []
+        for chunk in range(place.chunks):
+            shape, start = place.shape(chunk), place.start(chunk)
+            part = flat[start : start + int(np.prod(shape))].astype(np.int32, copy=False)
+            part = np.ascontiguousarray(part).reshape(shape)
+            payloads.append(encode(part, prefer=prefer, backend="raw" if raw else "auto"))
+        result.streams.append(payloads)
+    return result
+
+
+def _signed(numbers: Array, bits: int, signed: bool) -> Array:
+    """Unsigned numbers -> codes."""
+    if bits == 64:
+        return numbers.view(np.int64).astype(np.int32)
+    if bits < 8:
+        half = 2 ** (bits - 1) if signed else 0
+        return (numbers.astype(np.int32) ^ half) - half
+    if signed or bits == 32:
+        return numbers.view(f"i{bits // 8}").astype(np.int32)
+    return numbers.astype(np.int32)
+
+
+def _fits(numbers: Array, signed: bool) -> bool:
+    """Whether numbers of 64 bits are codes of 32."""
+    if signed:
+        values = numbers.view(np.int64)
+        return bool((values == values.astype(np.int32)).all())
+    return bool((numbers < 2**31).all())
+
+
+def _fields(numbers: Array, planes: Planes) -> Candidate:
+    """The bit fields of numbers, each as codes."""
+    bits = BITS[planes.source]
+    kind = numbers.dtype.type
+    if planes.rotated:
+        numbers = (numbers << kind(1)) | (numbers >> kind(bits - 1))
+    left, codes = bits, []
+    for width in planes.widths:
+        left -= width
+        codes.append((numbers >> kind(left) & kind(2**width - 1)).astype(np.int32))
+    return planes, codes, []
+
+
+def _best_planes(source: int, numbers: Array) -> tuple[Array, Planes]:
+    """Fields of floats: exponent with some bits of the mantissa, then what is left.
+
+    The sign, which no coder shortens, is rotated to the end. Fields that coding would not shorten
+    are joined, so that they cost as little time as they can.
+    """
+    bits, some = BITS[source], np.ascontiguousarray(numbers[:: max(1, numbers.size // SAMPLE)])
+    kind = numbers.dtype.type
+    rotated = (some << kind(1)) | (some >> kind(bits - 1))
+    best, top = None, 0
+    for more in MORE_BITS:
+        width = EXPONENTS[source] + more
+        size = _coded_bits(rotated >> kind(bits - width)) + (bits - width) * some.size
+        if best is None or size < best:
+            best, top = size, width
+    left, widths, joined = bits - top, [top], 0
+    while left:
+        width = left % 8 or 8
+        left -= width
+        plane = rotated >> kind(left) & kind(2**width - 1)
+        pays = _coded_bits(plane) < (1 - PAYS) * width * some.size
+        if pays or joined + width > WIDEST_RAW:
+            widths += [joined] if joined else []
+            joined = 0
+        if pays:
+            widths.append(width)
+        else:
+            joined += width
+    widths += [joined] if joined else []
+    return numbers, Planes(source, True, tuple(widths))
+
+
+def _coded_bits(symbols: Array) -> float:
+    """What an entropy coder needs for symbols of at most 16 bits, tables included."""
+    counts = np.bincount(symbols.astype(np.int64))
+    counts = counts[counts > 0]
+    return float(-(counts * np.log2(counts / symbols.size)).sum()) + SYMBOL_BITS * counts.size

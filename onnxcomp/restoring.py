@@ -1,0 +1,116 @@
+"""Codes -> numbers: what every representation computes, on whole chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcomp.number_types import BFLOAT16, BITS, FLOAT, FLOAT16
+from onnxcomp.representations import WHOLE, Grid, Planes, scale_shape
+
+Array = npt.NDArray[Any]
+
+
+def from_integer(codes: Array, bits: int) -> Array:
+    """Codes int32 -> unsigned numbers, modulo 2^bits; a byte each where bits are fewer."""
+    if bits == 64:
+        return codes.astype(np.int64).view(np.uint64)
+    numbers = codes.view(np.uint32).astype(f"u{max(bits, 8) // 8}", copy=False)
+    return numbers & np.uint8(2**bits - 1) if bits < 8 else numbers
+
+
+def from_planes(fields: list[Array], planes: Planes, data_type: int) -> Array:
+    """Fields, int32 codes each modulo 2^width -> unsigned numbers of ``data_type``."""
+    bits = BITS[planes.source]
+    wide: Any = np.uint64 if bits == 64 else np.uint32
+    left, numbers = bits, np.zeros(fields[0].size, wide)
+    for codes, width in zip(fields, planes.widths, strict=True):
+        left -= width
+        numbers |= (codes.view(np.uint32) & np.uint32(2**width - 1)).astype(wide) << wide(left)
+    if planes.rotated:
+        numbers = (numbers >> wide(1)) | (numbers << wide(bits - 1))
+    return widen(numbers.astype(f"u{bits // 8}", copy=False), planes.source, data_type)
+
+
+def widen(numbers: Array, source: int, data_type: int) -> Array:
+    """Bits of floats of one type -> bits of the same values in a wider one."""
+    if source == data_type:
+        return numbers
+    if source == BFLOAT16:
+        single = (numbers.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    elif source == FLOAT16:
+        single = numbers.view(np.float16).astype(np.float32)
+    else:
+        single = numbers.view(np.float32)
+    return single.view(np.uint32) if data_type == FLOAT else single.astype(np.float64).view("u8")
+
+
+def from_grid(
+    codes: Array, scales: Array, grid: Grid, dims: tuple[int, ...], data_type: int, start: int
+) -> Array:
+    """Codes int32 [n], numbers ``start`` and on of a tensor -> bits of code * scale.
+
+    Args:
+        codes: flat.
+        scales: bits of float32, flat.
+        grid: which scale belongs to which number.
+        dims: of the tensor.
+        data_type: of the tensor.
+        start: number of the tensor that the first code is.
+    """
+    values = codes.astype(np.float32)
+    steps = scales.view(np.float32)
+    if grid.axis == WHOLE:
+        values *= steps[0]
+    else:
+        values *= _of_each(steps, grid, dims, start, codes.size)
+    if data_type == FLOAT:
+        return values.view(np.uint32)
+    if data_type == FLOAT16:
+        return values.astype(np.float16).view(np.uint16)
+    if data_type == BFLOAT16:  # to nearest, ties to even
+        bits = values.view(np.uint32)
+        rounding = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+        return (bits + rounding >> np.uint32(16)).astype(np.uint16)
+    return values.astype(np.float64).view(np.uint64)
+
+
+def from_codebook(codes: Array, values: Array) -> Array:
+    """Codes -> values[code].
+
+    Raises:
+        IndexError: a code is none of the table's.
+    """
+    indices = codes.view(np.uint32)
+    if indices.size and indices.max() >= values.size:
+        raise IndexError
+    return values[indices]
+
+
+def _of_each(steps: Array, grid: Grid, dims: tuple[int, ...], start: int, count: int) -> Array:
+    """The scale of each of ``count`` numbers from ``start``."""
+    inner = int(np.prod(dims[grid.axis + 1 :], dtype=np.int64))
+    length = dims[grid.axis]
+    if not grid.block:  # runs of ``inner`` numbers share one
+        first, last = start // inner, (start + count - 1) // inner
+        runs = steps[np.arange(first, last + 1) % length]
+        return np.repeat(runs, inner)[start - first * inner :][:count]
+    flat = np.arange(start, start + count)
+    blocks = scale_shape(dims, grid.axis, grid.block)[grid.axis]
+    outer, place = np.divmod(flat // inner, length)
+    return steps[(outer * blocks + place // grid.block) * inner + flat % inner]
+
+
+def packed_bits(numbers: Array, bits: int) -> Array:
+    """Numbers of ``bits`` bits, a byte each -> bytes, filled from the lowest bit up."""
+    each = np.unpackbits(numbers[:, None], axis=1, bitorder="little")[:, :bits]
+    return np.packbits(each, bitorder="little")
+
+
+def unpacked_bits(data: Array, bits: int, count: int) -> Array:
+    """The inverse of `packed_bits`."""
+    each: Array = np.unpackbits(data, bitorder="little")[: count * bits].reshape(count, bits)
+    numbers: Array = np.packbits(each, axis=1, bitorder="little")[:, 0]
+    return numbers
