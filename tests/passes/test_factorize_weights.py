@@ -82,7 +82,8 @@ def first(result: Result) -> PassResult:
 
 def outputs(path: Path, feeds: Feeds) -> np.ndarray[Any, Any]:
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, feed)[0] for feed in feeds])
+    found = [session.run(None, feed)[0] for feed in feeds]
+    return np.concatenate(found).astype(np.float64)
 
 
 def error(path: Path, source: Path, feeds: Feeds) -> float:
@@ -385,6 +386,49 @@ def test_every_form_keeps_the_energy_it_was_asked_for(tmp_path: Path, method: st
         assert 0 < entry["lost_energy"] <= 0.2
         assert entry["parameters"] < entry["parameters_before"]
         assert entry["macs"] <= entry["macs_before"]
+
+
+def test_weights_of_constant_nodes_are_taken_apart_those_a_caller_may_replace_are_not(
+    tmp_path: Path,
+) -> None:
+    model = model_of(
+        """both (float[N, 32] x, float[32, 32] v) => (float[N, 32] y) {
+            [one] a = MatMul (x, w)  [two] y = Gemm (a, v) }""",
+        w=mixed(32, 32),
+    )
+    graph = model.graph
+    (weight,) = graph.initializer
+    constant = onnx.helper.make_node("Constant", [], ["w"], value=weight)
+    replaceable = numpy_helper.from_array(mixed(32, 32), "v")
+    graph.initializer.remove(graph.initializer[0])
+    graph.initializer.append(replaceable)
+    graph.node.insert(0, constant)
+    onnx.save(model, tmp_path / "both.onnx")
+    result, path = factorized(tmp_path / "both.onnx", "energy=0.9", None)
+    (entry,) = first(result).factorized
+    assert entry["nodes"] == ["one"]
+    assert "a caller may replace" in first(result).skipped["two"]
+    kept = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    np.testing.assert_array_equal(kept["v"], numpy_helper.to_array(replaceable))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_floats_are_taken_apart_on_samples(tmp_path: Path, dtype: type) -> None:
+    kind = "float16" if dtype is np.float16 else "double"
+    model = model_of(
+        f"one ({kind}[N, 48] x) => ({kind}[N, 40] y) {{ [layer] y = MatMul (x, w) }}",
+        w=normal(48, 40).astype(dtype),
+    )
+    source = tmp_path / "one.onnx"
+    onnx.save(model, source)
+    feeds = [{"x": mixed(40, 48).astype(dtype)} for _ in range(32)]
+    result, path = factorized(source, "energy=0.97,refine=false", feeds)
+    (entry,) = first(result).factorized
+    assert entry["seen"]
+    assert entry["lost_energy"] == pytest.approx(error(path, source, feeds), rel=0.1)
+    assert {t.data_type for t in onnx.load(path).graph.initializer} == {
+        onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    }
 
 
 def test_layers_without_a_thin_form_are_named(tmp_path: Path) -> None:
