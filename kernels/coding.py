@@ -140,7 +140,8 @@ def coded_bits(codes: npt.ArrayLike) -> Floats:
     if values.size == 0:
         return np.zeros(0, np.float32)
     counts = np.bincount((values - values.min()).astype(np.int64)) + 0.5
-    return (np.log2(counts.sum()) - np.log2(counts)).astype(np.float32)
+    bits: Floats = (np.log2(counts.sum()) - np.log2(counts)).astype(np.float32)
+    return bits
 
 
 def crc32c(data: Buffer) -> int:

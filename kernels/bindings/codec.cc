@@ -53,12 +53,15 @@ const codec::LaneKernel& kernel_of(const std::string& isa) {
   return *kernel;
 }
 
-nb::bytes encode(const Codes& codes, int back_end, int profile, bool prefer_speed) {
+nb::bytes encode(const Codes& codes, int back_end, int profile, bool prefer_speed,
+                 const std::string& isa) {
   const codec::Geometry geometry = geometry_of(codes);
+  const codec::LaneKernel& kernel = kernel_of(isa);
   std::vector<uint8_t> payload;
   {
     nb::gil_scoped_release unlocked;
-    payload = codec::encode(codes.data(), geometry, {static_cast<codec::BackEnd>(back_end), profile, prefer_speed});
+    payload = codec::encode(codes.data(), geometry, kernel,
+                            {static_cast<codec::BackEnd>(back_end), profile, prefer_speed});
   }
   return nb::bytes(payload.data(), payload.size());
 }
@@ -109,7 +112,8 @@ std::vector<std::string> available_isas() {
 
 void bind_codec(nb::module_& module) {
   using nb::literals::operator""_a;
-  module.def("encode_codes", &encode, "codes"_a, "back_end"_a, "profile"_a, "prefer_speed"_a);
+  module.def("encode_codes", &encode, "codes"_a, "back_end"_a, "profile"_a, "prefer_speed"_a,
+             "isa"_a = "auto");
   module.def("decode_codes", &decode, "payload"_a, "codes"_a, "isa"_a);
   module.def("decode_scaled", &decode_scaled, "payload"_a, "scales"_a, "weights"_a, "isa"_a);
   module.def("crc32c", &checksum<uint32_t, codec::crc32c>, "data"_a);

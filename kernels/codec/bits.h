@@ -43,6 +43,15 @@ class BitWriter {
     write_golomb(value < 0 ? ~static_cast<uint64_t>(value) * 2 + 1 : static_cast<uint64_t>(value) * 2, order);
   }
 
+  // Moves all bits of `other` behind these.
+  void append(BitWriter* other) {
+    for (const uint8_t byte : other->bytes_) write(byte, 8);
+    write(static_cast<uint32_t>(other->pending_), other->held_);
+    *other = {};
+  }
+
+  size_t bit_count() const noexcept { return bytes_.size() * 8 + static_cast<size_t>(held_); }
+
   // The bytes so far; zeros fill the last one.
   std::vector<uint8_t> take() {
     if (held_ > 0) bytes_.push_back(static_cast<uint8_t>(pending_));

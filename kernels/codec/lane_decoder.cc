@@ -60,6 +60,48 @@ Status LaneDecoder::decode_block(int c, int64_t begin, int64_t count) {
   for (int64_t i = 0; i < escapes.count; ++i) {
     if (!read_escape(&side_, header_, codes + escapes.positions[i])) return Status::kBadEscape;
   }
+  finish(begin, count);
+  return Status::kOk;
+}
+
+Status LaneDecoder::decode_rows(const RowModel& model) {
+  RowGroups groups(model, geometry_, header_.lanes());
+  const RowTable table = groups.table(entries_.data(), header_);
+  const int64_t length = geometry_.row_length();
+  for (int64_t first = 0; first < geometry_.rows; first += header_.lanes()) {
+    const int active = static_cast<int>(std::min<int64_t>(header_.lanes(), geometry_.rows - first));
+    groups.begin(active);
+    const RowGroup group = groups.group();
+    kernel_.decode_rows(&lanes_, table, group, &groups.rows);
+    if (!decode_rows_checked(&lanes_, table, group, &groups.rows)) return Status::kTruncated;
+    kernel_.spread_rows(group, static_cast<int32_t>(header_.lowest), sink_.codes + first * length);
+    const Status status = fill_escapes(first * length, active * length);
+    if (status != Status::kOk) return status;
+    finish(first * length, active * length);
+    if (active == header_.lanes()) groups.end();
+  }
+  return Status::kOk;
+}
+
+// Rows are decoded side by side, but their escaped codes lie in C order.
+Status LaneDecoder::fill_escapes(int64_t begin, int64_t count) {
+  if (!header_.escape) return Status::kOk;
+  const auto escape = static_cast<int32_t>(header_.lowest + header_.alphabet());
+  int32_t* codes = sink_.codes + begin;
+  for (int64_t block = 0; block < count; block += kLanes) {
+    const int64_t end = std::min<int64_t>(count, block + kLanes);
+    int32_t any = 0;
+    for (int64_t i = block; i < end; ++i) any |= codes[i] == escape;
+    if (!any) continue;
+    for (int64_t i = block; i < end; ++i) {
+      if (codes[i] == escape && !read_escape(&side_, header_, codes + i)) return Status::kBadEscape;
+    }
+  }
+  return Status::kOk;
+}
+
+void LaneDecoder::finish(int64_t begin, int64_t count) {
+  int32_t* codes = sink_.codes + begin;
   if (header_.low_bits > 0) {
     for (int64_t i = 0; i < count; ++i) {
       const uint32_t high = static_cast<uint32_t>(codes[i]) << header_.low_bits;
@@ -67,7 +109,6 @@ Status LaneDecoder::decode_block(int c, int64_t begin, int64_t count) {
     }
   }
   if (sink_.scales != nullptr) scale(begin, count);
-  return Status::kOk;
 }
 
 // Few lanes, a tail, or the last words of a payload.

@@ -4,6 +4,7 @@
 
 #include "codec/bits.h"
 #include "codec/rans.h"
+#include "codec/row_model.h"
 
 namespace onnxcomp::codec::rans {
 
@@ -19,6 +20,9 @@ class LaneDecoder {
   // Codes begin .. begin + count - 1, all of class c. `begin` is a multiple of 32.
   Status decode(int c, int64_t begin, int64_t count);
 
+  // All codes, row by row side by side.
+  Status decode_rows(const RowModel& model);
+
   // Everything was used up, and the states are those the encoder began with.
   Status close() const;
 
@@ -26,6 +30,8 @@ class LaneDecoder {
   Status decode_block(int c, int64_t begin, int64_t count);
   Status decode_one_by_one(const LaneTable& table, int64_t begin, int64_t first, int64_t count,
                            Escapes* escapes);
+  Status fill_escapes(int64_t begin, int64_t count);
+  void finish(int64_t begin, int64_t count);
   void scale(int64_t begin, int64_t count);
 
   const Header& header_;

@@ -9,19 +9,6 @@
 namespace onnxcomp::codec {
 namespace {
 
-void keep_shorter(std::vector<uint8_t>* best, std::vector<uint8_t> candidate) {
-  if (!candidate.empty() && (best->empty() || candidate.size() < best->size())) *best = std::move(candidate);
-}
-
-std::vector<uint8_t> encode_rans(const int32_t* codes, Geometry geometry, const EncodeOptions& options) {
-  if (options.profile != kAnyProfile)
-    return rans::encode(codes, geometry, static_cast<rans::Profile>(options.profile), options.prefer_speed);
-  std::vector<uint8_t> best;
-  for (int profile = 0; profile < rans::kProfiles; ++profile)
-    keep_shorter(&best, rans::encode(codes, geometry, static_cast<rans::Profile>(profile), options.prefer_speed));
-  return best;
-}
-
 Status decode_into(Bytes payload, Geometry geometry, const LaneKernel& kernel, const rans::Sink& sink) {
   if (!geometry.valid()) return Status::kBadGeometry;
   if (payload.size < 2) return Status::kTruncated;
@@ -45,21 +32,21 @@ Status decode_into(Bytes payload, Geometry geometry, const LaneKernel& kernel, c
 
 }  // namespace
 
-// Empty when the back end asked for has no such profile, or the profile does not apply.
-std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const EncodeOptions& options) {
+std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const LaneKernel& kernel,
+                            const EncodeOptions& options) {
   const int64_t count = geometry.count();
   if (count == 0) return raw::encode(codes, 0);
   switch (options.back_end) {
     case BackEnd::kRaw:
       return raw::encode(codes, count);
     case BackEnd::kRans:
-      return encode_rans(codes, geometry, options);
+      return rans::encode(codes, geometry, kernel, options.profile, options.prefer_speed);
     default:
       break;
   }
   const auto [smallest, largest] = std::minmax_element(codes, codes + count);
   if (*smallest == *largest) return raw::encode(codes, count);
-  std::vector<uint8_t> best = encode_rans(codes, geometry, options);
+  std::vector<uint8_t> best = rans::encode(codes, geometry, kernel, kAnyProfile, options.prefer_speed);
   if (raw::encoded_size(*smallest, *largest, count) <= best.size()) best = raw::encode(codes, count);
   return best;
 }

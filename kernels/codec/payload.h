@@ -22,10 +22,12 @@ struct EncodeOptions {
   bool prefer_speed = false;  // leaves out what decodes slowly
 };
 
-// A payload from which `decode` gives the same codes back. Needs geometry.valid().
-std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const EncodeOptions& options);
-
 struct LaneKernel;  // lanes.h: what an instruction set does
+
+// A payload from which `decode` gives the same codes back, the same whatever the kernel; empty when
+// these codes cannot have the profile asked for. Needs geometry.valid().
+std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const LaneKernel& kernel,
+                            const EncodeOptions& options);
 
 // Writes geometry.count() codes, whatever the payload holds; on an error they are meaningless.
 Status decode(Bytes payload, Geometry geometry, const LaneKernel& kernel, int32_t* codes);

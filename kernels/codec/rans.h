@@ -32,9 +32,10 @@ struct Header {
   int alphabet() const noexcept { return symbols - static_cast<int>(escape); }
 };
 
-// The shortest payload of this profile, or an empty vector where it does not apply. The codes fit
-// geometry, of which none is empty.
-std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, Profile profile, bool prefer_speed);
+// The shortest payload of this profile, or of any if it is negative; empty where the profile does not
+// apply. Speed leaves out rows, which decode at half the speed. There is at least one code.
+std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const LaneKernel& kernel,
+                            int profile, bool prefer_speed);
 
 // Where decoded codes go: as they are, or scaled as soon as a block of them is there.
 struct Sink {

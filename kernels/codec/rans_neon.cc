@@ -97,8 +97,22 @@ void scale_in_place(void* values, int64_t count, float scale) {
   kPortableLanes.scale_in_place(bytes + 4 * i, count - i, scale);
 }
 
+// Without a gather, rows gain nothing here over the portable loop.
+void decode_rows(LaneStates* lanes, const RowTable& table, const RowGroup& group, RowLanes* rows) {
+  kPortableLanes.decode_rows(lanes, table, group, rows);
+}
+
+void classify_rows(const RowTable& table, const RowGroup& group, RowLanes* rows, uint8_t* classes) {
+  kPortableLanes.classify_rows(table, group, rows, classes);
+}
+
+void spread_rows(const RowGroup& group, int32_t lowest, int32_t* rows) {
+  kPortableLanes.spread_rows(group, lowest, rows);
+}
+
 }  // namespace
 
-const LaneKernel kNeonLanes = {"neon", decode_groups, scale_in_place};
+const LaneKernel kNeonLanes = {"neon", decode_groups, decode_rows, classify_rows,
+                               spread_rows, scale_in_place};
 
 }  // namespace onnxcomp::codec

@@ -1,9 +1,12 @@
 #include <cstring>
 
 #include "codec/lanes.h"
+#include "codec/row_context.h"
 
 namespace onnxcomp::codec {
 namespace {
+
+uint32_t next_word(const uint8_t* cursor) { return cursor[0] | static_cast<uint32_t>(cursor[1]) << 8; }
 
 // One group, in chunks of lanes that a compiler keeps apart: loads of entries, then arithmetic.
 int64_t decode_groups(LaneStates* lanes, const LaneTable& table, int64_t groups, int32_t* codes,
@@ -20,7 +23,7 @@ int64_t decode_groups(LaneStates* lanes, const LaneTable& table, int64_t groups,
       if (entry >= table.first_escape)
         escapes->positions[escapes->count++] = static_cast<uint32_t>(group * kLanes + lane);
       const uint32_t next = (entry >> 12 & 0xfff) * (state >> table.resolution) + (entry & 0xfff);
-      const uint32_t word = cursor[0] | static_cast<uint32_t>(cursor[1]) << 8;
+      const uint32_t word = next_word(cursor);
       const uint32_t takes = next < kLowestState;  // as arithmetic: a branch would be a coin toss
       lanes->state[lane] = next << (16 * takes) | (word & (0 - takes));
       cursor += 2 * takes;
@@ -28,6 +31,60 @@ int64_t decode_groups(LaneStates* lanes, const LaneTable& table, int64_t groups,
   }
   lanes->cursor = cursor;
   return group;
+}
+
+// One code of every active lane. Unchecked, 32 words are left.
+template <bool kChecked>
+bool decode_step(LaneStates* lanes, const RowTable& table, const RowGroup& group, RowLanes* rows) {
+  const int64_t j = rows->position;
+  const RowPosition& at = position_of(table, j);
+  const int8_t* far = group.contexts + (j - table.far) * kLanes;
+  const uint32_t mask = (uint32_t{1} << table.resolution) - 1;
+  for (int lane = 0; lane < group.active; ++lane) {
+    const RowContext context = context_of(*rows, far, lane);
+    const int32_t c = class_of(table, prediction_of(at, context), scale_of(at, context, group.columns[j]));
+    const uint32_t state = lanes->state[lane];
+    const uint32_t entry = table.entries[static_cast<uint32_t>(c) << table.resolution | (state & mask)];
+    const uint32_t next = (entry >> 12 & 0xfff) * (state >> table.resolution) + (entry & 0xfff);
+    const uint32_t takes = next < kLowestState;
+    if (kChecked && takes && lanes->end - lanes->cursor < 2) return false;
+    const uint32_t word = !kChecked || takes ? next_word(lanes->cursor) : 0;
+    lanes->state[lane] = next << (16 * takes) | (word & (0 - takes));
+    lanes->cursor += 2 * takes;
+    const auto symbol = static_cast<int32_t>(entry >> 24);
+    group.symbols[j * kLanes + lane] = static_cast<uint8_t>(symbol);
+    const int32_t value = clamped(symbol - table.center, -kLargestContext, kLargestContext);
+    group.contexts[j * kLanes + lane] = remember(rows, lane, entry >= table.first_escape ? 0 : value);
+  }
+  ++rows->position;
+  return true;
+}
+
+void decode_rows(LaneStates* lanes, const RowTable& table, const RowGroup& group, RowLanes* rows) {
+  while (rows->position < group.length && lanes->end - lanes->cursor >= 2 * kLanes)
+    decode_step<false>(lanes, table, group, rows);
+}
+
+void classify_rows(const RowTable& table, const RowGroup& group, RowLanes* rows, uint8_t* classes) {
+  for (int64_t j = 0; j < group.length; ++j) {
+    const RowPosition& at = position_of(table, j);
+    const int8_t* contexts = group.contexts + j * kLanes;
+    for (int lane = 0; lane < group.active; ++lane) {
+      const RowContext context = context_of(*rows, contexts - table.far * kLanes, lane);
+      classes[j * kLanes + lane] = static_cast<uint8_t>(
+          class_of(table, prediction_of(at, context), scale_of(at, context, group.columns[j])));
+      remember(rows, lane, contexts[lane]);
+    }
+  }
+}
+
+void spread_rows(const RowGroup& group, int32_t lowest, int32_t* rows) {
+  for (int lane = 0; lane < group.active; ++lane) {
+    int32_t* row = rows + lane * group.length;
+    const uint8_t* symbols = group.symbols + lane;
+    for (int64_t j = 0; j < group.length; ++j)
+      row[j] = static_cast<int32_t>(static_cast<uint32_t>(lowest) + symbols[j * kLanes]);
+  }
 }
 
 void scale_in_place(void* values, int64_t count, float scale) {
@@ -42,6 +99,14 @@ void scale_in_place(void* values, int64_t count, float scale) {
 
 }  // namespace
 
-const LaneKernel kPortableLanes = {"portable", decode_groups, scale_in_place};
+bool decode_rows_checked(LaneStates* lanes, const RowTable& table, const RowGroup& group, RowLanes* rows) {
+  while (rows->position < group.length) {
+    if (!decode_step<true>(lanes, table, group, rows)) return false;
+  }
+  return true;
+}
+
+const LaneKernel kPortableLanes = {"portable", decode_groups, decode_rows, classify_rows,
+                                   spread_rows, scale_in_place};
 
 }  // namespace onnxcomp::codec

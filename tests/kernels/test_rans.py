@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxcomp.errors import CorruptContainer, KernelError
-from onnxcomp.kernels import coding
+from onnxcomp.kernels import _native, coding
 
 Codes = npt.NDArray[np.int32]
 
@@ -56,6 +56,48 @@ def test_every_decoder_gives_the_codes_back(codes: Codes, backend: str, prefer: 
         np.testing.assert_array_equal(weights, codes.astype(np.float32) * scales[0])
 
 
+@given(chunks(), st.sampled_from(sorted(coding.RANS_PROFILES)))
+@settings(max_examples=200, deadline=None)
+def test_every_profile_has_the_same_bytes_and_codes_on_every_processor(
+    codes: Codes, profile: str
+) -> None:
+    payloads = {
+        _native.encode_codes(codes, 1, coding.RANS_PROFILES[profile], False, isa)
+        for isa in coding.available_isas()
+    }
+    assert len(payloads) == 1
+    payload = payloads.pop()
+    if not payload:  # too small for the profile, or nothing to tell apart
+        return
+    for isa in coding.available_isas():
+        np.testing.assert_array_equal(coding.decode(payload, codes.shape, isa=isa), codes)
+
+
+def correlated(rows: int, columns: int) -> Codes:
+    """3x3 kernels whose neighbours are alike, and whose channels differ in scale."""
+    rng = np.random.default_rng(2)
+    white = rng.standard_normal((rows, columns, 5, 5))
+    smooth = sum(white[..., i : i + 3, j : j + 3] for i in range(3) for j in range(3)) / 3
+    scale = np.exp(rng.standard_normal((rows, 1, 1, 1)) * 0.4)
+    return np.rint(smooth * scale * 2).astype(np.int32).reshape(rows, columns, 9)
+
+
+@pytest.mark.parametrize(
+    ("profile", "ratio"), [("table", 1.003), ("parametric", 1.003), ("tiles", 0.98), ("rows", 0.85)]
+)
+def test_profiles_find_what_is_theirs(profile: str, ratio: float) -> None:
+    codes = correlated(128, 100)
+    payload = coding.encode(codes, backend="rans", profile=profile)
+    assert len(payload) * 8 < entropy_bits(codes) * ratio
+    assert len(coding.encode(codes)) <= len(payload)
+
+
+def test_small_chunks_pay_no_table() -> None:
+    codes = np.rint(np.random.default_rng(3).standard_normal((1, 300, 1)) * 3).astype(np.int32)
+    payload = coding.encode(codes, backend="rans", profile="parametric")
+    assert len(payload) * 8 < entropy_bits(codes) + 8 * 16
+
+
 @pytest.mark.parametrize("spread", [0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
 def test_large_chunks_stay_within_three_thousandths_of_the_entropy(spread: float) -> None:
     rng = np.random.default_rng(1)
@@ -100,12 +142,15 @@ def test_defects_are_named(payload: bytes, message: str) -> None:
         coding.decode(payload, (1, 8, 1))
 
 
-@given(chunks(), st.sampled_from(["raw", "rans"]), st.data())
+@given(chunks(), st.sampled_from(["raw", *coding.RANS_PROFILES]), st.data())
 @settings(max_examples=300, deadline=None)
 def test_changed_bytes_are_refused_or_decode_alike_everywhere(
-    codes: Codes, backend: str, data: st.DataObject
+    codes: Codes, kind: str, data: st.DataObject
 ) -> None:
-    payload = bytearray(coding.encode(codes, backend=backend))
+    profile = coding.RANS_PROFILES.get(kind, -1)
+    payload = bytearray(_native.encode_codes(codes, int(kind != "raw"), profile, False))
+    if not payload:
+        return
     at = data.draw(st.integers(0, len(payload) - 1))
     payload[at] ^= data.draw(st.integers(1, 255))
     if data.draw(st.booleans()):

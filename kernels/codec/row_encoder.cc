@@ -1,0 +1,97 @@
+#include <algorithm>
+#include <cmath>
+
+#include "codec/class_tables.h"
+#include "codec/plan.h"
+#include "codec/row_context.h"
+#include "codec/row_fit.h"
+
+namespace onnxcomp::codec::rans {
+namespace {
+
+// Class and symbol of every code, in coding order, and how often each occurs.
+struct Classified {
+  std::vector<uint16_t> symbols;
+  std::vector<uint32_t> counts;
+  std::vector<Run> runs;
+};
+
+// The symbols of rows first .. first + active - 1 side by side, and the contexts they become.
+void fill_group(const Source& source, const RowTable& table, int32_t escape, int64_t first,
+                const RowGroup& group) {
+  for (int lane = 0; lane < group.active; ++lane) {
+    const uint16_t* symbols = source.split.symbols.data() + (first + lane) * group.length;
+    for (int64_t j = 0; j < group.length; ++j) {
+      const int32_t value = clamped(symbols[j] - table.center, -kLargestContext, kLargestContext);
+      group.symbols[j * kLanes + lane] = static_cast<uint8_t>(symbols[j]);
+      group.contexts[j * kLanes + lane] = static_cast<int8_t>(symbols[j] == escape ? 0 : value);
+    }
+  }
+}
+
+Classified classify(const Source& source, const RowModel& model, const Header& header) {
+  const int64_t length = source.geometry.row_length(), rows = source.geometry.rows;
+  const int lanes = header.lanes();
+  RowGroups groups(model, source.geometry, lanes);
+  RowTable table = groups.table(nullptr, header);
+  table.resolution = 0;
+  const int32_t escape = header.escape ? header.symbols - 1 : header.symbols;
+  std::vector<uint8_t> classes(static_cast<size_t>(length * kLanes));
+  Classified result;
+  result.symbols.resize(static_cast<size_t>(length * rows));
+  result.counts.assign(static_cast<size_t>(model.classes() * header.symbols), 0);
+  uint16_t* next = result.symbols.data();
+  for (int64_t first = 0; first < rows; first += lanes) {
+    const int active = static_cast<int>(std::min<int64_t>(lanes, rows - first));
+    groups.begin(active);
+    const RowGroup group = groups.group();
+    fill_group(source, table, escape, first, group);
+    source.kernel.classify_rows(table, group, &groups.rows, classes.data());
+    for (int64_t j = 0; j < length * kLanes; j += kLanes) {
+      for (int64_t i = j; i < j + active; ++i) {
+        *next = static_cast<uint16_t>(classes[static_cast<size_t>(i)] * header.symbols + group.symbols[i]);
+        ++result.counts[*next++];
+      }
+    }
+    result.runs.push_back({length, active});
+    if (active == lanes) groups.end();
+  }
+  return result;
+}
+
+Plan plan_with(const Source& source, const RowModel& model, const Header& header) {
+  Plan plan;
+  plan.profile = Profile::kRows;
+  plan.header = header;
+  Classified classified = classify(source, model, header);
+  write_row_model(model, &plan.tables);
+  const auto before = static_cast<uint64_t>(plan.tables.bit_count()) << 16;
+  ClassTables classes = write_classes(classified.counts, header, &plan.tables);
+  plan.table = std::move(classes.table);
+  plan.symbols = std::move(classified.symbols);
+  plan.runs = std::move(classified.runs);
+  plan.length = classes.length + before;
+  return plan;
+}
+
+}  // namespace
+
+Plan plan_rows(const Source& source) {
+  const int64_t length = source.geometry.row_length();
+  if (length > kMaxRowLength || length < 4) return {};
+  Header header = source.alphabet.header;
+  header.lanes_log2 = affordable_lanes_log2(source.alphabet.length >> 19, source.geometry.count(), source.prefer_speed);
+  while (header.lanes_log2 > 0 && source.geometry.rows <= header.lanes() / 2) --header.lanes_log2;
+  Plan best;
+  for (const bool by_position : {false, true}) {
+    if (by_position && (source.geometry.kernel == 1 || source.geometry.kernel > 49)) continue;
+    const RowModel model = fit_row_model(source, header, by_position);
+    header.resolution = model.classes() > 16 ? 10 : 11;
+    if (header.symbols > 128) header.resolution = kLargestResolution;
+    Plan plan = plan_with(source, model, header);
+    if (plan.length < best.length) best = std::move(plan);
+  }
+  return best;
+}
+
+}  // namespace onnxcomp::codec::rans
