@@ -10,11 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnxcomp.calibration import Calibration
 from onnxcomp.factor_payoff import Clock, Measured, at_once, model_clock, paying, slower
 from onnxcomp.factor_trials import written
 from onnxcomp.graph import label
 from onnxcomp.importing import from_proto
+from onnxcomp.layer_latency import Layer, LayerLatency
+from onnxcomp.passes.base import PassContext, PassReport
+from onnxcomp.passes.factorize_weights import FactorizeWeights
 from onnxcomp.rank_planning import Option, Plan, factorable
+from onnxcomp.targets import resolve_target
 from onnxcomp.testing import model_of
 
 RNG = np.random.default_rng(3)
@@ -132,3 +137,35 @@ def test_a_copy_is_written_and_the_graph_is_not() -> None:
     trial = written(list(plan.values()), graph)
     assert [node.op for node in trial.nodes].count("MatMul") == 4
     assert [node.op for node in graph.nodes].count("MatMul") == 2
+
+
+class AlwaysAMillisecond(LayerLatency):
+    """A clock by which a form takes as long as its layer."""
+
+    def measure(self, layers: Sequence[Layer]) -> list[float]:
+        return [1 / len(layers)] * len(layers)
+
+
+@pytest.mark.parametrize(
+    ("options", "ratio", "kept", "said"),
+    [
+        ({}, 1.0, True, ""),
+        ({}, 1.1, False, "in the whole model thinner weights save no time: -10.0%"),
+        ({"min_speedup": 1.0}, 1.0, False, "thinner weights save no time: 1 ms at best"),
+    ],
+)
+def test_where_payoff_is_a_gate_bytes_pay_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch, options: Any, ratio: float, kept: bool, said: str
+) -> None:
+    module = "onnxcomp.passes.factorize_weights"
+    clock = told({"one": 1 - ratio, "two": 1 - ratio})
+    monkeypatch.setattr(f"{module}.LayerLatency", AlwaysAMillisecond)
+    monkeypatch.setattr(f"{module}.model_clock", lambda graph, feed, threads: clock)
+    graph, report = graph_of_two(), PassReport()
+    samples = Calibration.from_source(None, graph, limit=1)
+    context = PassContext(target=resolve_target("arm64"), calibration=samples, must_pay=True)
+    FactorizeWeights(energy=0.5, refine=False, **options).rewrite(graph, context, report)
+    assert (set(report.changed) == {"one", "two"}) == kept
+    assert bool(report.factorized) == kept
+    for name in () if kept else ("one", "two"):
+        assert said in report.skipped[name]
