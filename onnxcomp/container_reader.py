@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -27,9 +28,10 @@ from onnxcomp.container import (
 )
 from onnxcomp.errors import CorruptContainer, OnnxcompError, UnsupportedModel
 from onnxcomp.kernels.coding import crc32c, decode, xxh3_64
-from onnxcomp.number_types import number_type
+from onnxcomp.kernels.planes import decode_planes
+from onnxcomp.number_types import BITS, number_type
 from onnxcomp.representations import Codebook, Grid, Planes, Same, table_values
-from onnxcomp.restoring import from_codebook, from_grid, from_integer, from_planes, packed_bits
+from onnxcomp.restoring import from_codebook, from_grid, from_integer, packed_bits, widen
 from onnxcomp.zstandard import decompress
 
 Array = npt.NDArray[Any]
@@ -204,36 +206,56 @@ class ContainerReader:
         """Decodes one chunk of all streams of codes into its place in ``out``."""
         entry, place = self.directory.entries[index], cuts[0]
         how, start = entry.representation, place.start(chunk)
-        streams, _ = how.streams()
-        codes = [self._codes(index, s, chunk, place).reshape(-1) for s in range(streams)]
+        first = start * entry.bits // 8
+        target = out[first : first + (math.prod(place.shape(chunk)) * entry.bits + 7) // 8]
         if isinstance(how, Planes):
-            numbers = from_planes(codes, how, number_type(entry.data_type))
-        elif isinstance(how, Grid) and table is not None:
-            numbers = from_grid(codes[0], table, how, entry.dims, entry.data_type, start)
+            self._fill_planes(index, chunk, place, how, target)
+            return
+        codes = self._codes(index, 0, chunk, place).reshape(-1)
+        if isinstance(how, Grid) and table is not None:
+            numbers = from_grid(codes, table, how, entry.dims, entry.data_type, start)
         elif isinstance(how, Codebook) and table is not None:
             try:
-                numbers = from_codebook(codes[0], table)
+                numbers = from_codebook(codes, table)
             except IndexError:
                 raise self._error(
                     f"{self._label(index)}, chunk {chunk}: a code is outside the codebook"
                 ) from None
         else:
-            numbers = from_integer(codes[0], entry.bits)
-        data = packed_bits(numbers, entry.bits) if entry.bits < 8 else numbers.view(np.uint8)
-        first = start * entry.bits // 8
-        out[first : first + data.size] = data
+            numbers = from_integer(codes, entry.bits)
+        target[:] = packed_bits(numbers, entry.bits) if entry.bits < 8 else numbers.view(np.uint8)
+
+    def _fill_planes(self, index: int, chunk: int, place: Cut, how: Planes, target: Array) -> None:
+        """Decodes one chunk of all fields, without arrays of codes in between."""
+        kind, shape = number_type(self.directory.entries[index].data_type), place.shape(chunk)
+        payloads = [self._payload(index, s, chunk) for s in range(len(how.widths))]
+        item = BITS[how.source] // 8
+        direct = how.source == kind and target.ctypes.data % item == 0
+        decoded = target if direct else np.empty(math.prod(shape) * item, np.uint8)
+        try:
+            decode_planes(payloads, how.widths, how.rotated, shape, decoded)
+        except CorruptContainer as error:
+            raise self._error(f"{self._label(index)}, chunk {chunk}: {error}") from error
+        if not direct:
+            target[:] = widen(decoded.view(f"u{item}"), how.source, kind).view(np.uint8)
 
     def _codes(self, index: int, stream: int, chunk: int, place: Cut) -> Array:
         """Codes of a chunk of a stream, int32 [rows, columns, kernel]."""
-        found = self.directory.entries[index].streams[stream][chunk]
-        payload = self._bytes(found.offset, found.length)
-        where = f"{self._label(index)}, stream {stream}, chunk {chunk}"
-        if crc32c(payload) != found.checksum:
-            raise self._error(f"{where}: its checksum differs")
+        payload = self._payload(index, stream, chunk)
         try:
             return decode(payload, place.shape(chunk))
         except CorruptContainer as error:
+            where = f"{self._label(index)}, stream {stream}, chunk {chunk}"
             raise self._error(f"{where}: {error}") from error
+
+    def _payload(self, index: int, stream: int, chunk: int) -> bytes:
+        """A payload whose checksum holds."""
+        found = self.directory.entries[index].streams[stream][chunk]
+        payload = self._bytes(found.offset, found.length)
+        if crc32c(payload) != found.checksum:
+            where = f"{self._label(index)}, stream {stream}, chunk {chunk}"
+            raise self._error(f"{where}: its checksum differs")
+        return payload
 
     def _open(self) -> None:
         """Reads and checks header, footer and directory."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxcomp.number_types import BFLOAT16, BITS, FLOAT, FLOAT16
-from onnxcomp.representations import WHOLE, Grid, Planes, scale_shape
+from onnxcomp.number_types import BFLOAT16, FLOAT, FLOAT16
+from onnxcomp.representations import WHOLE, Grid, scale_shape
 
 Array = npt.NDArray[Any]
 
@@ -19,19 +19,6 @@ def from_integer(codes: Array, bits: int) -> Array:
         return codes.astype(np.int64).view(np.uint64)
     numbers = codes.view(np.uint32).astype(f"u{max(bits, 8) // 8}", copy=False)
     return numbers & np.uint8(2**bits - 1) if bits < 8 else numbers
-
-
-def from_planes(fields: list[Array], planes: Planes, data_type: int) -> Array:
-    """Fields, int32 codes each modulo 2^width -> unsigned numbers of ``data_type``."""
-    bits = BITS[planes.source]
-    wide: Any = np.uint64 if bits == 64 else np.uint32
-    left, numbers = bits, np.zeros(fields[0].size, wide)
-    for codes, width in zip(fields, planes.widths, strict=True):
-        left -= width
-        numbers |= (codes.view(np.uint32) & np.uint32(2**width - 1)).astype(wide) << wide(left)
-    if planes.rotated:
-        numbers = (numbers >> wide(1)) | (numbers << wide(bits - 1))
-    return widen(numbers.astype(f"u{bits // 8}", copy=False), planes.source, data_type)
 
 
 def widen(numbers: Array, source: int, data_type: int) -> Array:

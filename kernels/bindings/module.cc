@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bindings/codec.h"
+#include "bindings/planes.h"
 #include "cpu/features.h"
 #include "sparse/matmul.h"
 
@@ -81,4 +82,5 @@ NB_MODULE(_native, module) {
   module.def("available_isas", &onnxcomp::available_isas);
   module.def("cpu_features", &onnxcomp::features);
   onnxcomp::bind_codec(module);
+  onnxcomp::bind_planes(module);
 }

@@ -16,6 +16,15 @@ int width_of(int32_t smallest, int32_t largest) {
   return range == 0 ? 0 : top_bit(range) + 1;
 }
 
+uint64_t load_little(const uint8_t* bytes) {
+  uint64_t word;
+  std::memcpy(&word, bytes, sizeof word);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  word = __builtin_bswap64(word);
+#endif
+  return word;
+}
+
 size_t byte_count(int64_t count, int width) { return static_cast<size_t>((count * width + 7) / 8); }
 
 }  // namespace
@@ -61,15 +70,15 @@ Status decode(Bytes payload, int64_t count, int32_t* codes) {
   const uint8_t* bits = payload.data + begin;
   const auto base = static_cast<uint32_t>(offset);
   const uint32_t mask = width == 32 ? ~uint32_t{0} : (uint32_t{1} << width) - 1;
-  // Eight bytes at once where they exist; a number has at most 39 bits with those before it.
+  // Eight numbers at once, which start at a byte; one has at most 39 bits with those before it.
   int64_t i = 0;
-  for (; i < count; ++i) {
-    const auto bit = static_cast<size_t>(i) * static_cast<size_t>(width);
-    if (bit / 8 + 8 > size) break;
-    uint64_t word = 0;
-    for (int b = 0; b < 8; ++b) word |= static_cast<uint64_t>(bits[bit / 8 + static_cast<size_t>(b)]) << (8 * b);
-    codes[i] = static_cast<int32_t>(base + (static_cast<uint32_t>(word >> (bit % 8)) & mask));
-  }
+  const auto step = static_cast<size_t>(width);
+  for (const uint8_t* group = bits; i + 8 <= count && size >= 8 + step && group <= bits + (size - 8 - step);
+       i += 8, group += step)
+    for (size_t j = 0; j < 8; ++j) {
+      const uint64_t word = load_little(group + j * step / 8);
+      codes[i + static_cast<int64_t>(j)] = static_cast<int32_t>(base + (static_cast<uint32_t>(word >> (j * step % 8)) & mask));
+    }
   BitReader tail({bits, size});
   if (i < count) {
     const auto bit = static_cast<size_t>(i) * static_cast<size_t>(width);

@@ -1,0 +1,77 @@
+"""Bit fields decoded into numbers: the compiled kernel against its numpy twin, and bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onnxcomp.errors import CorruptContainer, KernelError
+from onnxcomp.kernels.coding import available_isas, encode
+from onnxcomp.kernels.planes import decode_planes
+from onnxcomp.kernels.planes_reference import join_fields
+
+
+@st.composite
+def widths(draw: st.DrawFn) -> list[int]:
+    left = draw(st.sampled_from([8, 16, 32, 64]))
+    found = []
+    while left:
+        found.append(draw(st.integers(1, min(31, left))))
+        left -= found[-1]
+    return found
+
+
+@settings(max_examples=80, deadline=None)
+@given(widths(), st.booleans(), st.integers(0, 9), st.sampled_from(available_isas()))
+def test_numbers_are_those_of_the_twin(
+    fields: list[int], rotated: bool, seed: int, isa: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(1, 9)), int(rng.integers(1, 70)), int(rng.integers(1, 4)))
+    codes = [rng.integers(-(2**31), 2**31, shape).astype(np.int32) for _ in fields]
+    expected = join_fields(codes, fields, rotated)
+    out = np.empty(expected.nbytes, np.uint8)
+    decode_planes([encode(c) for c in codes], fields, rotated, shape, out, isa=isa)
+    assert (out.view(expected.dtype) == expected).all()
+
+
+def test_the_twin_gives_the_bits_that_were_split() -> None:
+    numbers = np.random.default_rng(0).integers(0, 2**32, 500, np.uint32)
+    fields = [(numbers >> 31).astype(np.int32), (numbers << 1 >> 1).astype(np.int32)]
+    assert (join_fields(fields, [1, 31], False) == numbers).all()
+    assert (join_fields(fields, [1, 31], True) == (numbers >> 1 | numbers << 31)).all()
+
+
+def test_the_defective_field_is_named() -> None:
+    shape = (1, 300, 1)
+    good = encode(np.arange(300, dtype=np.int32).reshape(shape))
+    out = np.empty(300 * 2, np.uint8)
+    decode_planes([good, good], [7, 9], False, shape, out)
+    for field in range(2):
+        payloads = [good, good]
+        payloads[field] = good[:-1]
+        with pytest.raises(CorruptContainer, match=f"field {field}: a payload of {len(good) - 1}"):
+            decode_planes(payloads, [7, 9], False, shape, out)
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "size"),
+    [
+        ([7, 8], (1, 4, 1), 8),  # 15 bits
+        ([16], (1, 4, 1), 7),
+        ([16], (1, 4, 1), 10),
+        ([32], (1, 4, 1), 16),  # wider than a field may be
+        ([0, 16], (1, 4, 1), 8),
+        ([16, 16], (1, 4, 1), 16),  # a payload is missing
+        ([16], (-1, 4, 1), 8),
+        ([16], (2**11, 2**11, 1), 8),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(
+    fields: list[int], shape: tuple[int, int, int], size: int
+) -> None:
+    payload = encode(np.zeros((1, 4, 1), np.int32))
+    with pytest.raises(KernelError):
+        decode_planes([payload], fields, False, shape, np.empty(size, np.uint8))
