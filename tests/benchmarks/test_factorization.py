@@ -39,7 +39,7 @@ ROUNDING = 1e-9  # of a layer's energy
 NOISE = 0.03  # of a ratio of medians on a busy machine
 CHANCE = 2.0  # standard errors of a score by which losses may exceed their sum
 WIDTH, HEIGHT, LEFT, TOP = 480, 260, 50, 20  # of a chart's axes, pixels
-COLORS = ("#1f5fbf", "#5fa8e8", "#c2452d")
+COLORS = ("#1f5fbf", "#c2452d", "#5fa8e8")
 
 
 def step(options: str) -> str:
@@ -206,7 +206,7 @@ def picture(shares: Sequence[float], lines: dict[str, Sequence[float]]) -> str:
             f'<line x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{y(score):.1f}" y2="{y(score):.1f}" '
             'stroke="#ddd"/>'
         )
-    for at, ((name, scores), color) in enumerate(zip(lines.items(), COLORS, strict=True)):
+    for at, ((name, scores), color) in enumerate(zip(lines.items(), COLORS, strict=False)):
         points = [f"{x(a):.1f},{y(b):.1f}" for a, b in zip(shares, scores, strict=True)]
         drawn.append(
             f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" stroke-width="2"/>'
