@@ -6,18 +6,20 @@ import contextlib
 import functools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from onnxcomp.coding_quantizer import CodedWeight
 from onnxcomp.container_contents import Contents, contents
 from onnxcomp.container_reader import ContainerReader
 from onnxcomp.container_writer import ContainerWriter
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.kernels.coding import xxh3_64
-from onnxcomp.lossless import Coded, Prefer, encode_lossless
+from onnxcomp.lossless import Coded, Prefer, encode_grid, encode_lossless
+from onnxcomp.number_types import FLOAT
 from onnxcomp.progress import Progress
 from onnxcomp.representations import Same
 from onnxcomp.skeleton import Hole, Skeleton, cut_model
@@ -34,6 +36,7 @@ def pack(
     base: Path_ | None = None,
     prefer: Prefer = "size",
     threads: int | None = None,
+    grids: Mapping[str, CodedWeight] | None = None,
     progress: Progress | None = None,
 ) -> Contents:
     """Packs a model so that unpacking gives back its bytes.
@@ -45,6 +48,9 @@ def pack(
             package which only this base completes.
         prefer: "size", or "speed" of decoding.
         threads: that code tensors; None for one a processor.
+        grids: codes of tensors, by name, where they are known; what they do not give back is
+            coded without them.
+        progress: told how far the work is.
 
     Returns:
         What the container holds.
@@ -71,7 +77,8 @@ def pack(
                 external=skeleton.external,
                 base=older.identity if older else None,
             )
-            _write_tensors(writer, skeleton, _Known(older), prefer, threads, progress)
+            encode = functools.partial(_encode, skeleton, grids or {}, prefer)
+            _write_tensors(writer, skeleton, _Known(older), encode, threads, progress)
             writer.finish()
         with ContainerReader(place, base=older) as reader:
             found = contents(reader, skeleton.size)
@@ -83,7 +90,7 @@ def _write_tensors(
     writer: ContainerWriter,
     skeleton: Skeleton,
     known: _Known,
-    prefer: Prefer,
+    encode: Callable[[Hole], Coded],
     threads: int | None,
     progress: Progress,
 ) -> None:
@@ -96,7 +103,7 @@ def _write_tensors(
             if same is not None:
                 yield functools.partial(Coded, same)
             else:
-                yield functools.partial(encode_lossless, hole.entry, hole.values, prefer=prefer)
+                yield functools.partial(encode, hole)
 
     count = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(count) as pool:
@@ -105,6 +112,19 @@ def _write_tensors(
             hole.entry.representation = coded.representation
             writer.add(hole.entry, coded.streams)
             progress.advance(len(writer.directory.entries), len(skeleton.holes))
+
+
+def _encode(
+    skeleton: Skeleton, grids: Mapping[str, CodedWeight], prefer: Prefer, hole: Hole
+) -> Coded:
+    """By the codes that are known to give the values, or without loss in the shortest way."""
+    entry = hole.entry
+    name = skeleton.data[entry.name_start : entry.name_start + entry.name_length]
+    coded = grids.get(name.decode(errors="replace"))
+    fits = coded is not None and coded.codes.shape == entry.dims and entry.data_type == FLOAT
+    if fits and coded is not None and coded.values.tobytes() == hole.values.tobytes():
+        return encode_grid(entry, coded.codes, coded.scales, coded.axis, prefer=prefer)
+    return encode_lossless(entry, hole.values, prefer=prefer)
 
 
 def _in_order(

@@ -22,7 +22,15 @@ from onnxcomp.number_types import (
     SIGNED,
     number_type,
 )
-from onnxcomp.representations import Codebook, Grid, Integer, Planes, Representation, make_table
+from onnxcomp.representations import (
+    WHOLE,
+    Codebook,
+    Grid,
+    Integer,
+    Planes,
+    Representation,
+    make_table,
+)
 from onnxcomp.restoring import unpacked_bits
 
 Array = npt.NDArray[Any]
@@ -63,6 +71,24 @@ def encode_lossless(entry: Entry, values: Array, *, prefer: Prefer = "size") -> 
         for how, codes, tables in _candidates(entry, values)
     )
     return min(candidates, key=lambda coded: coded.size)
+
+
+def encode_grid(
+    entry: Entry, codes: Array, scales: Array, axis: int | None, *, prefer: Prefer = "size"
+) -> Coded:
+    """A FLOAT tensor as float32(code) * scale.
+
+    Args:
+        entry: its shape.
+        codes: int32, as many as it has elements.
+        scales: float32 [1], or one for each index along ``axis``.
+        axis: None for a single scale.
+        prefer: "size" or "speed", of decoding.
+    """
+    table, stream = make_table(np.ascontiguousarray(scales, np.float32).view(np.uint32))
+    tables = [stream] if table.inline is None else []
+    grid = Grid(WHOLE if axis is None else axis, 0, table)
+    return _coded(entry, grid, [codes], tables, prefer)
 
 
 Candidate = tuple[Representation, list[Array], list[Array]]
@@ -192,7 +218,8 @@ def _some(numbers: Array) -> Array:
     if numbers.size <= SAMPLE:
         return numbers
     starts = np.linspace(0, numbers.size - RUN, SAMPLE // RUN).astype(np.int64)
-    return numbers[(starts[:, None] + np.arange(RUN)).reshape(-1)]
+    some: Array = numbers[(starts[:, None] + np.arange(RUN)).reshape(-1)]
+    return some
 
 
 def _coded_bits(symbols: Array) -> float:

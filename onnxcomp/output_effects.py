@@ -37,7 +37,7 @@ class OutputEffects:
     ) -> None:
         """For so many ``groups``; ``graph`` must not change meanwhile."""
         self._graph = graph
-        self._names = list(dict.fromkeys(_logits(tensor) for tensor in graph.outputs))
+        self._names = list(dict.fromkeys(before_softmax(tensor) for tensor in graph.outputs))
         held = (feed for index, feed in enumerate(samples.feeds(limit)) if is_held(index))
         count = min(SAMPLES, max(FEWEST, RUNS // max(1, groups)))
         self._feeds = list(itertools.islice(held, count))
@@ -117,7 +117,7 @@ def _refit(graph: gs.Graph, parts: Sequence[Part], gone: Array) -> bool:
     return True
 
 
-def _logits(tensor: gs.Tensor) -> str:
+def before_softmax(tensor: gs.Tensor) -> str:
     """What an output is made of before it is made a probability: errors there add up."""
     node = producer(tensor)
     while node is not None and node.op in SCALINGS and producer(node.inputs[0]) is not None:

@@ -26,6 +26,7 @@ LAYERS: dict[str, set[str]] = {
         "onnxcomp.tables",
     },
     "orchestration": {
+        "onnxcomp.coding_search",
         "onnxcomp.comparison",
         "onnxcomp.gates",
         "onnxcomp.group_inspection",

@@ -1,0 +1,81 @@
+"""Codes of weights into containers, and what they take there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+
+from onnxcomp.coding_quantizer import CodedWeight
+from onnxcomp.container import Entry
+from onnxcomp.container_contents import Contents
+from onnxcomp.container_packing import pack
+from onnxcomp.graph import Graph, all_graphs
+from onnxcomp.lossless import Prefer, encode_grid
+from onnxcomp.model import save_model
+from onnxcomp.number_types import FLOAT
+from onnxcomp.progress import Progress
+from onnxcomp.representations import Integer
+
+Path_ = str | os.PathLike[str]
+
+
+def with_codes(graph: Graph, codes: Mapping[str, CodedWeight]) -> Graph:
+    """A copy of a graph whose constants have the values that codes give, under the same names."""
+    twin = graph.copy()
+    made = {name: gs.Constant(name, coded.values) for name, coded in codes.items()}
+    for body in all_graphs(twin):
+        for node in body.nodes:
+            for index, tensor in enumerate(node.inputs):
+                if isinstance(tensor, gs.Constant) and tensor.name in made:
+                    node.inputs[index] = made[tensor.name]
+    return twin
+
+
+def grid_bytes(coded: CodedWeight, prefer: Prefer) -> int:
+    """What a constant takes in a container, about."""
+    entry = Entry(0, True, 0, 0, FLOAT, coded.codes.shape, Integer())
+    return encode_grid(entry, coded.codes, coded.scales, coded.axis, prefer=prefer).size
+
+
+def pack_codes(
+    graph: Graph,
+    codes: Mapping[str, CodedWeight],
+    output: Path_,
+    *,
+    external: bool = False,
+    base: Path_ | None = None,
+    prefer: Prefer = "size",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Contents:
+    """Packs the graph that `with_codes` made, its constants as those codes.
+
+    Args:
+        graph: what `with_codes` made.
+        codes: by name of the constant.
+        output: the container.
+        external: unpack with the weights in a file of their own.
+        base, prefer, threads, progress: as for `pack`.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxcomp") as folder:
+        place = Path(folder) / "model.onnx"
+        save_model(graph, place, external=external)
+        return pack(
+            place,
+            output,
+            base=base,
+            prefer=prefer,
+            threads=threads,
+            grids=codes,
+            progress=progress,
+        )
+
+
+def packed_bytes(graph: Graph, codes: Mapping[str, CodedWeight], prefer: Prefer) -> int:
+    """Of the container of such a graph."""
+    with tempfile.TemporaryDirectory(prefix="onnxcomp") as folder:
+        return pack_codes(graph, codes, Path(folder) / "model.oxc", prefer=prefer).bytes

@@ -1,0 +1,202 @@
+"""All weights of a model on grids of their own, by one knob for the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.calibration import Calibration
+from onnxcomp.coding_quantizer import CodedWeight, quantize_vector, quantize_weight
+from onnxcomp.coding_steps import OutputNoise, step_of, unit_noise
+from onnxcomp.graph import all_graphs
+from onnxcomp.quantization import Array
+from onnxcomp.rewriting import peek
+from onnxcomp.weight_grams import observed_grams
+from onnxcomp.weight_sites import Layout, Weight, find_weights
+
+SMALLEST = 64  # elements; smaller constants stay: a container keeps them within the graph
+PROBED = 16  # samples that unit noises are measured on
+TRIAL = 0.3  # first trial step, in standard deviations of the weight
+TRIALS = 5
+SOFTER = 1 / 16  # next trial where an error was too large to tell, the inverse where too small
+VECTOR_SHARE = 0.01  # of the noise that vectors may cause, all together
+VECTOR_TRIAL = 2.0**-8  # of the root of their mean squares
+COARSEST_VECTOR = 2.0**-4
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass
+class Coded:
+    """A constant that gets codes.
+
+    Attributes:
+        name: of the constant.
+        values: float32.
+        layout: how it is a matrix.
+        gram: of its inputs, where known.
+        noise: share of the outputs' energy that a step of 1 costs; 0 where it costs none.
+    """
+
+    name: str
+    values: Array
+    layout: Layout
+    gram: Array | None = None
+    noise: float = 0.0
+
+    def at(self, step: float) -> CodedWeight:
+        """Its codes with that step."""
+        return quantize_weight(self.values, self.layout, self.gram, step)
+
+
+class CodingPlan:
+    """The weights and vectors of a graph, what their errors do, and their codes for any level.
+
+    Attributes:
+        weights: matrices, in the order of the graph.
+        vectors: float32 vectors by name: biases, scales of normalizations.
+        noise: of the outputs, on the samples that unit noises were measured on.
+    """
+
+    def __init__(
+        self,
+        graph: gs.Graph,
+        samples: Calibration,
+        limit: int | None = None,
+        advance: Advance = lambda done, total: None,
+    ) -> None:
+        """Observes the inputs of layers and tries a step for each weight.
+
+        Args:
+            graph: simplified; is not changed.
+            samples: to observe and to measure on.
+            limit: of their number.
+            advance: told of runs over samples.
+        """
+        found = find_weights(graph)
+        self.weights, self.vectors = _constants(graph, found)
+        mine = {coded.name: coded for coded in self.weights}
+        chosen = [w for w in found if w.constant.name in mine]
+        for weight, gram in observed_grams(graph, chosen, samples, limit or len(samples), advance):
+            mine[weight.constant.name].gram = _fitting(gram, weight)
+        feeds = list(samples.feeds(min(PROBED, limit or PROBED)))
+        self.noise = OutputNoise(graph, [*mine, *self.vectors], feeds)
+        self._measure()
+        self._vector_noise = self._of_vectors(VECTOR_TRIAL) / VECTOR_TRIAL**2
+
+    @property
+    def elements(self) -> int:
+        """Of all weights."""
+        return sum(coded.values.size for coded in self.weights)
+
+    def level_for(self, sqnr_db: float) -> float:
+        """The level that should leave the outputs that SQNR, if errors add up."""
+        return float(10 ** (-sqnr_db / 10)) / max(1, self.elements)
+
+    def at(self, level: float) -> dict[str, CodedWeight]:
+        """Codes of all constants, where each element of a weight may cause so much noise."""
+        found = {w.name: w.at(step_of(level, w.values.size, w.noise)) for w in self.weights}
+        return found | self._coded_vectors(level)
+
+    def refine(self, level: float) -> None:
+        """Measures unit noises anew with the steps of a level, where those tell."""
+        for weight in self.weights:
+            step = step_of(level, weight.values.size, weight.noise)
+            noise = unit_noise(self._share({weight.name: weight.at(step)}), step)
+            weight.noise = noise or weight.noise
+
+    def _measure(self) -> None:
+        known = []
+        for weight in self.weights:
+            weight.noise = self._trial(weight)
+            known.append(weight.noise)
+        positive = [noise for noise in known if noise > 0]
+        for weight in self.weights:  # what no sample reaches is coded like the least that matters
+            weight.noise = weight.noise or (min(positive) if positive else 1.0)
+
+    def _trial(self, weight: Coded) -> float:
+        step = TRIAL * float(np.std(weight.values, dtype=np.float64))
+        for _ in range(TRIALS if step > 0 else 0):
+            share = self._share({weight.name: weight.at(step)})
+            noise = unit_noise(share, step)
+            if noise is not None:
+                return noise
+            if share == 0:
+                return 0.0
+            step *= SOFTER if share > 0.1 else 1 / SOFTER
+        return 0.0
+
+    def _share(self, coded: dict[str, CodedWeight]) -> float:
+        shares = self.noise.shares({name: weight.values for name, weight in coded.items()})
+        return float(np.mean(shares))
+
+    def _of_vectors(self, step: float) -> float:
+        return self._share(self._vectors_with(step))
+
+    def _vectors_with(self, step: float) -> dict[str, CodedWeight]:
+        return {
+            name: quantize_vector(values, step * float(np.sqrt(np.mean(np.square(values)))))
+            for name, values in self.vectors.items()
+        }
+
+    def _coded_vectors(self, level: float) -> dict[str, CodedWeight]:
+        allowed = VECTOR_SHARE * level * self.elements
+        step = COARSEST_VECTOR
+        if self._vector_noise > 0:
+            step = min(step, float(np.sqrt(allowed / self._vector_noise)))
+        return self._vectors_with(step)
+
+
+def _constants(graph: gs.Graph, found: Sequence[Weight]) -> tuple[list[Coded], dict[str, Array]]:
+    """The float32 constants that get codes: matrices, and vectors by name."""
+    sites = {weight.constant.name: weight for weight in found}
+    weights, vectors = [], dict[str, Array]()
+    for name, constant in _once(graph).items():
+        if constant.dtype != np.float32 or np.prod(constant.shape, dtype=np.int64) < SMALLEST:
+            continue
+        values = peek(constant)
+        if not np.isfinite(values).all() or not values.any():
+            continue
+        if name in sites:
+            weights.append(Coded(name, values, sites[name].layout))
+        elif values.size == max(values.shape):
+            if len(np.unique(values)) > SMALLEST // 2:
+                vectors[name] = values
+        elif len(np.unique(values)) > values.size // 16:  # no mask, no table of constants
+            axes = tuple(range(values.ndim))
+            weights.append(Coded(name, values, Layout(values.shape, axes, 1)))
+    return weights, vectors
+
+
+def _once(graph: gs.Graph) -> dict[str, gs.Constant]:
+    """Constants whose name no other tensor of the graph or of its bodies has."""
+    found: dict[str, gs.Constant] = {}
+    uses: Counter[str] = Counter()
+    seen: set[int] = set()
+    for body in all_graphs(graph):
+        tensors = [*body.inputs, *body.outputs]
+        for node in body.nodes:
+            tensors += [*node.inputs, *node.outputs]
+        for tensor in tensors:
+            if id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            uses[tensor.name] += 1
+            if isinstance(tensor, gs.Constant):
+                found[tensor.name] = tensor
+        for tensor in body.outputs:  # an output has to be a tensor that a node makes
+            uses[tensor.name] += 1
+    return {name: constant for name, constant in found.items() if uses[name] == 1}
+
+
+def _fitting(gram: Array | None, weight: Weight) -> Array | None:
+    """A Gram matrix that all readers of a weight agree on, or None."""
+    if gram is None or any(site.layout != weight.layout for site in weight.sites):
+        return None
+    groups = len(gram) if gram.ndim == 3 else 1
+    rows, columns = weight.layout.rows, weight.layout.matrix(weight.constant.values).shape[1]
+    return gram if gram.shape[-1] == columns and rows % groups == 0 else None

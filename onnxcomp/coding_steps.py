@@ -1,0 +1,128 @@
+"""How coarsely each weight of a model may be coded: what its error does to the outputs.
+
+Errors of layers add up at the outputs about as independent noise does. With e_l the noise that a
+step of 1 causes there, the fewest bits for a given noise are those where each weight causes its
+share of it, by numbers of elements: e_l step_l^2 = c n_l. One c serves the whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.errors import CalibrationError, UnsupportedModel
+from onnxcomp.graph import all_graphs
+from onnxcomp.output_effects import before_softmax
+from onnxcomp.quantization import Array
+from onnxcomp.runtime import Feed, open_session
+
+SMALLEST_SHARE = 1e-14  # of the outputs' energy: below, an error drowns in rounding of float32
+LARGEST_SHARE = 0.3  # above, what a network makes of an error says nothing about smaller ones
+
+
+class OutputNoise:
+    """A session that is fed its weights, so that they can change from run to run."""
+
+    def __init__(self, graph: gs.Graph, names: Sequence[str], feeds: Sequence[Feed]) -> None:
+        """Runs the original.
+
+        Args:
+            graph: is copied.
+            names: of the constants that may change.
+            feeds: samples.
+
+        Raises:
+            CalibrationError: there are no samples.
+            UnsupportedModel: the model does not run, or no output of it is of floats.
+        """
+        if not feeds:
+            raise CalibrationError("no samples to measure the outputs on")
+        twin = graph.copy()
+        self._defaults = _fed(twin, frozenset(names))
+        outputs = list(dict.fromkeys(before_softmax(tensor) for tensor in graph.outputs))
+        self._session = open_session(twin, extra_outputs=outputs, threads=1)
+        self._feeds = list(feeds)
+        first = self._run(self._feeds[0], {}, outputs)
+        self.outputs = [
+            name for name, value in zip(outputs, first, strict=True) if _is_float(value)
+        ]
+        if not self.outputs:
+            raise UnsupportedModel("no output of the model is a tensor of floats to compare")
+        self._wanted = [self._run(feed, {}, self.outputs) for feed in self._feeds]
+        self._energy = sum(_energies(answer) for answer in self._wanted)
+
+    def shares(self, changed: Mapping[str, Array], samples: int | None = None) -> Array:
+        """Energy of what changes at each output over its own, float64 [outputs].
+
+        inf where an output is no longer finite or has another shape; outputs that are zero
+        throughout count as unchanged.
+
+        Args:
+            changed: new values of constants; the others have their own.
+            samples: only the first so many.
+        """
+        noise, energy = np.zeros(len(self.outputs)), np.zeros(len(self.outputs))
+        for feed, wanted in zip(self._feeds[:samples], self._wanted, strict=False):
+            found = self._run(feed, changed, self.outputs)
+            noise += [_difference(z, other) for z, other in zip(wanted, found, strict=True)]
+            energy += _energies(wanted)
+        return np.asarray(np.divide(noise, energy, where=energy > 0, out=np.zeros_like(noise)))
+
+    def sqnr_db(self, changed: Mapping[str, Array]) -> float:
+        """Of the worst output; inf where nothing changes."""
+        worst = float(self.shares(changed).max())
+        return float(-10 * np.log10(worst)) if worst > 0 else float("inf")
+
+    def _run(self, feed: Feed, changed: Mapping[str, Array], outputs: Sequence[str]) -> list[Any]:
+        return self._session.run({**self._defaults, **changed, **feed}, outputs)
+
+
+def unit_noise(share: float, step: float) -> float | None:
+    """e of a weight, from what a trial step did; None where the trial says nothing."""
+    if not SMALLEST_SHARE < share < LARGEST_SHARE:
+        return None
+    return share / step**2
+
+
+def step_of(level: float, elements: int, noise: float) -> float:
+    """The step of a weight whose unit noise is known.
+
+    Args:
+        level: c, the noise that an element may cause at the outputs, as a share of them.
+        elements: of the weight.
+        noise: e.
+    """
+    return float(np.sqrt(level * elements / noise))
+
+
+def _fed(graph: gs.Graph, names: frozenset[str]) -> dict[str, Array]:
+    """Makes constants inputs of a graph, in its bodies too; their values by name."""
+    values: dict[str, Array] = {}
+    inputs: dict[str, gs.Variable] = {}
+    for body in all_graphs(graph):
+        for node in body.nodes:
+            for index, tensor in enumerate(node.inputs):
+                if isinstance(tensor, gs.Constant) and tensor.name in names:
+                    if tensor.name not in inputs:
+                        values[tensor.name] = np.ascontiguousarray(tensor.values)
+                        inputs[tensor.name] = gs.Variable(tensor.name, tensor.dtype, tensor.shape)
+                    node.inputs[index] = inputs[tensor.name]
+    graph.inputs.extend(inputs.values())
+    return values
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+
+
+def _energies(answer: Sequence[Array]) -> Array:
+    return np.asarray([np.sum(np.square(z, dtype=np.float64)) for z in answer])
+
+
+def _difference(z: Array, other: Array) -> float:
+    if z.shape != other.shape or not np.isfinite(other).all():
+        return float("inf")
+    return float(np.sum(np.square(z.astype(np.float64) - other)))
