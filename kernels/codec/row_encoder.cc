@@ -9,6 +9,9 @@
 namespace onnxcomp::codec::rans {
 namespace {
 
+// From here on, weights for each position of a kernel are tried alone.
+constexpr int64_t kWorthItsWeights = 1 << 15;
+
 // Class and symbol of every code, in coding order, and how often each occurs.
 struct Classified {
   std::vector<uint16_t> symbols;
@@ -84,7 +87,8 @@ Plan plan_rows(const Source& source) {
   while (header.lanes_log2 > 0 && source.geometry.rows <= header.lanes() / 2) --header.lanes_log2;
   Plan best;
   for (const bool by_position : {false, true}) {
-    if (by_position && (source.geometry.kernel == 1 || source.geometry.kernel > 49)) continue;
+    const bool can_be = source.geometry.kernel > 1 && source.geometry.kernel <= 49;
+    if (by_position ? !can_be : can_be && source.geometry.count() > kWorthItsWeights) continue;
     const RowModel model = fit_row_model(source, header, by_position);
     header.resolution = model.classes() > 16 ? 10 : 11;
     if (header.symbols > 128) header.resolution = kLargestResolution;

@@ -12,7 +12,7 @@ namespace onnxcomp::codec::rans {
 namespace {
 
 constexpr int kTaps = 5;                  // of the prediction; the scale's are four and a constant
-constexpr int64_t kMaxSamples = 1 << 15;  // enough for a few weights
+constexpr int64_t kMaxSamples = 1 << 14;  // enough for a few weights
 
 // Sums of products for the least squares of one position.
 struct Normal {

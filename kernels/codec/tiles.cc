@@ -20,27 +20,43 @@ uint32_t middle_symbol(const Alphabet& alphabet) {
   return middle;
 }
 
-// Sum of log2 of the tiles' mean distances from the middle: what tiles of this length save, but for
-// what finding many small means saves by chance.
-int64_t spread_logarithms(const std::vector<uint16_t>& symbols, uint32_t middle, int length_log2,
-                          std::vector<int32_t>* logs) {
-  const auto count = static_cast<int64_t>(symbols.size());
-  logs->clear();
-  int64_t sum = 0;
-  for (int64_t tile = 0; tile < tile_count(count, length_log2); ++tile) {
-    const int64_t begin = tile << length_log2, end = std::min(count, begin + (int64_t{1} << length_log2));
-    int64_t distance = 0;
-    for (int64_t i = begin; i < end; ++i) {
-      const auto symbol = static_cast<int64_t>(symbols[static_cast<size_t>(i)]);
-      distance += symbol > middle ? symbol - middle : middle - symbol;
+// Summed distance of the symbols from the middle, of every tile of this length.
+std::vector<int64_t> distances(const std::vector<uint16_t>& symbols, uint32_t middle, int length_log2) {
+  std::vector<int64_t> sums;
+  for (size_t begin = 0; begin < symbols.size(); begin += size_t{1} << length_log2) {
+    const size_t end = std::min(symbols.size(), begin + (size_t{1} << length_log2));
+    int32_t sum = 0;
+    for (size_t i = begin; i < end; ++i) {
+      const int32_t distance = symbols[i] - static_cast<int32_t>(middle);
+      sum += distance < 0 ? -distance : distance;
     }
-    // A sixteenth more, so that a tile of zeros has a logarithm.
-    const int64_t log = log2_fixed(static_cast<uint64_t>(16 * distance + (end - begin))) -
-                        log2_fixed(static_cast<uint64_t>(16 * (end - begin)));
-    logs->push_back(static_cast<int32_t>(log));
-    sum += (log * (end - begin));
+    sums.push_back(sum);
   }
-  return sum;
+  return sums;
+}
+
+// Four tiles become one.
+std::vector<int64_t> merged(const std::vector<int64_t>& sums) {
+  std::vector<int64_t> result((sums.size() + 3) / 4, 0);
+  for (size_t i = 0; i < sums.size(); ++i) result[i / 4] += sums[i];
+  return result;
+}
+
+// log2 of the tiles' mean distances; weighted by length, what such tiles save is less their sum.
+int64_t spread_logarithms(const std::vector<int64_t>& sums, int64_t count, int length_log2,
+                          std::vector<int32_t>* logs) {
+  logs->clear();
+  int64_t total = 0;
+  for (size_t tile = 0; tile < sums.size(); ++tile) {
+    const int64_t begin = static_cast<int64_t>(tile) << length_log2;
+    const int64_t codes = std::min(count - begin, int64_t{1} << length_log2);
+    // A sixteenth more, so that a tile of zeros has a logarithm.
+    const int64_t log = log2_fixed(static_cast<uint64_t>(16 * sums[tile] + codes)) -
+                        log2_fixed(static_cast<uint64_t>(16 * codes));
+    logs->push_back(static_cast<int32_t>(log));
+    total += log * codes;
+  }
+  return total;
 }
 
 }  // namespace
@@ -48,12 +64,15 @@ int64_t spread_logarithms(const std::vector<uint16_t>& symbols, uint32_t middle,
 Tiles choose_tiles(const std::vector<uint16_t>& symbols, const Alphabet& alphabet, Geometry geometry) {
   Tiles tiles;
   const uint32_t middle = middle_symbol(alphabet);
+  const int64_t count = geometry.count();
   std::vector<int32_t> logs, best_logs;
+  std::vector<int64_t> sums;
   int64_t best = 0;
   for (int length_log2 = 6; length_log2 <= 12; length_log2 += 2) {
-    if ((int64_t{4} << length_log2) > geometry.count()) break;
+    if ((int64_t{4} << length_log2) > count) break;
+    sums = sums.empty() ? distances(symbols, middle, length_log2) : merged(sums);
     // Four bits and about one more for the chance are what a tile costs.
-    const int64_t cost = spread_logarithms(symbols, middle, length_log2, &logs) +
+    const int64_t cost = spread_logarithms(sums, count, length_log2, &logs) +
                          5 * kOne * static_cast<int64_t>(logs.size());
     if (best_logs.empty() || cost < best) {
       best = cost;
