@@ -87,13 +87,15 @@ def _of_each(steps: Array, grid: Grid, dims: tuple[int, ...], start: int, count:
     flat = np.arange(start, start + count)
     blocks = scale_shape(dims, grid.axis, grid.block)[grid.axis]
     outer, place = np.divmod(flat // inner, length)
-    return steps[(outer * blocks + place // grid.block) * inner + flat % inner]
+    scales: Array = steps[(outer * blocks + place // grid.block) * inner + flat % inner]
+    return scales
 
 
 def packed_bits(numbers: Array, bits: int) -> Array:
     """Numbers of ``bits`` bits, a byte each -> bytes, filled from the lowest bit up."""
     each = np.unpackbits(numbers[:, None], axis=1, bitorder="little")[:, :bits]
-    return np.packbits(each, bitorder="little")
+    data: Array = np.packbits(each, bitorder="little")
+    return data
 
 
 def unpacked_bits(data: Array, bits: int, count: int) -> Array:
