@@ -15,6 +15,7 @@ import numpy as np
 from onnxcomp.coding_quantizer import CodedWeight
 from onnxcomp.container_contents import Contents, contents
 from onnxcomp.container_reader import ContainerReader
+from onnxcomp.container_unpacking import in_threads
 from onnxcomp.container_writer import ContainerWriter
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.kernels.coding import xxh3_64
@@ -80,7 +81,9 @@ def pack(
             encode = functools.partial(_encode, skeleton, grids or {}, prefer)
             _write_tensors(writer, skeleton, _Known(older), encode, threads, progress)
             writer.finish()
-        with ContainerReader(place, base=older) as reader:
+        with ContainerReader(place, base=older) as reader, in_threads(threads) as run:
+            for index in range(len(skeleton.holes)):
+                reader.read(index, run)  # a file that does not decode never gets its name
             found = contents(reader, skeleton.size)
         appear([place], target.parent, folder)
     return found.at(target)

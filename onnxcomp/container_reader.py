@@ -27,10 +27,10 @@ from onnxcomp.container import (
     stream_dims,
 )
 from onnxcomp.errors import CorruptContainer, OnnxcompError, UnsupportedModel
-from onnxcomp.kernels.coding import crc32c, decode, xxh3_64
+from onnxcomp.kernels.coding import crc32c, decode, decode_scaled, xxh3_64
 from onnxcomp.kernels.planes import decode_planes
-from onnxcomp.number_types import BITS, number_type
-from onnxcomp.representations import Codebook, Grid, Planes, Same, table_values
+from onnxcomp.number_types import BITS, FLOAT, number_type
+from onnxcomp.representations import WHOLE, Codebook, Grid, Planes, Same, table_values
 from onnxcomp.restoring import from_codebook, from_grid, from_integer, packed_bits, widen
 from onnxcomp.zstandard import decompress
 
@@ -211,6 +211,9 @@ class ContainerReader:
         if isinstance(how, Planes):
             self._fill_planes(index, chunk, place, how, target)
             return
+        if isinstance(how, Grid) and table is not None and _has_scale_a_row(entry, how, place):
+            self._fill_rows(index, chunk, place, table.view(np.float32), target)
+            return
         codes = self._codes(index, 0, chunk, place).reshape(-1)
         if isinstance(how, Grid) and table is not None:
             numbers = from_grid(codes, table, how, entry.dims, entry.data_type, start)
@@ -238,6 +241,20 @@ class ContainerReader:
             raise self._error(f"{self._label(index)}, chunk {chunk}: {error}") from error
         if not direct:
             target[:] = widen(decoded.view(f"u{item}"), how.source, kind).view(np.uint8)
+
+    def _fill_rows(self, index: int, chunk: int, place: Cut, scales: Array, target: Array) -> None:
+        """Decodes and multiplies one chunk of a float32 grid, by a scale for all or each row."""
+        shape, payload = place.shape(chunk), self._payload(index, 0, chunk)
+        if scales.size > 1:
+            scales = scales[chunk * place.step :][: shape[0]]
+        direct = target.ctypes.data % 4 == 0
+        decoded = target.view(np.float32) if direct else np.empty(math.prod(shape), np.float32)
+        try:
+            decode_scaled(payload, shape, scales, decoded)
+        except CorruptContainer as error:
+            raise self._error(f"{self._label(index)}, chunk {chunk}: {error}") from error
+        if not direct:
+            target[:] = decoded.view(np.uint8)
 
     def _codes(self, index: int, stream: int, chunk: int, place: Cut) -> Array:
         """Codes of a chunk of a stream, int32 [rows, columns, kernel]."""
@@ -310,6 +327,13 @@ class ContainerReader:
 
     def _naming(self) -> _Naming:
         return _Naming(self.path)
+
+
+def _has_scale_a_row(entry: Entry, grid: Grid, place: Cut) -> bool:
+    """Whether chunks of a float32 grid are whole rows with a scale each, or all share one."""
+    if entry.data_type != FLOAT or grid.block:
+        return False
+    return grid.axis == WHOLE or (grid.axis == 0 and place.step > 0 and len(entry.dims) > 1)
 
 
 class _Naming:

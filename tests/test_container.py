@@ -14,39 +14,23 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from containers import through
+from hypothesis import given, settings
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxcomp.container import FOOTER, HEADER, MOST_CODES, VERSION, Entry, cut
 from onnxcomp.container_packing import pack
 from onnxcomp.container_reader import ContainerReader, is_container
 from onnxcomp.container_unpacking import unpack, verify
-from onnxcomp.container_writer import ContainerWriter
 from onnxcomp.errors import CorruptContainer, OnnxcompError, OutputError, UnsupportedModel
 from onnxcomp.kernels.coding import xxh3_64
-from onnxcomp.lossless import encode_lossless
-from onnxcomp.representations import Integer
+from onnxcomp.representations import Codebook, Grid, Integer
 from onnxcomp.skeleton import point_to
 from onnxcomp.stored import SUB_BYTE
 from onnxcomp.testing import small_convnet
+from random_graphs import models
 
 Array = npt.NDArray[Any]
-
-
-def through(entry: Entry, values: Array) -> Array:
-    """The values of a tensor after writing and reading a container."""
-    coded = encode_lossless(entry, values)
-    entry.representation, entry.checksum = coded.representation, xxh3_64(values)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "m.oxc"
-        with open(path, "wb") as file:
-            writer = ContainerWriter(file, b"", external=False)
-            writer.add(entry, coded.streams)
-            writer.finish()
-        with ContainerReader(path) as reader:
-            (found,) = reader.directory.entries
-            assert (found.dims, found.data_type) == (entry.dims, entry.data_type)
-            assert found.streams == entry.streams
-            return reader.read(0)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +192,17 @@ def rng_tensor(name: str, *dims: int) -> TensorProto:
     return numpy_helper.from_array(values, name)
 
 
+@settings(max_examples=25, deadline=None)
+@given(models())
+def test_random_graphs_come_back_byte_for_byte(model: onnx.ModelProto) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source, back = Path(folder) / "m.onnx", Path(folder) / "back.onnx"
+        source.write_bytes(model.SerializeToString())
+        pack(source, Path(folder) / "m.oxc")
+        unpack(Path(folder) / "m.oxc", back)
+        assert back.read_bytes() == source.read_bytes()
+
+
 def test_the_same_model_gives_the_same_bytes(packed: Path, tmp_path: Path) -> None:
     pack(packed.with_name("m.onnx"), tmp_path / "a.oxc", threads=1)
     pack(packed.with_name("m.onnx"), tmp_path / "b.oxc", threads=5)
@@ -254,6 +249,22 @@ def test_tensors_of_several_chunks_come_back(bits: int) -> None:
     entry = Entry(0, True, 0, 0, data_type, (1500, 1001), Integer())
     assert (through(entry, values) == values).all()
     assert len(entry.streams[0]) == 2
+
+
+@pytest.mark.parametrize("dims", [(2100, 1000), (40, 20), (3, 2**19 + 1), (2**20 + 9,)])
+@pytest.mark.parametrize("rows", [True, False])
+def test_grids_of_several_chunks_are_multiplied_by_the_scale_of_their_row(
+    dims: tuple[int, ...], rows: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-99, 100, dims).astype(np.float32)
+    shape = (dims[0], *[1] * (len(dims) - 1)) if rows and len(dims) > 1 else ()
+    values = codes * (rng.random(shape, np.float32) + np.float32(0.1))
+    entry = Entry(0, True, 0, 0, TensorProto.FLOAT, dims, Integer())
+    assert (
+        through(entry, values.reshape(-1).view(np.uint8)) == values.view(np.uint8).reshape(-1)
+    ).all()
+    assert isinstance(entry.representation, Grid | Codebook)
 
 
 # --- damage -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from containers import through
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -177,8 +178,6 @@ def test_bits_are_packed_from_the_lowest_up(bits: int, numbers: Array) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(sorted(BITS)), st.data())
 def test_every_type_and_bit_pattern_comes_back(data_type: int, data: st.DataObject) -> None:
-    from test_container import through  # what a reader makes of it
-
     dims = tuple(data.draw(st.lists(st.integers(0, 7), max_size=5)))
     entry = Entry(0, True, 0, 0, data_type, dims, Integer())
     few = data.draw(st.booleans())
