@@ -132,7 +132,7 @@ class Lanes:
         """The next symbol of the first len(classes) lanes, each with its own class."""
         states = self.states[: len(classes)]
         slots = states & ((1 << self.resolution) - 1)
-        symbols = self._symbol[classes, slots]
+        symbols: Integers = self._symbol[classes, slots]
         bias = slots - self._first[classes, symbols]
         states = self._frequency[classes, symbols] * (states >> self.resolution) + bias
         takes = states < _LOWEST_STATE

@@ -134,7 +134,9 @@ def gaussian_frequencies(mean: int, spread: int, shape: int, alphabet: int, slot
     power = _exp2(np.clip((ratio * shape) >> 3, -16 * _ONE, 16 * _ONE))
     weights = _exp2(-np.minimum(power, 40 * _ONE)).sum(1)
     total = int(weights.sum())
-    frequency = 1 + (weights * (slots - alphabet) // total if total else np.zeros_like(weights))
+    frequency: Integers = 1 + (
+        weights * (slots - alphabet) // total if total else np.zeros_like(weights)
+    )
     frequency[weights.argmax()] += slots - frequency.sum()
     return frequency
 
@@ -159,4 +161,6 @@ def _exp2(exponents: Integers) -> Integers:
     for coefficient in _SERIES[-2::-1]:
         total = ((total * x) >> 30) + coefficient
     shift = 14 - (exponents >> 16)
-    return np.where(shift >= 0, total >> np.clip(shift, 0, 63), total << np.clip(-shift, 0, 30))
+    down, up = np.clip(shift, 0, 63), np.clip(-shift, 0, 30)
+    result: Integers = np.where(shift >= 0, total >> down, total << up)
+    return result
