@@ -12,6 +12,7 @@
 
 #include "bindings/codec.h"
 #include "bindings/planes.h"
+#include "bindings/zstd.h"
 #include "cpu/features.h"
 #include "sparse/matmul.h"
 
@@ -83,4 +84,5 @@ NB_MODULE(_native, module) {
   module.def("cpu_features", &onnxcomp::features);
   onnxcomp::bind_codec(module);
   onnxcomp::bind_planes(module);
+  onnxcomp::bind_zstd(module);
 }
