@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +31,7 @@ from onnxcomp.representations import (
     Integer,
     Planes,
     Representation,
+    Table,
     make_table,
 )
 from onnxcomp.restoring import unpacked_bits
@@ -86,27 +89,26 @@ def encode_grid(
         prefer: "size" or "speed", of decoding.
     """
     table, stream = make_table(np.ascontiguousarray(scales, np.float32).view(np.uint32))
-    tables = [stream] if table.inline is None else []
     grid = Grid(WHOLE if axis is None else axis, 0, table)
-    return _coded(entry, grid, [codes], tables, prefer)
+    return _coded(entry, grid, [_of_array(codes)], _streams(table, stream), prefer)
 
 
-Candidate = tuple[Representation, list[Array], list[Array]]
+Source = Callable[[int, int], Array]  # codes of the numbers from one on, to before another
+Candidate = tuple[Representation, list[Source], list[Source]]
 
 
 def _candidates(entry: Entry, values: Array) -> Iterator[Candidate]:
     """Representations with the codes [n] of their streams and the codes of their tables."""
     bits, kind = entry.bits, number_type(entry.data_type)
-    count = int(np.prod(entry.number_dims, dtype=np.int64))
     if bits < 8:
-        yield Integer(), [_signed(unpacked_bits(values, bits, count), bits, kind in SIGNED)], []
+        yield Integer(), [functools.partial(_of_bits, values, bits, kind in SIGNED)], []
         return
     numbers = values.view(f"<u{bits // 8}")
     if kind in FLOATS:
         yield from _of_floats(numbers, kind, entry)
         return
     if bits <= 32 or _fits(numbers, kind in SIGNED):
-        yield Integer(), [_signed(numbers, bits, kind in SIGNED)], []
+        yield Integer(), [functools.partial(_of_integers, numbers, bits, kind in SIGNED)], []
     if bits > 16:
         yield _fields(numbers, Planes(kind, False, (16,) * (bits // 16)))
 
@@ -119,45 +121,60 @@ def _of_floats(numbers: Array, kind: int, entry: Entry) -> Iterator[Candidate]:
     book = codebook(numbers)
     if book is not None:
         table, stream = make_table(book[0])
-        yield Codebook(table), [book[1]], [stream] if table.inline is None else []
+        yield Codebook(table), [_of_array(book[1])], _streams(table, stream)
     if kind == FLOAT:
         for grid in grids(numbers, entry.number_dims):
             table, stream = make_table(grid.scales.view(np.uint32))
-            tables = [stream] if table.inline is None else []
-            yield Grid(grid.axis, 0, table), [grid.codes], tables
+            yield Grid(grid.axis, 0, table), [_of_array(grid.codes)], _streams(table, stream)
 
 
 def _coded(
-    entry: Entry, how: Representation, codes: list[Array], tables: list[Array], prefer: Prefer
+    entry: Entry, how: Representation, codes: list[Source], tables: list[Source], prefer: Prefer
 ) -> Coded:
     """Cuts the codes of each stream into chunks and encodes them."""
     described = Entry(0, False, 0, 0, entry.data_type, entry.dims, how)
     result = Coded(how)
-    for index, ((dims, bits), whole) in enumerate(
+    for index, ((dims, bits), source) in enumerate(
         zip(stream_dims(described), [*codes, *tables], strict=True)
     ):
-        place, flat = cut(dims, bits), whole.reshape(-1)
+        place = cut(dims, bits)
         raw = isinstance(how, Planes) and how.widths[index] > 16
         payloads = []
         for chunk in range(place.chunks):
             shape, start = place.shape(chunk), place.start(chunk)
-            part = flat[start : start + int(np.prod(shape))].astype(np.int32, copy=False)
+            part = source(start, start + math.prod(shape)).astype(np.int32, copy=False)
             part = np.ascontiguousarray(part).reshape(shape)
             payloads.append(encode(part, prefer=prefer, backend="raw" if raw else "auto"))
         result.streams.append(payloads)
     return result
 
 
-def _signed(numbers: Array, bits: int, signed: bool) -> Array:
-    """Unsigned numbers -> codes."""
+def _of_array(codes: Array) -> Source:
+    flat = codes.reshape(-1)
+    return lambda start, stop: flat[start:stop]
+
+
+def _streams(table: Table, codes: Array) -> list[Source]:
+    """The streams of a table: none where it is part of the directory."""
+    return [_of_array(codes)] if table.inline is None else []
+
+
+def _of_bits(values: Array, bits: int, signed: bool, start: int, stop: int) -> Array:
+    """Codes of numbers under 8 bits; ``start`` is one that starts a byte."""
+    data = values[start * bits // 8 : -(-stop * bits // 8)]
+    half = 2 ** (bits - 1) if signed else 0
+    numbers: Array = unpacked_bits(data, bits, stop - start).astype(np.int32)
+    return (numbers ^ half) - half
+
+
+def _of_integers(numbers: Array, bits: int, signed: bool, start: int, stop: int) -> Array:
+    """Codes of unsigned numbers that stand for integers."""
+    part = numbers[start:stop]
     if bits == 64:
-        return numbers.view(np.int64).astype(np.int32)
-    if bits < 8:
-        half = 2 ** (bits - 1) if signed else 0
-        return (numbers.astype(np.int32) ^ half) - half
+        return part.view(np.int64).astype(np.int32)
     if signed or bits == 32:
-        return numbers.view(f"i{bits // 8}").astype(np.int32)
-    return numbers.astype(np.int32)
+        return part.view(f"i{bits // 8}").astype(np.int32)
+    return part.astype(np.int32)
 
 
 def _fits(numbers: Array, signed: bool) -> bool:
@@ -170,15 +187,22 @@ def _fits(numbers: Array, signed: bool) -> bool:
 
 def _fields(numbers: Array, planes: Planes) -> Candidate:
     """The bit fields of numbers, each as codes."""
-    bits = BITS[planes.source]
-    kind = numbers.dtype.type
-    if planes.rotated:
-        numbers = (numbers << kind(1)) | (numbers >> kind(bits - 1))
-    left, codes = bits, []
+    left, sources = BITS[planes.source], list[Source]()
     for width in planes.widths:
         left -= width
-        codes.append((numbers >> kind(left) & kind(2**width - 1)).astype(np.int32))
-    return planes, codes, []
+        sources.append(functools.partial(_of_field, numbers, planes, left, width))
+    return planes, sources, []
+
+
+def _of_field(
+    numbers: Array, planes: Planes, shift: int, width: int, start: int, stop: int
+) -> Array:
+    """Codes of one field, ``width`` bits from bit ``shift`` on."""
+    part, kind = numbers[start:stop], numbers.dtype.type
+    if planes.rotated:
+        part = (part << kind(1)) | (part >> kind(BITS[planes.source] - 1))
+    codes: Array = (part >> kind(shift) & kind(2**width - 1)).astype(np.int32)
+    return codes
 
 
 def _best_planes(source: int, numbers: Array) -> tuple[Array, Planes]:
