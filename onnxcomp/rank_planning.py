@@ -154,7 +154,7 @@ def timed(item: Factorable, latency: LayerLatency, *, faster: bool) -> Factorabl
         faster: options have to be faster than the weight as it is; else they may not be slower.
     """
     now = item.form.layer_layers()
-    if item.form.nodes[0].op == "Gather":
+    if all(node.op == "Gather" for node in item.form.nodes):
         return "a lookup takes next to no time, thinner weights add a product" if faster else item
     if not now:
         return "the sizes of its activations are not known, so it cannot be timed"
