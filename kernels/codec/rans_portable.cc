@@ -33,29 +33,50 @@ int64_t decode_groups(LaneStates* lanes, const LaneTable& table, int64_t groups,
   return group;
 }
 
+// The classes of all lanes, in loops without branches that a compiler makes vectors of. Lanes without a
+// row get some class.
+void classes_at(const RowTable& table, const RowGroup& group, const RowLanes& rows, int64_t j, int32_t* classes) {
+  const RowTable constants = table;
+  const RowPosition at = position_of(constants, j);
+  const int32_t column = group.columns[j];
+  const int8_t* far = group.contexts + (j - constants.far) * kLanes;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const RowContext context = context_of(rows, far, lane);
+    classes[lane] = class_of(constants, prediction_of(at, context), scale_of(at, context, column));
+  }
+}
+
+// Contexts become history, of all lanes.
+void remember_all(const int32_t* values, RowLanes* rows, int8_t* contexts) {
+  for (int lane = 0; lane < kLanes; ++lane) remember(rows, lane, values[lane]);
+  for (int lane = 0; lane < kLanes; ++lane) contexts[lane] = static_cast<int8_t>(values[lane]);
+}
+
 // One code of every active lane. Unchecked, 32 words are left.
 template <bool kChecked>
 bool decode_step(LaneStates* lanes, const RowTable& table, const RowGroup& group, RowLanes* rows) {
   const int64_t j = rows->position;
-  const RowPosition& at = position_of(table, j);
-  const int8_t* far = group.contexts + (j - table.far) * kLanes;
   const uint32_t mask = (uint32_t{1} << table.resolution) - 1;
+  int32_t classes[kLanes], values[kLanes] = {};
+  classes_at(table, group, *rows, j, classes);
+  const uint8_t* cursor = lanes->cursor;
   for (int lane = 0; lane < group.active; ++lane) {
-    const RowContext context = context_of(*rows, far, lane);
-    const int32_t c = class_of(table, prediction_of(at, context), scale_of(at, context, group.columns[j]));
     const uint32_t state = lanes->state[lane];
-    const uint32_t entry = table.entries[static_cast<uint32_t>(c) << table.resolution | (state & mask)];
+    const uint32_t slots = static_cast<uint32_t>(classes[lane]) << table.resolution;
+    const uint32_t entry = table.entries[slots | (state & mask)];
     const uint32_t next = (entry >> 12 & 0xfff) * (state >> table.resolution) + (entry & 0xfff);
     const uint32_t takes = next < kLowestState;
-    if (kChecked && takes && lanes->end - lanes->cursor < 2) return false;
-    const uint32_t word = !kChecked || takes ? next_word(lanes->cursor) : 0;
+    if (kChecked && takes && lanes->end - cursor < 2) return false;
+    const uint32_t word = !kChecked || takes ? next_word(cursor) : 0;
     lanes->state[lane] = next << (16 * takes) | (word & (0 - takes));
-    lanes->cursor += 2 * takes;
+    cursor += 2 * takes;
     const auto symbol = static_cast<int32_t>(entry >> 24);
     group.symbols[j * kLanes + lane] = static_cast<uint8_t>(symbol);
     const int32_t value = clamped(symbol - table.center, -kLargestContext, kLargestContext);
-    group.contexts[j * kLanes + lane] = remember(rows, lane, entry >= table.first_escape ? 0 : value);
+    values[lane] = entry >= table.first_escape ? 0 : value;
   }
+  lanes->cursor = cursor;
+  remember_all(values, rows, group.contexts + j * kLanes);
   ++rows->position;
   return true;
 }
@@ -67,14 +88,14 @@ void decode_rows(LaneStates* lanes, const RowTable& table, const RowGroup& group
 
 void classify_rows(const RowTable& table, const RowGroup& group, RowLanes* rows, uint8_t* classes) {
   for (int64_t j = 0; j < group.length; ++j) {
-    const RowPosition& at = position_of(table, j);
-    const int8_t* contexts = group.contexts + j * kLanes;
-    for (int lane = 0; lane < group.active; ++lane) {
-      const RowContext context = context_of(*rows, contexts - table.far * kLanes, lane);
-      classes[j * kLanes + lane] = static_cast<uint8_t>(
-          class_of(table, prediction_of(at, context), scale_of(at, context, group.columns[j])));
-      remember(rows, lane, contexts[lane]);
+    int32_t found[kLanes], values[kLanes];
+    int8_t* contexts = group.contexts + j * kLanes;
+    classes_at(table, group, *rows, j, found);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      classes[j * kLanes + lane] = static_cast<uint8_t>(found[lane]);
+      values[lane] = contexts[lane];
     }
+    remember_all(values, rows, contexts);
   }
 }
 

@@ -64,14 +64,13 @@ inline RowContext context_of(const RowLanes& rows, const int8_t* far, int lane) 
           rows.magnitude[lane]};
 }
 
-// The lane's code becomes history; escaped codes leave a zero.
-inline int8_t remember(RowLanes* rows, int lane, int32_t context) {
+// The lane's context becomes history.
+inline void remember(RowLanes* rows, int lane, int32_t context) {
   uint32_t& latest = rows->latest[lane];
   rows->earlier[lane] = rows->earlier[lane] << 16 | latest >> 16;
   latest = latest << 16 | (static_cast<uint32_t>(context) & 0xffff);
   int32_t& magnitude = rows->magnitude[lane];
   magnitude += magnitude_of(context) - (magnitude >> kRowMemory);
-  return static_cast<int8_t>(context);
 }
 
 }  // namespace onnxcomp::codec
