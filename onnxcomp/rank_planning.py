@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.factored_convolutions import kernel_error
 from onnxcomp.factored_forms import Evidence, Form, forms
+from onnxcomp.gram import Array
 from onnxcomp.graph import label
 from onnxcomp.layer_latency import LayerLatency
 from onnxcomp.rank_rules import evbmf_rank
@@ -188,14 +189,22 @@ def keeping_energy(item: Factorable, energy: float) -> Option | str:
     )
 
 
-def above_noise(item: Factorable) -> Option | str:
+def above_noise(item: Factorable, multiple: int = 1) -> Option | str:
     """The smallest option at the ranks that stand out of noise (EVBMF), or why there is none."""
-    found = []
-    for form in dict.fromkeys(option.form for option in item.options):
-        rank = _noise_rank(form)
-        if rank is not None and form.parameters(rank) < form.layer_parameters:
-            found.append(_option(form, rank, item.energy))
-    paying = [o for o in found if o.macs <= o.form.layer_macs or not o.form.layer_macs]
+    ranked = [(form, _noise_rank(form)) for form in dict.fromkeys(o.form for o in item.options)]
+    known = [(form, np.atleast_1d(rank)) for form, rank in ranked if rank is not None]
+    if not known:
+        return "EVBMF tells no ranks of cp"
+    standing = [(form, -(-rank // multiple) * multiple) for form, rank in known if rank.all()]
+    if not standing:
+        return "nothing stands out of the noise in its weights"
+    found = [
+        _option(form, _as_rank(rank), item.energy)
+        for form, rank in standing
+        if len(rank) == 1 or (rank <= form.weight.shape[:2]).all()
+    ]
+    paying = [o for o in found if o.parameters < o.form.layer_parameters]
+    paying = [o for o in paying if o.macs <= o.form.layer_macs or not o.form.layer_macs]
     if not paying:
         return "the ranks that stand out of noise do not have fewer parameters and no more MACs"
     return min(paying, key=lambda option: _size(item, option))
@@ -241,19 +250,24 @@ def _noise_rank(form: Form) -> Rank | None:
     """How many directions of each side of a weight are more than noise; None of cp."""
     values = peek(form.weight).astype(np.float64)
     if form.nodes[0].op != "Conv":
-        return max(1, evbmf_rank(values.reshape(values.shape[-2:])))
+        return evbmf_rank(values.reshape(values.shape[-2:]))
     out = values.reshape(len(values), -1)
     inner = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
     if form.method in ("svd", "svd_input"):
-        return max(1, evbmf_rank(out))
+        return evbmf_rank(out)
     if form.method == "svd_output":
-        return max(1, evbmf_rank(inner))
+        return evbmf_rank(inner)
     if form.method == "tucker2":
-        return max(1, evbmf_rank(out)), max(1, evbmf_rank(inner))
+        return evbmf_rank(out), evbmf_rank(inner)
     if form.method == "spatial":
         rows = values.transpose(0, 3, 1, 2)
-        return max(1, evbmf_rank(rows.reshape(rows.shape[0] * rows.shape[1], -1)))
+        return evbmf_rank(rows.reshape(rows.shape[0] * rows.shape[1], -1))
     return None
+
+
+def _as_rank(sides: Array) -> Rank:
+    found = [int(side) for side in sides]
+    return found[0] if len(found) == 1 else (found[0], found[1])
 
 
 def _energy(node: gs.Node, found: Sequence[Form], gram: Evidence | None) -> float:

@@ -194,9 +194,10 @@ class FactorizeWeights(Pass):
         plan = {}
         for item in items:
             mine = self.options_for(item.name) or self
-            option = (
-                above_noise(item) if mine.rule == "evbmf" else keeping_energy(item, mine.energy)
-            )
+            if mine.rule == "evbmf":
+                option = above_noise(item, mine.multiple)
+            else:
+                option = keeping_energy(item, mine.energy)
             if isinstance(option, str):
                 self._skip(item, option, report)
             else:

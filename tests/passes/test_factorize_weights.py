@@ -215,8 +215,25 @@ def test_evbmf_finds_the_rank_that_noise_hides(tmp_path: Path) -> None:
         "one (float[N, 60] x) => (float[N, 50] y) { [layer] y = MatMul (x, w) }", w=weight
     )
     onnx.save(model, tmp_path / "one.onnx")
-    result, _ = factorized(tmp_path / "one.onnx", "rule=evbmf", None)
-    assert [entry["rank"] for entry in first(result).factorized] == [5]
+    for option, rank in (("rule=evbmf", 5), ("rule=evbmf,multiple=4", 8)):
+        result, _ = factorized(tmp_path / "one.onnx", option, None)
+        assert [entry["rank"] for entry in first(result).factorized] == [rank]
+
+
+def test_evbmf_leaves_weights_alone_that_look_like_noise(tmp_path: Path) -> None:
+    model = model_of(
+        """two (float[1, 16, 8, 8] x) => (float[1, 24, 8, 8] y) {
+            [noise] a = Conv <pads = [1, 1, 1, 1]> (x, k)  [low] y = Conv (a, w) }""",
+        k=normal(24, 16, 3, 3),
+        w=(normal(24, 3) @ normal(3, 24)).reshape(24, 24, 1, 1),
+    )
+    onnx.save(model, tmp_path / "two.onnx")
+    for option in ("rule=evbmf", "rule=evbmf,method=svd"):
+        result, _ = factorized(tmp_path / "two.onnx", option, None)
+        assert [(e["nodes"], e["rank"]) for e in first(result).factorized] == [(["low"], 3)]
+        assert first(result).skipped == {"noise": "nothing stands out of the noise in its weights"}
+    result, _ = factorized(tmp_path / "two.onnx", "rule=evbmf,method=cp", None)
+    assert result.report.passes[0].skipped["noise"] == "EVBMF tells no ranks of cp"
 
 
 def test_layers_that_stay_say_why(tmp_path: Path) -> None:
