@@ -29,6 +29,10 @@ BACK_ENDS = {"raw": 0, "rans": 1, "cabac": 2}
 RANS_PROFILES = {"table": 0, "parametric": 1, "tiles": 2, "rows": 3}
 """Byte 1 of a rans payload, by name."""
 
+CABAC_PROFILES = {"plain": 0, "shared": 1, "positions": 2}
+"""Byte 1 of a cabac payload, by name."""
+
+_PROFILES = {"rans": RANS_PROFILES, "cabac": CABAC_PROFILES}
 _ANY = 255
 _ANY_PROFILE = -1
 
@@ -54,7 +58,8 @@ def encode(
         codes: int32, at most `MAX_CODES`.
         prefer: "size" takes the shortest payload; "speed" leaves out what decodes slowly.
         backend: a name of `BACK_ENDS`, or "auto" for the shortest.
-        profile: a name of `RANS_PROFILES` with the back end rans, or "auto" for the shortest.
+        profile: a name of `RANS_PROFILES` with the back end rans or of `CABAC_PROFILES` with cabac,
+            or "auto" for the shortest.
 
     Raises KernelError for an unknown name, a wrong dtype or shape, or a profile that these codes
     cannot have.
@@ -65,7 +70,7 @@ def encode(
         raise KernelError(f'prefer is {prefer!r}, expected "size" or "speed"')
     if backend != "auto" and backend not in BACK_ENDS:
         raise KernelError(f"there is no back end {backend!r}, only {', '.join(BACK_ENDS)}")
-    if profile != "auto" and (backend != "rans" or profile not in RANS_PROFILES):
+    if profile != "auto" and profile not in _PROFILES.get(backend, {}):
         raise KernelError(f"the back end {backend} has no profile {profile!r}")
     payload = _native_encode(codes, backend, profile, prefer)
     if not payload:
@@ -78,7 +83,7 @@ def _native_encode(codes: Codes, backend: str, profile: str, prefer: str) -> byt
         return _native.encode_codes(
             np.ascontiguousarray(codes),
             BACK_ENDS.get(backend, _ANY),
-            RANS_PROFILES.get(profile, _ANY_PROFILE),
+            _PROFILES.get(backend, {}).get(profile, _ANY_PROFILE),
             prefer == "speed",
         )
     except ValueError as error:

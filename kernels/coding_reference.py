@@ -1,4 +1,4 @@
-"""The numpy twin of the compiled codec: decodes raw and rans payloads as docs/codec.md specifies.
+"""The numpy twin of the compiled codec: decodes every payload as docs/codec.md specifies.
 
 Slow, one step of all lanes at a time, and written to be read beside the specification.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcomp.errors import CorruptContainer
+from onnxcomp.kernels.coding_reference_cabac import decode_cabac
 from onnxcomp.kernels.coding_reference_tables import (
     BitReader,
     Header,
@@ -34,7 +35,7 @@ def refuse(what: str) -> NoReturn:
 
 
 def decode(payload: bytes, shape: Shape) -> Codes:
-    """The codes[rows, columns, kernel] of a raw or rans payload. Raises CorruptContainer."""
+    """The codes[rows, columns, kernel] of a payload. Raises CorruptContainer."""
     if len(payload) < 2:
         refuse("it ends too early")
     back_end, profile = payload[0], payload[1]
@@ -43,6 +44,8 @@ def decode(payload: bytes, shape: Shape) -> Codes:
         values = _decode_raw(payload, count)
     elif back_end == 1 and profile < 4 and count > 0:
         values = _decode_rans(payload, shape)
+    elif back_end == 2 and profile < 3 and count > 0:
+        values = decode_cabac(payload, shape)
     else:
         refuse("its back end or its profile is unknown")
     if values.size and (values.min() < -(2**31) or values.max() >= 2**31):

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "codec/cabac.h"
 #include "codec/lanes.h"
 #include "codec/rans.h"
 #include "codec/raw.h"
@@ -19,6 +20,10 @@ Status decode_into(Bytes payload, Geometry geometry, const LaneKernel& kernel, c
       return count == 0 ? Status::kBadGeometry : rans::decode(payload, geometry, kernel, sink);
     case BackEnd::kRaw:
       status = raw::decode(payload, count, sink.codes);
+      break;
+    case BackEnd::kCabac:
+      if (count == 0) return Status::kBadGeometry;
+      status = cabac::decode(payload, geometry, sink.codes);
       break;
     default:
       return status;
@@ -41,6 +46,8 @@ std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const LaneK
       return raw::encode(codes, count);
     case BackEnd::kRans:
       return rans::encode(codes, geometry, kernel, options.profile, options.prefer_speed);
+    case BackEnd::kCabac:
+      return cabac::encode(codes, geometry, options.profile);
     default:
       break;
   }
@@ -48,7 +55,9 @@ std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const LaneK
   if (*smallest == *largest) return raw::encode(codes, count);
   std::vector<uint8_t> best = rans::encode(codes, geometry, kernel, kAnyProfile, options.prefer_speed);
   if (raw::encoded_size(*smallest, *largest, count) <= best.size()) best = raw::encode(codes, count);
-  return best;
+  if (options.prefer_speed) return best;
+  std::vector<uint8_t> adaptive = cabac::encode(codes, geometry, kAnyProfile);
+  return adaptive.size() < best.size() ? adaptive : best;
 }
 
 Status decode(Bytes payload, Geometry geometry, const LaneKernel& kernel, int32_t* codes) {
