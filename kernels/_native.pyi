@@ -26,7 +26,7 @@ def decode_scaled(
     isa: str,
 ) -> str: ...
 def decode_planes(
-    payloads: list[bytes],
+    payloads: list[Buffer],
     widths: bytes,
     rotated: bool,
     shape: tuple[int, int, int],

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from onnxcomp.errors import CorruptContainer, KernelError
 from onnxcomp.kernels import _native
+from onnxcomp.kernels.coding import Buffer
 
 
 def decode_planes(
-    payloads: Sequence[bytes],
+    payloads: Sequence[Buffer],
     widths: Sequence[int],
     rotated: bool,
     shape: tuple[int, int, int],
@@ -49,5 +50,5 @@ def decode_planes(
         raise KernelError(str(error).splitlines()[0]) from error
     if defect:
         raise CorruptContainer(
-            f"field {field}: a payload of {len(payloads[field])} bytes: {defect}"
+            f"field {field}: a payload of {memoryview(payloads[field]).nbytes} bytes: {defect}"
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +25,7 @@ from onnxcomp.container import (
     read_directory,
     stream_dims,
 )
+from onnxcomp.container_file import ContainerFile
 from onnxcomp.errors import CorruptContainer, OnnxcompError, UnsupportedModel
 from onnxcomp.kernels.coding import crc32c, decode, decode_scaled, xxh3_64
 from onnxcomp.kernels.planes import decode_planes
@@ -73,13 +73,9 @@ class ContainerReader:
             CorruptContainer: it is damaged, of another version, or the base is another one.
         """
         self.path = Path(path)
+        self._file = ContainerFile(self.path)
         try:
-            self._file = open(self.path, "rb")  # noqa: SIM115 - closed by __exit__
-        except OSError as error:
-            raise UnsupportedModel(f"{path}: cannot be read ({error.strerror})") from error
-        self._lock = threading.Lock()
-        try:
-            self.size = os.fstat(self._file.fileno()).st_size
+            self.size = self._file.size
             self._open()
             self.base = base
             if base is not None:
@@ -105,7 +101,7 @@ class ContainerReader:
         Raises:
             CorruptContainer: its frame is damaged.
         """
-        frame = self._bytes(HEADER.size, self.directory.skeleton_packed)
+        frame = self._file.read(HEADER.size, self.directory.skeleton_packed)
         with self._naming():
             return decompress(frame, self.directory.skeleton_size)
 
@@ -158,7 +154,7 @@ class ContainerReader:
     def payload_starts(self, index: int) -> list[bytes]:
         """Back end and profile of every payload of a tensor, two bytes each."""
         streams = self.directory.entries[index].streams
-        return [self._bytes(chunk.offset, 2) for chunks in streams for chunk in chunks]
+        return [self._file.read(chunk.offset, 2) for chunks in streams for chunk in chunks]
 
     def same_as(self, index: int) -> str | None:
         """The name of the tensor whose values another one has too."""
@@ -265,10 +261,10 @@ class ContainerReader:
             where = f"{self._label(index)}, stream {stream}, chunk {chunk}"
             raise self._error(f"{where}: {error}") from error
 
-    def _payload(self, index: int, stream: int, chunk: int) -> bytes:
-        """A payload whose checksum holds."""
+    def _payload(self, index: int, stream: int, chunk: int) -> memoryview:
+        """A payload whose checksum holds; until this thread reads one of that stream again."""
         found = self.directory.entries[index].streams[stream][chunk]
-        payload = self._bytes(found.offset, found.length)
+        payload = self._file.read_again(stream, found.offset, found.length)
         if crc32c(payload) != found.checksum:
             where = f"{self._label(index)}, stream {stream}, chunk {chunk}"
             raise self._error(f"{where}: its checksum differs")
@@ -276,7 +272,7 @@ class ContainerReader:
 
     def _open(self) -> None:
         """Reads and checks header, footer and directory."""
-        header = self._bytes(0, min(HEADER.size, self.size))
+        header = self._file.read(0, min(HEADER.size, self.size))
         if header[: len(MAGIC)] != MAGIC[: len(header)] or not header:
             raise UnsupportedModel(f"{self.path}: not an .oxc container")
         if self.size < HEADER.size + FOOTER.size:
@@ -286,11 +282,11 @@ class ContainerReader:
             raise self._error(f"has version {version}, this onnxcomp reads {VERSION}")
         if reserved or features & ~KNOWN_FEATURES:
             raise self._error(f"needs features that this onnxcomp lacks ({features:#x})")
-        footer = self._bytes(self.size - FOOTER.size, FOOTER.size)
+        footer = self._file.read(self.size - FOOTER.size, FOOTER.size)
         offset, length, directory_hash, start_hash, magic = FOOTER.unpack(footer)
         if magic != MAGIC[::-1] or offset + length + FOOTER.size != self.size:
             raise self._error("its end is missing or damaged")
-        data = self._bytes(offset, length)
+        data = self._file.read(offset, length)
         if xxh3_64(data) != directory_hash:
             raise self._error("its directory has another hash")
         with self._naming():
@@ -298,7 +294,7 @@ class ContainerReader:
         start = HEADER.size + self.directory.skeleton_packed
         if start + sum(entry.packed for entry in self.directory.entries) != offset:
             raise self._error("its payloads are not as long as the directory says")
-        if xxh3_64(self._bytes(0, start)) != start_hash:
+        if xxh3_64(self._file.read(0, start)) != start_hash:
             raise self._error("its header or skeleton has another hash")
         self.identity = directory_hash
 
@@ -307,17 +303,6 @@ class ContainerReader:
             raise self._error("is no delta package; it needs no base")
         if self.directory.base != base.identity:
             raise self._error(f"was not made from {base.path}; name the container that it was")
-
-    def _bytes(self, offset: int, length: int) -> bytes:
-        if hasattr(os, "pread"):
-            data = os.pread(self._file.fileno(), length, offset)
-        else:
-            with self._lock:
-                self._file.seek(offset)
-                data = self._file.read(length)
-        if len(data) != length:
-            raise self._error("became shorter while it was read")
-        return data
 
     def _label(self, index: int) -> str:
         return f"tensor {self.names[index]!r}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,13 +36,29 @@ def open_container(path: Path_, base: Path_ | None = None) -> Iterator[Container
 @contextlib.contextmanager
 def in_threads(count: int | None) -> Iterator[Run]:
     """Something that runs tasks in threads and waits; what one raises is raised."""
-    with ThreadPoolExecutor(count or os.cpu_count() or 1) as pool:
+    workers = count or os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
 
         def run(tasks: Iterable[Task]) -> None:
-            for _ in pool.map(lambda task: task(), tasks):
-                pass
+            waiting = deque(tasks)
+            for worker in [pool.submit(_work, waiting) for _ in range(workers)]:
+                worker.result()
 
         yield run
+
+
+def _work(waiting: deque[Task]) -> None:
+    """Does tasks until none is left; after a failure nobody starts another one."""
+    while True:
+        try:
+            task = waiting.popleft()
+        except IndexError:
+            return
+        try:
+            task()
+        except BaseException:
+            waiting.clear()
+            raise
 
 
 def unpack(

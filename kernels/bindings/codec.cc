@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/view.h"
 #include "codec/crc32c.h"
 #include "codec/dispatch.h"
 #include "codec/payload.h"
@@ -21,23 +22,6 @@ using Codes = nb::ndarray<const int32_t, nb::ndim<3>, nb::c_contig, nb::device::
 using DecodedCodes = nb::ndarray<int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Scales = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Weights = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-
-// The memory of any contiguous bytes-like object.
-class View {
- public:
-  explicit View(nb::handle object) {
-    if (PyObject_GetBuffer(object.ptr(), &buffer_, PyBUF_SIMPLE) != 0) throw nb::python_error();
-  }
-  ~View() { PyBuffer_Release(&buffer_); }
-  View(const View&) = delete;
-  View& operator=(const View&) = delete;
-  codec::Bytes bytes() const {
-    return {static_cast<const uint8_t*>(buffer_.buf), static_cast<size_t>(buffer_.len)};
-  }
-
- private:
-  Py_buffer buffer_;
-};
 
 template <class Array>
 codec::Geometry geometry_of(const Array& array) {

@@ -4,13 +4,14 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
+#include <deque>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "bindings/view.h"
 #include "codec/dispatch.h"
 #include "codec/planes.h"
 
@@ -22,7 +23,7 @@ namespace {
 using Output = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // (field, what is wrong with its payload); an empty message when nothing is.
-std::pair<int, std::string> decode_planes(const std::vector<nb::bytes>& payloads, const nb::bytes& widths,
+std::pair<int, std::string> decode_planes(const nb::list& payloads, const nb::bytes& widths,
                                           bool rotated, std::tuple<int64_t, int64_t, int64_t> shape,
                                           const Output& numbers, const std::string& isa) {
   const codec::Geometry geometry = {std::get<0>(shape), std::get<1>(shape), std::get<2>(shape)};
@@ -37,9 +38,9 @@ std::pair<int, std::string> decode_planes(const std::vector<nb::bytes>& payloads
   if (numbers.size() != static_cast<size_t>(geometry.count()) * static_cast<size_t>(size / 8) ||
       reinterpret_cast<uintptr_t>(numbers.data()) % static_cast<size_t>(size / 8) != 0)
     throw nb::value_error("out is no aligned array of as many numbers as codes");
+  std::deque<View> views;  // they cannot move
   std::vector<codec::Bytes> bytes;
-  for (const nb::bytes& payload : payloads)
-    bytes.push_back({static_cast<const uint8_t*>(payload.data()), payload.size()});
+  for (const nb::handle payload : payloads) bytes.push_back(views.emplace_back(payload).bytes());
   int field = 0;
   codec::Status status;
   {
