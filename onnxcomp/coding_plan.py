@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,13 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.coding_quantizer import CodedWeight, quantize_vector, quantize_weight
-from onnxcomp.coding_steps import OutputNoise, step_of, unit_noise
-from onnxcomp.graph import all_graphs
+from onnxcomp.coding_steps import OutputNoise, relative_noise, step_of, unit_noise
+from onnxcomp.errors import CalibrationError
+from onnxcomp.graph import all_graphs, is_constant
 from onnxcomp.quantization import Array
 from onnxcomp.rewriting import peek
+from onnxcomp.row_counts import RowCounts
+from onnxcomp.runtime import Feed
 from onnxcomp.weight_grams import observed_grams
 from onnxcomp.weight_sites import Layout, Weight, find_weights
 
@@ -22,7 +26,10 @@ SMALLEST = 64  # elements; smaller constants stay: a container keeps them within
 PROBED = 16  # samples that unit noises are measured on
 TRIAL = 0.3  # first trial step, in standard deviations of the weight
 TRIALS = 5
+HELD = 0.25  # of the samples: they judge what is fitted to the others
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of products of different inputs that are let go
 SOFTER = 1 / 16  # next trial where an error was too large to tell, the inverse where too small
+UNSEEN = 2.0  # times the step for rows of tables that no sample looks up
 VECTOR_SHARE = 0.01  # of the noise that vectors may cause, all together
 VECTOR_TRIAL = 2.0**-8  # of the root of their mean squares
 COARSEST_VECTOR = 2.0**-4
@@ -39,6 +46,7 @@ class Coded:
         values: float32.
         layout: how it is a matrix.
         gram: of its inputs, where known.
+        multiples: of the step, for each row of a table; None for the same step everywhere.
         noise: share of the outputs' energy that a step of 1 costs; 0 where it costs none.
     """
 
@@ -46,11 +54,35 @@ class Coded:
     values: Array
     layout: Layout
     gram: Array | None = None
+    multiples: Array | None = None
     noise: float = 0.0
 
     def at(self, step: float) -> CodedWeight:
         """Its codes with that step."""
-        return quantize_weight(self.values, self.layout, self.gram, step)
+        return quantize_weight(self.values, self.layout, self.gram, step, multiples=self.multiples)
+
+    def trust(self, shown: Array, held: Array) -> None:
+        """Takes what both of two Gram matrices say, as far as the first foretells the second.
+
+        Codes fitted to few samples make errors that only those samples do not see. So products of
+        different inputs count by as much as costs least on samples that the codes were not
+        fitted to.
+
+        Args:
+            shown: of 1 - HELD of the samples.
+            held: of the others.
+        """
+        step = TRIAL * float(np.std(self.values, dtype=np.float64))
+        found = {}
+        for share in SHARES if step > 0 else ():
+            coded = quantize_weight(self.values, self.layout, shrunk(shown, share), step)
+            error = self.layout.matrix(self.values - coded.values).astype(np.float64)
+            if held.ndim == 3:
+                error = error.reshape(len(held), -1, error.shape[1])
+            found[share] = float(np.sum((error @ held) * error))
+        best = min(found, key=lambda share: found[share], default=0.0)
+        both = shown + HELD * (held - shown)
+        self.gram = shrunk(both, best).astype(np.float32)
 
 
 class CodingPlan:
@@ -81,11 +113,21 @@ class CodingPlan:
         self.weights, self.vectors = _constants(graph, found)
         mine = {coded.name: coded for coded in self.weights}
         chosen = [w for w in found if w.constant.name in mine]
-        for weight, gram in observed_grams(graph, chosen, samples, limit or len(samples), advance):
-            mine[weight.constant.name].gram = _fitting(gram, weight)
-        feeds = list(samples.feeds(min(PROBED, limit or PROBED)))
-        self.noise = OutputNoise(graph, [*mine, *self.vectors], feeds)
+        feeds = list(samples.feeds(limit))
+        every = round(1 / HELD)
+        held = feeds[every - 1 :: every] or feeds
+        shown = [f for i, f in enumerate(feeds) if i % every != every - 1]
+        if not samples.synthetic:
+            parts = _listed(shown, graph), _listed(held, graph)
+            for weight, *grams in _observed(graph, chosen, parts, advance):
+                mine[weight.constant.name].trust(*grams)
+            for weight, shares in _looked_up(graph, chosen, parts[0]):
+                mine[weight.constant.name].multiples = row_multiples(shares)
+        self.noise = OutputNoise(graph, [*mine, *self.vectors], held[:PROBED])
         self._measure()
+        if samples.synthetic:  # made-up inputs hardly reach what a network knows
+            for coded in self.weights:
+                coded.noise = max(coded.noise, relative_noise(coded.values))
         self._vector_noise = self._of_vectors(VECTOR_TRIAL) / VECTOR_TRIAL**2
 
     @property
@@ -101,13 +143,6 @@ class CodingPlan:
         """Codes of all constants, where each element of a weight may cause so much noise."""
         found = {w.name: w.at(step_of(level, w.values.size, w.noise)) for w in self.weights}
         return found | self._coded_vectors(level)
-
-    def refine(self, level: float) -> None:
-        """Measures unit noises anew with the steps of a level, where those tell."""
-        for weight in self.weights:
-            step = step_of(level, weight.values.size, weight.noise)
-            noise = unit_noise(self._share({weight.name: weight.at(step)}), step)
-            weight.noise = noise or weight.noise
 
     def _measure(self) -> None:
         known = []
@@ -149,6 +184,67 @@ class CodingPlan:
         if self._vector_noise > 0:
             step = min(step, float(np.sqrt(allowed / self._vector_noise)))
         return self._vectors_with(step)
+
+
+def shrunk(gram: Array, share: float) -> Array:
+    """G with ``share`` of all that is off its diagonal let go; [*groups, d, d]."""
+    keep = 1 - share + share * np.eye(gram.shape[-1])
+    return np.asarray(gram * keep)
+
+
+def row_multiples(shares: Array) -> Array:
+    """How much coarser rows of a table are coded that samples never look up.
+
+    A row's error counts as often as the row is looked up, so steps should go as the inverse root of
+    that. What is known of rare rows is little: none is coded more than UNSEEN times as coarsely.
+
+    Args:
+        shares: of lookups, [rows], as `RowCounts` gives them.
+    """
+    least = shares.min(initial=np.inf)
+    seen = shares > least
+    if not seen.any() or least * UNSEEN**2 > shares[seen].mean():
+        return np.ones(len(shares))
+    return np.where(seen, 1.0, UNSEEN)
+
+
+def _looked_up(
+    graph: gs.Graph, weights: Sequence[Weight], samples: Calibration
+) -> Iterator[tuple[Weight, Array]]:
+    """The tables that lookups of the outermost graph read, with shares of their rows."""
+    taps: dict[str, list[RowCounts]] = {}
+    counts: list[tuple[Weight, RowCounts]] = []
+    known = {name for name, tensor in graph.tensors().items() if not is_constant(tensor)}
+    for weight in weights:
+        indices = {site.node.inputs[1].name for site in weight.sites}
+        if weight.is_table and indices <= known:
+            counts.append((weight, RowCounts(weight.layout.rows)))
+            for name in indices:
+                taps.setdefault(name, []).append(counts[-1][1])
+    samples.observe(graph, taps)
+    for weight, rows in counts:
+        with contextlib.suppress(CalibrationError):  # nothing was looked up
+            yield weight, rows.result().matrix
+
+
+def _observed(
+    graph: gs.Graph,
+    weights: Sequence[Weight],
+    parts: tuple[Calibration, Calibration],
+    advance: Advance,
+) -> Iterator[tuple[Weight, Array, Array]]:
+    """The weights whose Gram matrices are known in both parts of the samples, with those."""
+    pairs = zip(
+        *(observed_grams(graph, weights, part, len(part), advance) for part in parts), strict=True
+    )
+    for (weight, first), (_, second) in pairs:
+        first, second = _fitting(first, weight), _fitting(second, weight)
+        if first is not None and second is not None:
+            yield weight, first, second
+
+
+def _listed(feeds: list[Feed], graph: gs.Graph) -> Calibration:
+    return Calibration.from_source(feeds, graph)
 
 
 def _constants(graph: gs.Graph, found: Sequence[Weight]) -> tuple[list[Coded], dict[str, Array]]:

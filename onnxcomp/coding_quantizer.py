@@ -50,6 +50,7 @@ def quantize_weight(
     gram: Array | None,
     step: float,
     *,
+    multiples: Array | None = None,
     damping: float = DAMPING,
     act_order: bool = True,
 ) -> CodedWeight:
@@ -61,13 +62,16 @@ def quantize_weight(
         gram: E[x xT] of its inputs, [d, d] or [groups, d, d] of a grouped Conv, whose rows are in
             the order of the groups; None rounds to the nearest code.
         step: distance of neighbouring values, about.
+        multiples: of it, for each row, powers of two; not with ``gram``.
         damping, act_order: of `rounding.gptq`.
     """
     matrix = layout.matrix(values).astype(np.float64)
     step = max(step, float(np.abs(matrix).max(initial=0.0)) / LARGEST_CODE)
     if gram is None:
+        if multiples is not None:
+            matrix /= multiples[:, None]
         codes = nearest(matrix, step, 0, -LARGEST_CODE, LARGEST_CODE)
-        return _restored(codes, fitted_scale(matrix, codes, None, step), layout)
+        return _restored(codes, fitted_scale(matrix, codes, None, step), layout, multiples)
     if gram.ndim == 3:
         matrix = matrix.reshape(len(gram), -1, matrix.shape[1])
     codes = gptq(
@@ -106,6 +110,10 @@ def quantize_vector(values: Array, step: float) -> CodedWeight:
     return CodedWeight(codes, np.asarray([step], np.float32))
 
 
-def _restored(codes: Array, scale: float, layout: Layout) -> CodedWeight:
-    flat = codes.reshape(layout.rows, -1)
-    return CodedWeight(layout.restored(flat), np.asarray([scale], np.float32))
+def _restored(
+    codes: Array, scale: float, layout: Layout, multiples: Array | None = None
+) -> CodedWeight:
+    restored = layout.restored(codes.reshape(layout.rows, -1))
+    if multiples is None:
+        return CodedWeight(restored, np.asarray([scale], np.float32))
+    return CodedWeight(restored, np.float32(scale) * multiples.astype(np.float32), layout.order[0])

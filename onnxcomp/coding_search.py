@@ -91,6 +91,7 @@ class Quantized:
         weights: elements with codes.
         sqnr_db: of the worst output on samples that nothing was fitted to, where there are enough.
         judged: how many those are.
+        synthetic: whether they are made up.
         points_lost: what max_drop looks at, where that is the target.
     """
 
@@ -101,7 +102,16 @@ class Quantized:
     weights: int
     sqnr_db: float
     judged: int
+    synthetic: bool
     points_lost: float | None = None
+
+    def in_words(self) -> str:
+        """Its figures on a line."""
+        said = f"{self.bits_per_weight:.2f} bits a weight, {self.sqnr_db:.1f} dB"
+        if self.points_lost is not None:
+            said += f", {self.points_lost:.2f} points lost"
+        of = "made-up samples" if self.synthetic else "samples"
+        return f"{said} on {self.judged} {of}"
 
     def as_dict(self) -> dict[str, Any]:
         """Its figures, for JSON."""
@@ -110,6 +120,7 @@ class Quantized:
             "bits_per_weight": round(self.bits_per_weight, 4),
             "sqnr_db": round(self.sqnr_db, 3) if math.isfinite(self.sqnr_db) else None,
             "samples": self.judged,
+            "synthetic": self.synthetic,
             "points_lost": self.points_lost,
         }
 
@@ -249,7 +260,7 @@ class _Search:
         if not self._plan.weights:
             raise OnnxcompError("no float32 weights to quantize; --lossless packs what there is")
         names = [*(weight.name for weight in self._plan.weights), *self._plan.vectors]
-        self._feeds = list(held.feeds(JUDGED))
+        self._feeds, self._synthetic = list(held.feeds(JUDGED)), held.synthetic
         self._judge = OutputNoise(graph, names, self._feeds)
 
     def result(self) -> Quantized:
@@ -258,6 +269,8 @@ class _Search:
         sign = -1.0 if self._quality.is_size else 1.0  # sizes fall with the level, losses grow
         start = math.log2(self._plan.level_for(self._quality.min_sqnr_db or TYPICAL_SQNR_DB))
         bounds = FINEST if sign > 0 else -COARSEST, COARSEST if sign > 0 else -FINEST
+        if self._synthetic and self._quality.min_sqnr_db is not None:
+            bounds = FINEST, start  # what made-up samples show is too good to be true
         per_octave, close = self._slope()
         found = largest_level(
             lambda x: self._margin(self._plan.at(2.0 ** (sign * x))),
@@ -277,6 +290,7 @@ class _Search:
             weights=self._elements(codes),
             sqnr_db=self._judge.sqnr_db(_values(codes)),
             judged=len(self._feeds),
+            synthetic=self._synthetic,
             points_lost=None if self._lost is None else self._lost.of(graph),
         )
 

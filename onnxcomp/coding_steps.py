@@ -87,6 +87,12 @@ def unit_noise(share: float, step: float) -> float | None:
     return share / step**2
 
 
+def relative_noise(values: Array) -> float:
+    """e of a weight whose error, relative to itself, reaches the outputs undiminished."""
+    variance = float(np.var(values, dtype=np.float64))
+    return 1 / (12 * variance) if variance > 0 else 1.0
+
+
 def step_of(level: float, elements: int, noise: float) -> float:
     """The step of a weight whose unit noise is known.
 

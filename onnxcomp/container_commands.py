@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
 from onnxcomp.errors import OutputError
 from onnxcomp.options import (
     Decorator,
+    calibration_option,
+    evaluate_option,
     help_settings,
     json_option,
     model_argument,
     print_json,
+    seed_option,
     working,
 )
 from onnxcomp.program import interruption_names
@@ -42,16 +46,54 @@ def _output_option(metavar: str, default: str) -> Decorator:
     )
 
 
+def quality_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a quantized model has to keep."""
+    options = (
+        click.option(
+            "--bits",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="B",
+            help="Quantize to so many bits a weight, on average.",
+        ),
+        click.option(
+            "--min-sqnr",
+            type=float,
+            metavar="DB",
+            help="Quantize as far as the outputs keep this SQNR.",
+        ),
+        click.option(
+            "--target-bytes",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Quantize so that the container has at most so many bytes.",
+        ),
+        click.option(
+            "--max-drop",
+            type=click.FloatRange(min=0),
+            metavar="POINTS",
+            help="Quantize as far as --evaluate loses at most so many points.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command(
     "pack",
     **help_settings(
         "pack model.onnx --lossless -o model.oxc",
+        "pack model.onnx --min-sqnr 25 --calibration samples.npz -o model.oxc",
         "pack tuned.onnx --lossless --base model.oxc -o tuned.oxc",
     ),
 )
 @model_argument()
 @_output_option("OUT.oxc", "<model>.oxc")
 @click.option("--lossless", is_flag=True, help="Give back every bit when it is unpacked.")
+@quality_options
+@calibration_option
+@evaluate_option
+@seed_option
 @base_option
 @click.option(
     "--prefer",
@@ -69,6 +111,13 @@ def pack_command(
     model: Path,
     output: Path | None,
     lossless: bool,
+    bits: float | None,
+    min_sqnr: float | None,
+    target_bytes: int | None,
+    max_drop: float | None,
+    calibration: str | None,
+    evaluate: str | None,
+    seed: int,
     base: Path | None,
     prefer: Literal["size", "speed"],
     threads: int | None,
@@ -76,21 +125,49 @@ def pack_command(
     as_json: bool,
 ) -> None:
     """Pack MODEL into a small container."""
-    if not lossless:
-        raise click.UsageError("say --lossless: this version packs in no other way")
+    targets = (bits, min_sqnr, target_bytes, max_drop)
+    if lossless + sum(value is not None for value in targets) != 1:
+        raise click.UsageError(
+            "say --lossless or how good it has to be: one of --bits, --min-sqnr, --target-bytes, "
+            "--max-drop"
+        )
     output = output or model.with_suffix(".oxc")
     with interruption_names(output), working() as progress:
-        from onnxcomp.container_packing import pack
-
         progress.stage(f"reading {model.name}")
-        found = pack(model, output, base=base, prefer=prefer, threads=threads, progress=progress)
+        quantized = None
+        if lossless:
+            from onnxcomp.container_packing import pack
+
+            found = pack(
+                model, output, base=base, prefer=prefer, threads=threads, progress=progress
+            )
+        else:
+            from onnxcomp.coding_search import Quality, pack_quantized
+
+            found, quantized = pack_quantized(
+                model,
+                output,
+                Quality(
+                    bits=bits, min_sqnr_db=min_sqnr, target_bytes=target_bytes, max_drop=max_drop
+                ),
+                calibration=calibration,
+                evaluator=evaluate,
+                base=base,
+                prefer=prefer,
+                threads=threads,
+                seed=seed,
+                progress=progress,
+            )
     if as_json:
-        print_json(found.as_dict())
+        figures = {} if quantized is None else {"quantized": quantized.as_dict()}
+        print_json({**found.as_dict(), **figures})
         return
     from onnxcomp.container_tables import print_contents
     from onnxcomp.tables import make_console
 
     print_contents(make_console(), found, top)
+    if quantized is not None:
+        click.echo(quantized.in_words())
 
 
 @click.command("unpack", **help_settings("unpack model.oxc -o model.onnx"))
