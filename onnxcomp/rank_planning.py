@@ -189,8 +189,15 @@ def keeping_energy(item: Factorable, energy: float) -> Option | str:
     )
 
 
-def above_noise(item: Factorable, multiple: int = 1) -> Option | str:
-    """The smallest option at the ranks that stand out of noise (EVBMF), or why there is none."""
+def above_noise(item: Factorable, multiple: int, energy: float | None) -> Option | str:
+    """The smallest option at the ranks that stand out of noise (EVBMF), or why there is none.
+
+    Args:
+        item: the weight.
+        multiple: ranks become its multiples.
+        energy: the share of the output's energy that has to be kept: if noise, too, is part of it,
+            the option is the one that `keeping_energy` finds.
+    """
     ranked = [(form, _noise_rank(form)) for form in dict.fromkeys(o.form for o in item.options)]
     known = [(form, np.atleast_1d(rank)) for form, rank in ranked if rank is not None]
     if not known:
@@ -207,7 +214,10 @@ def above_noise(item: Factorable, multiple: int = 1) -> Option | str:
     paying = [o for o in paying if o.macs <= o.form.layer_macs or not o.form.layer_macs]
     if not paying:
         return "the ranks that stand out of noise do not have fewer parameters and no more MACs"
-    return min(paying, key=lambda option: _size(item, option))
+    option = min(paying, key=lambda option: _size(item, option))
+    if energy is not None and exact_loss(item, option) > 1 - energy:
+        return keeping_energy(item, energy)
+    return option
 
 
 def typical(item: Factorable, lost: float) -> Option:

@@ -40,6 +40,8 @@ from onnxcomp.recovery import recover
 from onnxcomp.runtime import Feed
 from onnxcomp.shapes import infer_shapes
 
+ENERGY = 0.99  # that each layer keeps unless told
+
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -53,7 +55,8 @@ class FactorizeWeights(Pass):
             two 1 x 1; ``auto`` of each layer the best of all but cp.
         rule: what chooses ranks without a budget: ``energy``, or ``evbmf``, what stands out of
             noise in the weights.
-        energy: the share of the output's energy that each layer keeps, 0 to 1.
+        energy: the least share of the output's energy that each layer keeps, 0 to 1; 0.99 where
+            it is the rule.
         max_macs: budget: the fraction of the multiplications that may be left, 0 to 1.
         max_parameters: budget: the fraction of the parameters.
         max_bytes: budget: the fraction of the bytes of the file.
@@ -70,7 +73,7 @@ class FactorizeWeights(Pass):
 
     method: Literal["auto", "svd", "tucker2", "spatial", "cp"] = "auto"
     rule: Literal["energy", "evbmf"] = "energy"
-    energy: float = 0.99
+    energy: float | None = None
     max_macs: float | None = None
     max_parameters: float | None = None
     max_bytes: float | None = None
@@ -83,7 +86,7 @@ class FactorizeWeights(Pass):
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        if not 0 <= self.energy <= 1:
+        if self.energy is not None and not 0 <= self.energy <= 1:
             raise ValueError(f"energy must be from 0 to 1, not {self.energy}")
         check_budgets(self)
         for name in ("multiple", "samples"):
@@ -195,9 +198,9 @@ class FactorizeWeights(Pass):
         for item in items:
             mine = self.options_for(item.name) or self
             if mine.rule == "evbmf":
-                option = above_noise(item, mine.multiple)
+                option = above_noise(item, mine.multiple, mine.energy)
             else:
-                option = keeping_energy(item, mine.energy)
+                option = keeping_energy(item, ENERGY if mine.energy is None else mine.energy)
             if isinstance(option, str):
                 self._skip(item, option, report)
             else:

@@ -220,6 +220,24 @@ def test_evbmf_finds_the_rank_that_noise_hides(tmp_path: Path) -> None:
         assert [entry["rank"] for entry in first(result).factorized] == [rank]
 
 
+def test_evbmf_keeps_the_energy_that_is_asked_for(tmp_path: Path) -> None:
+    weight = normal(60, 5) @ normal(5, 50) + 0.8 * normal(60, 50)
+    model = model_of("one (float[N, 60] x) => (float[N, 50] y) { y = MatMul (x, w) }", w=weight)
+    onnx.save(model, tmp_path / "one.onnx")
+    lost = {}
+    for option in ("rule=evbmf", "rule=evbmf,energy=0.5", "rule=evbmf,energy=0.92", "energy=0.92"):
+        result, _ = factorized(tmp_path / "one.onnx", option, None)
+        (entry,) = first(result).factorized
+        lost[option] = entry["rank"], entry["lost_energy"]
+    alone, less, more, rule = lost.values()
+    assert alone == less
+    assert alone[0] == 5
+    assert 0.08 < alone[1] < 0.5
+    assert more == rule
+    assert more[0] > 5
+    assert more[1] <= 0.08
+
+
 def test_evbmf_leaves_weights_alone_that_look_like_noise(tmp_path: Path) -> None:
     model = model_of(
         """two (float[1, 16, 8, 8] x) => (float[1, 24, 8, 8] y) {
