@@ -122,7 +122,7 @@ def _of_floats(numbers: Array, kind: int, entry: Entry) -> Iterator[Candidate]:
     if book is not None:
         table, stream = make_table(book[0])
         yield Codebook(table), [_of_array(book[1])], _streams(table, stream)
-    if kind == FLOAT:
+    if entry.data_type == FLOAT:  # the numbers of complex types have no grid
         for grid in grids(numbers, entry.number_dims):
             table, stream = make_table(grid.scales.view(np.uint32))
             yield Grid(grid.axis, 0, table), [_of_array(grid.codes)], _streams(table, stream)
