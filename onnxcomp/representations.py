@@ -244,6 +244,8 @@ def read_representation(cursor: Cursor, data_type: int, dims: tuple[int, ...]) -
 
 
 def _read_planes(cursor: Cursor, data_type: int) -> Planes:
+    if BITS[data_type] < 8:
+        raise cursor.wrong("its type has no whole bytes")
     kind = number_type(data_type)
     source = cursor.number(255, "source type")
     if source != kind and source not in WIDENED.get(kind, ()):

@@ -34,7 +34,8 @@ def decompress(frame: bytes, size: int) -> bytes:
             parts.append(part)
             left -= len(part)
             part = decoder.decompress(b"", min(left, PIECE) or 1)
-            if len(part) > left:
+            if len(part) > left:  # the frame holds more
+                left = -1
                 break
     except (zstd.ZstdError, EOFError) as error:
         if left or not decoder.eof:
