@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,20 +66,34 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
+def documented() -> tuple[str, str]:
+    """Of docs/decoding.md the commands that build the library, and those of the example."""
+    page = (KERNELS.parent / "docs" / "decoding.md").read_text(encoding="utf-8")
+    building, example, *_ = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return building, example.replace("-lstdc++ -lm", " ".join(RUNTIME))
+
+
+def shell(commands: str, folder: Path) -> None:
+    """Runs the commands of a page below ``folder``, which looks like a source tree."""
+    if not (folder / "kernels").exists():
+        (folder / "kernels").symlink_to(KERNELS)
+    done = subprocess.run(
+        ["sh", "-ec", commands], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
+
+
 def build(folder: Path) -> Path:
-    """Builds and installs the library below ``folder``."""
-    option, kind = "-DONNXCOMP_DECODE_LIBRARY=ON", "-DCMAKE_BUILD_TYPE=Release"
-    run("cmake", "-S", KERNELS, "-B", folder / "build", option, kind)
-    run("cmake", "--build", folder / "build", "--parallel", "2")
-    run("cmake", "--install", folder / "build", "--prefix", folder)
-    return folder
+    """Builds and installs the library below ``folder`` as the page says."""
+    shell(documented()[0], folder)
+    return folder / "installed"
 
 
 def compile_example(installed: Path, standard: str = "c99") -> Path:
-    """The example as a program."""
+    """The example as a program, without a warning."""
     flags = [f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Werror"]
     flags += os.environ.get("CFLAGS", "").split()
-    library, program = installed / "lib" / "libonnxcomp_decode.a", installed / "decode"
+    library, program = installed / "lib" / "libonnxcomp_decode.a", installed / f"decode-{standard}"
     run("cc", *flags, "-I", installed / "include", EXAMPLE, library, *RUNTIME, "-o", program)
     return program
 

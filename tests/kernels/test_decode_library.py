@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,16 @@ def test_the_example_writes_what_unpack_writes(example: Path, packed: Path, tmp_
         assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "python.onnx").read_bytes()
         with ContainerReader(path) as reader:
             assert all(f"{name}: " in shown for name in reader.names if not name.startswith("#"))
+
+
+def test_the_commands_of_the_page_unpack_a_model(installed: Path, packed: Path) -> None:
+    folder = installed.parent
+    shutil.copy(packed, folder / "digits.oxc")
+    c.shell(c.documented()[1], folder)
+    assert (folder / "digits.onnx").read_bytes() == model_of_many_kinds().SerializeToString()
+    assert len(c.EXAMPLE.read_text("utf-8").splitlines()) < 60
+    for standard in ("c11", "c17"):
+        c.compile_example(installed, standard)
 
 
 def test_tensors_are_listed_and_decoded_as_by_the_reader(library: Library, packed: Path) -> None:
