@@ -41,7 +41,9 @@ class Rows:
         return replace(self, inputs=inputs)
 
     def error(self, fit: Fit) -> float:
-        """E|clip(y) - clip(W x + b)|^2 as a share of the variance of clip(y)."""
+        """E|clip(y) - clip(W x + b)|^2 as a share of the variance of clip(y); 0 of no rows."""
+        if not self.outputs.size:
+            return 0.0
         wanted = np.clip(self.outputs, self.low, self.high)
         rest = wanted - np.clip(self._made(fit), self.low, self.high)
         lost = float(np.sum(np.square(rest, dtype=np.float64)))

@@ -96,6 +96,16 @@ def test_error_is_of_what_is_left_after_the_clip() -> None:
     assert rows.error(start) == pytest.approx(share)
 
 
+@pytest.mark.filterwarnings("error")
+def test_no_rows_to_judge_by_are_no_error_and_no_reason_to_change() -> None:
+    inputs, fit = np.ones((1, 2, 6)), Fit(np.zeros((1, 3, 2)), np.zeros((1, 3)))
+    shown = Rows(inputs, np.ones((1, 3, 6)), np.array(0.0), np.array(np.inf))
+    held = Rows(inputs[:, :, :0], np.ones((1, 3, 0)), np.array(0.0), np.array(np.inf))
+    better = Fit(np.full((1, 3, 2), 0.5), np.zeros((1, 3)))
+    found = best_clipped_fit(shown, held, fit, (better, better), 1e-3, with_bias=True)
+    assert found == (fit, 0.0, 0.0)
+
+
 def test_the_best_on_samples_held_back_is_taken() -> None:
     rows, start = relu_rows(4)
     sides = [
