@@ -28,16 +28,16 @@ class Array {
 
  public:
   explicit Array(Budget* budget) noexcept : budget_(budget) {}
-  ~Array() {
-    std::free(data_);
-    budget_->used -= capacity_ * sizeof(T);
-  }
+  ~Array() { clear(); }
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
 
-  // Elements that are new have no value. False when there is no memory.
+  // What the elements were is lost. False when there is no memory.
   bool resize(uint64_t size) noexcept {
-    if (size > capacity_ && !reserve(size)) return false;
+    if (size > capacity_) {
+      clear();
+      if (!reserve(size)) return false;
+    }
     size_ = static_cast<size_t>(size);
     return true;
   }
@@ -56,15 +56,19 @@ class Array {
   const T& operator[](size_t i) const noexcept { return data_[i]; }
 
  private:
+  void clear() noexcept {
+    std::free(data_);
+    budget_->used -= uint64_t{capacity_} * sizeof(T);
+    data_ = nullptr;
+    size_ = capacity_ = 0;
+  }
+
+  // Old and new elements exist side by side for a moment, and count both.
   bool reserve(uint64_t capacity) noexcept {
-    if (capacity > SIZE_MAX / sizeof(T)) return false;
-    const uint64_t more = (capacity - capacity_) * sizeof(T);
-    if (!budget_->take(more)) return false;
+    if (capacity > SIZE_MAX / sizeof(T) || !budget_->take(capacity * sizeof(T))) return false;
     void* moved = std::realloc(data_, static_cast<size_t>(capacity) * sizeof(T));
-    if (moved == nullptr) {
-      budget_->used -= more;
-      return false;
-    }
+    budget_->used -= (moved == nullptr ? capacity : uint64_t{capacity_}) * sizeof(T);
+    if (moved == nullptr) return false;
     data_ = static_cast<T*>(moved);
     capacity_ = static_cast<size_t>(capacity);
     return true;

@@ -1,3 +1,7 @@
+#if !defined(_FILE_OFFSET_BITS)
+#define _FILE_OFFSET_BITS 64  // files above 2 GB where long has 32 bits
+#endif
+
 #include "decode/source.h"
 
 #if !defined(_WIN32)
