@@ -8,6 +8,8 @@ types that numpy lacks, small constants) is put into the model.
 from __future__ import annotations
 
 import functools
+import itertools
+import mmap
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +55,7 @@ Array = npt.NDArray[Any]
 SMALLEST_HANDED = 2**14  # bytes; smaller values are put into the model, optimizers look at them
 DTYPES = {FLOAT: "f4", DOUBLE: "f8", FLOAT16: "f2", BOOL: "?", INT8: "i1", UINT8: "u1"}
 DTYPES |= {INT16: "i2", UINT16: "u2", INT32: "i4", UINT32: "u4", INT64: "i8", UINT64: "u8"}
+ALIGNMENT = 64  # bytes, of values that are handed over
 LOCATION = b"handed"
 
 
@@ -100,14 +103,16 @@ def decoded(reader: ContainerReader, threads: int | None) -> tuple[bytes, dict[s
     entries = reader.directory.entries
     handed = [_is_handed(entry) for entry in entries]
     if reader.directory.external:
-        values = _decode(reader, [reader.allocate(entry) for entry in entries], threads)
+        values = _decode(reader, _room(reader, handed=[True] * len(entries)), threads)
         model = _with_values(reader.skeleton(), values, handed)
     else:
         whole = _with_room(reader)
         places = _places(reader)
         values = [
-            reader.allocate(entry) if alone else whole[place : place + entry.size]
-            for entry, place, alone in zip(entries, places, handed, strict=True)
+            room if alone else whole[place : place + entry.size]
+            for entry, place, room, alone in zip(
+                entries, places, _room(reader, handed), handed, strict=True
+            )
         ]
         _decode(reader, values, threads)
         cut = {
@@ -129,16 +134,43 @@ def _is_handed(entry: Entry) -> bool:
     return large and entry.data_type in DTYPES
 
 
+def _room(reader: ContainerReader, handed: list[bool]) -> list[Array]:
+    """An array for each tensor that is handed over, cut from one: the system gives large pages."""
+    entries = reader.directory.entries
+    sizes = [
+        -(-entry.size // ALIGNMENT) * ALIGNMENT if alone else 0
+        for entry, alone in zip(entries, handed, strict=True)
+    ]
+    whole = reader.allocate(sum(sizes) + ALIGNMENT)
+    first = -whole.ctypes.data % ALIGNMENT
+    starts = itertools.accumulate(sizes, initial=first)
+    return [
+        whole[start : start + (entry.size if alone else 0)]
+        for start, entry, alone in zip(starts, entries, handed, strict=False)
+    ]
+
+
 def _decode(reader: ContainerReader, outs: list[Array], threads: int | None) -> list[Array]:
     """Fills ``outs`` with the tensors, chunks of all of them at once."""
-
-    def tasks() -> list[Task]:
-        return [task for index, out in enumerate(outs) for task in reader.tasks(index, out)]
-
+    tasks: list[Task] = []
+    checks: list[Task] = []
+    for index in sorted(range(len(outs)), key=lambda i: -outs[i].size):  # no thread ends late
+        parts = list(reader.tasks(index, outs[index]))
+        check = functools.partial(reader.check, index, outs[index])
+        if len(parts) == 1:  # what was just written is still in the cache
+            tasks.append(functools.partial(_both, parts[0], check))
+        else:
+            tasks += parts
+            checks.append(check)
     with in_threads(threads) as run:
-        run(tasks())
-        run([functools.partial(reader.check, i, out) for i, out in enumerate(outs)])
+        run(tasks)
+        run(checks)
     return outs
+
+
+def _both(task: Task, check: Task) -> None:
+    task()
+    check()
 
 
 # --- a single file ----------------------------------------------------------------------------
@@ -155,12 +187,16 @@ def _places(reader: ContainerReader) -> list[int]:
 
 
 def _with_room(reader: ContainerReader) -> Array:
-    """The model file with zeros for values; pages that nobody writes take no memory."""
+    """The model file with zeros for values."""
     directory = reader.directory
     size = directory.skeleton_size + sum(entry.size for entry in directory.entries)
     if size >= 2**31:
         raise UnsupportedModel(f"{reader.path}: declares a model file of {size} bytes")
-    whole, skeleton = np.zeros(size, np.uint8), np.frombuffer(reader.skeleton(), np.uint8)
+    pages = mmap.mmap(-1, max(size, 1))  # those that nobody writes take no memory,
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # which large ones would
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    whole = np.frombuffer(pages, np.uint8, size)
+    skeleton = np.frombuffer(reader.skeleton(), np.uint8)
     read = 0
     for entry, place in zip(directory.entries, _places(reader), strict=True):
         whole[place - entry.gap : place] = skeleton[read : read + entry.gap]

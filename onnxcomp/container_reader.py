@@ -123,23 +123,22 @@ class ContainerReader:
         Raises:
             CorruptContainer: a payload or the result is damaged, or the base is missing.
         """
-        entry = self.directory.entries[index]
-        out = self.allocate(entry)
+        out = self.allocate(self.directory.entries[index].size)
         run(self.tasks(index, out))
         self.check(index, out)
         return out
 
-    def allocate(self, entry: Entry) -> Array:
-        """Room for the bytes of a tensor.
+    def allocate(self, size: int) -> Array:
+        """Room for so many bytes of tensors.
 
         Raises:
             CorruptContainer: the machine has no room for what the directory declares.
         """
         try:
-            return np.empty(entry.size, np.uint8)
-        except MemoryError:
+            return np.empty(size, np.uint8)
+        except (MemoryError, ValueError, OverflowError):
             raise CorruptContainer(
-                f"{self.path}: declares a tensor of {entry.size} bytes, more than there is memory"
+                f"{self.path}: declares tensors of {size} bytes, more than there is memory"
             ) from None
 
     def check(self, index: int, out: Array) -> None:
