@@ -16,7 +16,7 @@ from onnxcomp.errors import CorruptContainer, KernelError
 from onnxcomp.kernels import _native
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    from typing_extensions import Buffer as Buffer
 else:
     Buffer: TypeAlias = object  # collections.abc has it from Python 3.12 on
 
