@@ -56,7 +56,8 @@ def from_grid(
     if data_type == FLOAT:
         return values.view(np.uint32)
     if data_type == FLOAT16:
-        return values.astype(np.float16).view(np.uint16)
+        with np.errstate(over="ignore"):  # infinite, as IEEE 754 has it
+            return values.astype(np.float16).view(np.uint16)
     if data_type == BFLOAT16:  # to nearest, ties to even
         bits = values.view(np.uint32)
         rounding = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))

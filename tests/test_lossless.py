@@ -144,6 +144,15 @@ def test_grids_round_to_bfloat16_as_ml_dtypes_does() -> None:
         assert found.tobytes() == expected.tobytes()
 
 
+@pytest.mark.filterwarnings("error")
+def test_grids_beyond_float16_are_infinite_without_a_warning() -> None:
+    from onnxcomp.representations import WHOLE, Table
+
+    codes, scale = np.array([-3, 1], np.int32), np.array([60000], np.float32)
+    found = from_grid(codes, scale.view(np.uint32), Grid(WHOLE, 0, Table(1, 4)), (2,), FLOAT16, 0)
+    assert found.view(np.float16).tolist() == [-np.inf, 60000.0]
+
+
 @pytest.mark.parametrize("block", [0, 4])
 def test_scales_of_any_axis_reach_any_piece_of_a_tensor(block: int) -> None:
     from onnxcomp.representations import Table, scale_shape
