@@ -49,7 +49,7 @@ WANTED_DB = {
 }
 FITTED, JUDGED = 160, 96  # samples
 LEAST = 16  # elements; smaller constants are scales of a Resize and the like, not weights
-USUAL_QP, FINEST_QP, COARSEST_QP = -34, -70, -4
+FINEST_QP, COARSEST_QP = -70, -16
 Feed = Mapping[str, Any]
 Row = dict[str, Any]
 
@@ -185,12 +185,10 @@ class Rival:
         return model
 
     def near(self, sqnr_db: float) -> Row:
-        """Interpolated between neighbouring settings."""
-        fine = USUAL_QP
+        """Interpolated between neighbouring settings, the coarsest that do: quality goes to and fro."""
+        fine = COARSEST_QP
         while self.at(fine)["sqnr_db"] < sqnr_db and fine > FINEST_QP:
             fine -= 1
-        while self.at(fine + 1)["sqnr_db"] >= sqnr_db and fine < COARSEST_QP:
-            fine += 1
         better, worse = self.at(fine), self.at(fine + 1)
         share = (sqnr_db - worse["sqnr_db"]) / (better["sqnr_db"] - worse["sqnr_db"])
         mixed = {
