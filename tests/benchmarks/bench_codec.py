@@ -185,7 +185,7 @@ class Rival:
         return model
 
     def near(self, sqnr_db: float) -> Row:
-        """Interpolated between neighbouring settings, the coarsest that do: quality goes to and fro."""
+        """Interpolated between the coarsest neighbours that do: quality goes to and fro."""
         fine = COARSEST_QP
         while self.at(fine)["sqnr_db"] < sqnr_db and fine > FINEST_QP:
             fine -= 1
