@@ -22,16 +22,36 @@ def from_integer(codes: Array, bits: int) -> Array:
 
 
 def widen(numbers: Array, source: int, data_type: int) -> Array:
-    """Bits of floats of one type -> bits of the same values in a wider one."""
+    """Bits of floats of one type -> bits of the same values in a wider one.
+
+    A NaN keeps its sign and its payload, zeros behind it: processors would make it a quiet one.
+    """
     if source == data_type:
         return numbers
     if source == BFLOAT16:
-        single = (numbers.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    elif source == FLOAT16:
-        single = numbers.view(np.float16).astype(np.float32)
+        single = numbers.astype(np.uint32) << np.uint32(16)
     else:
-        single = numbers.view(np.float32)
-    return single.view(np.uint32) if data_type == FLOAT else single.astype(np.float64).view("u8")
+        single = _single_of_half(numbers) if source == FLOAT16 else numbers
+    return single if data_type == FLOAT else _double_of_single(single)
+
+
+def _single_of_half(numbers: Array) -> Array:
+    values = numbers.view(np.float16)
+    bits: Array = values.astype(np.float32).view(np.uint32)
+    unordered = np.isnan(values)
+    found = numbers[unordered].astype(np.uint32)
+    bits[unordered] = (found & 0x8000) << 16 | 0x7F800000 | (found & 0x3FF) << 13
+    return bits
+
+
+def _double_of_single(numbers: Array) -> Array:
+    values = numbers.view(np.float32)
+    with np.errstate(invalid="ignore"):
+        bits: Array = values.astype(np.float64).view(np.uint64)
+    unordered = np.isnan(values)
+    found = numbers[unordered].astype(np.uint64)
+    bits[unordered] = (found & 0x80000000) << 32 | 0x7FF0000000000000 | (found & 0x7FFFFF) << 29
+    return bits
 
 
 def from_grid(

@@ -130,6 +130,18 @@ def test_widening_is_that_of_numpy_for_every_half() -> None:
         assert back is not None
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("source", [FLOAT16, BFLOAT16])
+def test_nan_keeps_its_sign_and_payload(source: int) -> None:
+    every = np.arange(2**16, dtype=np.uint16)
+    exponent, payload = (0x7C00, 0x3FF) if source == FLOAT16 else (0x7F80, 0x7F)
+    nan = every[(every & exponent == exponent) & (every & payload != 0)]
+    for wider, top, field in ((FLOAT, 31, 0xFF << 23), (DOUBLE, 63, 0x7FF << 52)):
+        shift = (23 if wider == FLOAT else 52) - payload.bit_length()
+        expected = [(n >> 15) << top | field | (n & payload) << shift for n in nan.tolist()]
+        assert widen(nan, source, wider).tolist() == expected
+
+
 def test_grids_round_to_bfloat16_as_ml_dtypes_does() -> None:
     import ml_dtypes
 
