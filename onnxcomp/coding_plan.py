@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ import onnx_graphsurgeon as gs
 from onnxcomp.calibration import Calibration
 from onnxcomp.coding_quantizer import CodedWeight, quantize_vector, quantize_weight
 from onnxcomp.coding_steps import OutputNoise, relative_noise, step_of, unit_noise
-from onnxcomp.errors import CalibrationError
-from onnxcomp.graph import all_graphs, is_constant
+from onnxcomp.graph import all_graphs
+from onnxcomp.held_out import HELD_EVERY, is_held
 from onnxcomp.quantization import Array
 from onnxcomp.rewriting import peek
-from onnxcomp.row_counts import RowCounts
+from onnxcomp.row_counts import Table, looked_up
 from onnxcomp.runtime import Feed
 from onnxcomp.weight_grams import observed_grams
 from onnxcomp.weight_sites import Layout, Weight, find_weights
@@ -26,7 +25,6 @@ SMALLEST = 64  # elements; smaller constants stay: a container keeps them within
 PROBED = 16  # samples that unit noises are measured on
 TRIAL = 0.3  # first trial step, in standard deviations of the weight
 TRIALS = 5
-HELD = 0.25  # of the samples: they judge what is fitted to the others
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of products of different inputs that are let go
 SOFTER = 1 / 16  # next trial where an error was too large to tell, the inverse where too small
 UNSEEN = 2.0  # times the step for rows of tables that no sample looks up
@@ -69,7 +67,7 @@ class Coded:
         fitted to.
 
         Args:
-            shown: of 1 - HELD of the samples.
+            shown: of the samples that are not held back.
             held: of the others.
         """
         step = TRIAL * float(np.std(self.values, dtype=np.float64))
@@ -81,7 +79,7 @@ class Coded:
                 error = error.reshape(len(held), -1, error.shape[1])
             found[share] = float(np.sum((error @ held) * error))
         best = min(found, key=lambda share: found[share], default=0.0)
-        both = shown + HELD * (held - shown)
+        both = shown + (held - shown) / HELD_EVERY
         self.gram = shrunk(both, best).astype(np.float32)
 
 
@@ -114,15 +112,16 @@ class CodingPlan:
         mine = {coded.name: coded for coded in self.weights}
         chosen = [w for w in found if w.constant.name in mine]
         feeds = list(samples.feeds(limit))
-        every = round(1 / HELD)
-        held = feeds[every - 1 :: every] or feeds
-        shown = [f for i, f in enumerate(feeds) if i % every != every - 1]
+        held = [feed for index, feed in enumerate(feeds) if is_held(index)] or feeds
+        shown = [feed for index, feed in enumerate(feeds) if not is_held(index)]
         if not samples.synthetic:
             parts = _listed(shown, graph), _listed(held, graph)
             for weight, *grams in _observed(graph, chosen, parts, advance):
                 mine[weight.constant.name].trust(*grams)
-            for weight, shares in _looked_up(graph, chosen, parts[0]):
-                mine[weight.constant.name].multiples = row_multiples(shares)
+            tables = [weight for weight in chosen if weight.is_table]
+            for weight, shares in zip(tables, _shares(graph, tables, parts[0]), strict=True):
+                if shares is not None:
+                    mine[weight.constant.name].multiples = row_multiples(shares)
         self.noise = OutputNoise(graph, [*mine, *self.vectors], held[:PROBED])
         self._measure()
         if samples.synthetic:  # made-up inputs hardly reach what a network knows
@@ -208,23 +207,13 @@ def row_multiples(shares: Array) -> Array:
     return np.where(seen, 1.0, UNSEEN)
 
 
-def _looked_up(
-    graph: gs.Graph, weights: Sequence[Weight], samples: Calibration
-) -> Iterator[tuple[Weight, Array]]:
-    """The tables that lookups of the outermost graph read, with shares of their rows."""
-    taps: dict[str, list[RowCounts]] = {}
-    counts: list[tuple[Weight, RowCounts]] = []
-    known = {name for name, tensor in graph.tensors().items() if not is_constant(tensor)}
-    for weight in weights:
-        indices = {site.node.inputs[1].name for site in weight.sites}
-        if weight.is_table and indices <= known:
-            counts.append((weight, RowCounts(weight.layout.rows)))
-            for name in indices:
-                taps.setdefault(name, []).append(counts[-1][1])
-    samples.observe(graph, taps)
-    for weight, rows in counts:
-        with contextlib.suppress(CalibrationError):  # nothing was looked up
-            yield weight, rows.result().matrix
+def _shares(graph: gs.Graph, tables: Sequence[Weight], samples: Calibration) -> list[Array | None]:
+    """Shares of the rows of tables; None of those that nobody looks up in the samples."""
+    wanted = [
+        Table(weight.layout.rows, {site.node.inputs[1].name for site in weight.sites})
+        for weight in tables
+    ]
+    return looked_up(graph, wanted, samples)
 
 
 def _observed(
@@ -294,5 +283,5 @@ def _fitting(gram: Array | None, weight: Weight) -> Array | None:
     if gram is None or any(site.layout != weight.layout for site in weight.sites):
         return None
     groups = len(gram) if gram.ndim == 3 else 1
-    rows, columns = weight.layout.rows, weight.layout.matrix(weight.constant.values).shape[1]
-    return gram if gram.shape[-1] == columns and rows % groups == 0 else None
+    layout = weight.layout
+    return gram if gram.shape[-1] == layout.columns and layout.rows % groups == 0 else None

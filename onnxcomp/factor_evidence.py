@@ -8,13 +8,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
-from onnxcomp.errors import CalibrationError
 from onnxcomp.factorable_weights import is_transposed, place_of, readers_of
 from onnxcomp.factored_forms import Evidence
-from onnxcomp.gram import Array, GramResult
-from onnxcomp.graph import is_constant
+from onnxcomp.gram import Array
 from onnxcomp.lowrank import Outputs, damped
-from onnxcomp.row_counts import RowCounts
+from onnxcomp.row_counts import Table, looked_up
 from onnxcomp.tied_factors import Tied
 from onnxcomp.weight_grams import observed_moments
 from onnxcomp.weight_sites import Layout, Site, Weight, layout_of
@@ -80,24 +78,11 @@ def _looked_up(
     """Shares of the rows of tables, where all lookups in them can be seen."""
     if samples is None:
         return {}
-    twin = graph.copy()
-    known = {name for name, tensor in twin.tensors().items() if not is_constant(tensor)}
-    taps: dict[str, list[RowCounts]] = {}
-    counting: dict[int, RowCounts] = {}
-    for weight in weights:
-        names = [node.inputs[1].name for node in readers_of(weight) if node.op == "Gather"]
-        if names and known.issuperset(names):
-            counting[id(weight)] = counts = RowCounts(int(weight.shape[0]))
-            for name in names:
-                taps.setdefault(name, []).append(counts)
-    if taps:
-        samples.observe(twin, taps, limit=limit)
-    shares = {key: _shares(counts) for key, counts in counting.items()}
-    return {key: found.matrix for key, found in shares.items() if found is not None}
-
-
-def _shares(counts: RowCounts) -> GramResult | None:
-    try:
-        return counts.result()
-    except CalibrationError:  # nothing was looked up
-        return None
+    names = {
+        id(weight): [node.inputs[1].name for node in readers_of(weight) if node.op == "Gather"]
+        for weight in weights
+    }
+    tables = [weight for weight in weights if names[id(weight)]]
+    wanted = [Table(int(weight.shape[0]), names[id(weight)]) for weight in tables]
+    found = zip(tables, looked_up(graph, wanted, samples, limit), strict=True)
+    return {id(weight): shares for weight, shares in found if shares is not None}

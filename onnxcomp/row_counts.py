@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.calibration import Calibration
 from onnxcomp.errors import CalibrationError
 from onnxcomp.gram import NOTHING_SEEN, Array, GramResult
+from onnxcomp.graph import is_constant
 
 
 class RowCounts:
@@ -42,3 +48,46 @@ class RowCounts:
         shares = self._counts * ((1 - new) / total)
         shares[unseen] = new / max(1, never)
         return GramResult(shares, shares, total)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is looked up in.
+
+    Attributes:
+        rows: of it.
+        indices: names of the tensors that choose rows.
+    """
+
+    rows: int
+    indices: Collection[str]
+
+
+def looked_up(
+    graph: gs.Graph, tables: Sequence[Table], samples: Calibration, limit: int | None = None
+) -> list[Array | None]:
+    """Shares of the rows of each table; None where nothing was looked up, or not all is seen.
+
+    Args:
+        graph: whose activations choose rows; those of bodies are not seen.
+        tables: in which they do.
+        samples: to run.
+        limit: of their number.
+    """
+    known = {name for name, tensor in graph.tensors().items() if not is_constant(tensor)}
+    taps: dict[str, list[RowCounts]] = {}
+    counts = [RowCounts(table.rows) for table in tables]
+    for table, counter in zip(tables, counts, strict=True):
+        if known.issuperset(table.indices):
+            for name in table.indices:
+                taps.setdefault(name, []).append(counter)
+    if taps:
+        samples.observe(graph, taps, limit=limit)
+    return [_shares(counter) for counter in counts]
+
+
+def _shares(counts: RowCounts) -> Array | None:
+    try:
+        return counts.result().matrix
+    except CalibrationError:  # nothing was looked up
+        return None

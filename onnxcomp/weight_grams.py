@@ -54,7 +54,7 @@ def observed_grams(
     body or not known, or its values are not finite. ``graph`` is copied: what becomes of it while
     this is read does not matter.
     """
-    fitting = {id(weight) for weight in weights if _width(weight) <= WIDEST}
+    fitting = {id(weight) for weight in weights if weight.layout.columns <= WIDEST}
     plans = {id(w): _keys(w) if id(w) in fitting else [] for w in weights}
     for weight, found in _observed(graph, weights, plans, samples, limit, advance):
         assert not isinstance(found, Outputs)
@@ -138,7 +138,7 @@ def _keys(weight: Weight) -> list[_Key]:
 
 def _narrowed(weight: Weight) -> list[_Key]:
     keys, rows = _keys(weight), weight.layout.rows
-    if _width(weight) <= WIDEST:
+    if weight.layout.columns <= WIDEST:
         return keys
     if all(site.node.op == "Conv" for site in weight.sites):
         ungrouped = all(key.window is None or key.window.group == 1 for key in keys)
@@ -146,7 +146,7 @@ def _narrowed(weight: Weight) -> list[_Key]:
         fits = ungrouped and channels <= WIDEST
         return [replace(key, window=None) for key in keys] if fits else []
     matrices = all(site.node.op in ("MatMul", "Gemm") for site in weight.sites)
-    if matrices and rows <= min(WIDEST_OUTPUT, _width(weight)):
+    if matrices and rows <= min(WIDEST_OUTPUT, weight.layout.columns):
         return [replace(key, made=weight.constant.name) for key in keys]
     return []
 
@@ -156,7 +156,7 @@ def _rows(weight: Weight, key: _Key) -> int:
     if key.made:
         return weight.layout.rows
     of_channels = weight.sites[0].node.op == "Conv" and key.window is None
-    return int(weight.layout.shape[1]) if of_channels else _width(weight)
+    return int(weight.layout.shape[1]) if of_channels else weight.layout.columns
 
 
 def _statistic(key: _Key, weight: Weight) -> _Statistic:
@@ -182,11 +182,6 @@ def _key(site: Site) -> _Key | None:
         if site.layout.shape[0] == 1 and node.outputs and node.outputs[0].name:
             return _Key(node.outputs[0].name, -1)  # the states that come back as its input
     return None
-
-
-def _width(weight: Weight) -> int:
-    """Input columns of a weight."""
-    return int(np.prod(weight.layout.ordered[weight.layout.outputs :]))
 
 
 def _mean(statistics: Sequence[_Statistic]) -> Array | Outputs | None:

@@ -56,6 +56,11 @@ class Layout:
         return math.prod(self.ordered[: self.outputs])
 
     @property
+    def columns(self) -> int:
+        """d of the matrix."""
+        return math.prod(self.ordered[self.outputs :])
+
+    @property
     def inverse(self) -> tuple[int, ...]:
         """The order that brings the axes back."""
         return tuple(int(i) for i in np.argsort(self.order))
@@ -67,7 +72,7 @@ class Layout:
     def restored(self, matrix: Array) -> Array:
         """[rows, n] as an array whose one input axis has n elements, or the array's own shape."""
         ordered = self.ordered
-        if matrix.shape[1] != math.prod(ordered[self.outputs :]):
+        if matrix.shape[1] != self.columns:
             ordered = (*ordered[: self.outputs], matrix.shape[1])
         return np.ascontiguousarray(matrix.reshape(ordered).transpose(self.inverse))
 
