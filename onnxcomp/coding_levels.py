@@ -21,8 +21,9 @@ def largest_level(
 ) -> float:
     """The largest x with margin(x) >= 0, of a margin that falls as x grows.
 
-    Steps out from ``start`` until both sides are known, then closes in on the root: by regula
-    falsi, kept away from the ends so that a margin with jumps costs no more than bisection does.
+    It is the last x looked at whose margin was not negative. Steps out from ``start`` until both
+    sides are known, then closes in on the root: by regula falsi, kept away from the ends so that a
+    margin with jumps costs no more than bisection does.
 
     Args:
         margin: what is left of the target.

@@ -255,6 +255,7 @@ class _Search:
         self._graph, self._quality, self._lost, self._prefer = graph, quality, lost, prefer
         self._progress = progress
         self._rest: int | None = None  # bytes of a container besides what has codes
+        self._kept: Mapping[str, CodedWeight] = {}  # codes of the last level that keeps the quality
         progress.stage("measuring what errors of weights do")
         self._plan = CodingPlan(graph, fitted, SAMPLES, progress.advance)
         if not self._plan.weights:
@@ -273,14 +274,13 @@ class _Search:
             bounds = FINEST, start  # what made-up samples show is too good to be true
         per_octave, close = self._slope()
         found = largest_level(
-            lambda x: self._margin(self._plan.at(2.0 ** (sign * x))),
+            lambda x: self._margin_at(2.0 ** (sign * x)),
             sign * start,
             bounds=bounds,
             per_octave=per_octave,
             close=close,
         )
-        level = 2.0 ** (sign * found)
-        codes = self._plan.at(level)
+        level, codes = 2.0 ** (sign * found), self._kept
         graph = with_codes(self._graph, codes)
         return Quantized(
             graph=graph,
@@ -301,6 +301,13 @@ class _Search:
         if self._quality.max_drop is not None:
             return 1.0, -1.0  # a score moves in jumps
         return 0.5, 0.005  # bits
+
+    def _margin_at(self, level: float) -> float:
+        codes = self._plan.at(level)
+        margin = self._margin(codes)
+        if margin >= 0:
+            self._kept = codes
+        return margin
 
     def _margin(self, codes: Mapping[str, CodedWeight]) -> float:
         wanted = self._quality
@@ -324,10 +331,11 @@ class _Search:
 
     def _packed_bytes(self, codes: Mapping[str, CodedWeight]) -> int:
         """Of the container; what is not coded here is packed once and remembered."""
+        coded = sum(grid_bytes(weight, self._prefer) for weight in codes.values())
         if self._rest is None:
             whole = packed_bytes(with_codes(self._graph, codes), codes, self._prefer)
-            self._rest = whole - sum(grid_bytes(c, self._prefer) for c in codes.values())
-        return self._rest + sum(grid_bytes(c, self._prefer) for c in codes.values())
+            self._rest = whole - coded
+        return self._rest + coded
 
 
 def _values(codes: Mapping[str, CodedWeight]) -> dict[str, Array]:
