@@ -13,7 +13,7 @@ from onnxcomp.coding_quantizer import CodedWeight
 from onnxcomp.container import Entry
 from onnxcomp.container_contents import Contents
 from onnxcomp.container_packing import pack
-from onnxcomp.graph import Graph, all_graphs
+from onnxcomp.graph import Graph, replace_constants
 from onnxcomp.lossless import Prefer, encode_grid
 from onnxcomp.model import save_model
 from onnxcomp.number_types import FLOAT
@@ -26,12 +26,7 @@ Path_ = str | os.PathLike[str]
 def with_codes(graph: Graph, codes: Mapping[str, CodedWeight]) -> Graph:
     """A copy of a graph whose constants have the values that codes give, under the same names."""
     twin = graph.copy()
-    made = {name: gs.Constant(name, coded.values) for name, coded in codes.items()}
-    for body in all_graphs(twin):
-        for node in body.nodes:
-            for index, tensor in enumerate(node.inputs):
-                if isinstance(tensor, gs.Constant) and tensor.name in made:
-                    node.inputs[index] = made[tensor.name]
+    replace_constants(twin, {n: gs.Constant(n, coded.values) for n, coded in codes.items()})
     return twin
 
 

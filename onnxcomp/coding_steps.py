@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import CalibrationError, UnsupportedModel
-from onnxcomp.graph import all_graphs
+from onnxcomp.graph import constants, replace_constants
 from onnxcomp.output_effects import before_softmax
 from onnxcomp.quantization import Array
 from onnxcomp.runtime import Feed, open_session
@@ -106,18 +106,11 @@ def step_of(level: float, elements: int, noise: float) -> float:
 
 def _fed(graph: gs.Graph, names: frozenset[str]) -> dict[str, Array]:
     """Makes constants inputs of a graph, in its bodies too; their values by name."""
-    values: dict[str, Array] = {}
-    inputs: dict[str, gs.Variable] = {}
-    for body in all_graphs(graph):
-        for node in body.nodes:
-            for index, tensor in enumerate(node.inputs):
-                if isinstance(tensor, gs.Constant) and tensor.name in names:
-                    if tensor.name not in inputs:
-                        values[tensor.name] = np.ascontiguousarray(tensor.values)
-                        inputs[tensor.name] = gs.Variable(tensor.name, tensor.dtype, tensor.shape)
-                    node.inputs[index] = inputs[tensor.name]
+    found = {name: tensor for name, tensor in constants(graph).items() if name in names}
+    inputs = {n: gs.Variable(n, tensor.dtype, tensor.shape) for n, tensor in found.items()}
+    replace_constants(graph, inputs)
     graph.inputs.extend(inputs.values())
-    return values
+    return {name: np.ascontiguousarray(tensor.values) for name, tensor in found.items()}
 
 
 def _is_float(value: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -223,6 +223,14 @@ def replace_uses(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor) -> None:
                 node.inputs[index] = new
     for body in itertools.islice(all_graphs(graph), 1, None):
         body.outputs[:] = [new if t is old else t for t in body.outputs]
+
+
+def replace_constants(graph: gs.Graph, made: Mapping[str, gs.Tensor]) -> None:
+    """Makes nodes read what is ``made`` in place of constants of these names, in bodies too."""
+    for node in all_nodes(graph):
+        for index, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and tensor.name in made:
+                node.inputs[index] = made[tensor.name]
 
 
 def remove_unused(graph: gs.Graph) -> None:
