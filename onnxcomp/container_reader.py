@@ -101,6 +101,10 @@ class ContainerReader:
         Raises:
             CorruptContainer: its frame is damaged.
         """
+        return self._skeleton
+
+    @functools.cached_property
+    def _skeleton(self) -> bytes:
         frame = self._file.read(HEADER.size, self.directory.skeleton_packed)
         with self._naming():
             return decompress(frame, self.directory.skeleton_size)
