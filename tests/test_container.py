@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from containers import through
+from containers import model_of_many_kinds, through
 from hypothesis import given, settings
 from onnx import TensorProto, helper, numpy_helper
 
@@ -40,24 +40,6 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "m.onnx").write_bytes(model_of_many_kinds().SerializeToString())
     pack(folder / "m.onnx", folder / "m.oxc")
     return folder / "m.oxc"
-
-
-def model_of_many_kinds() -> onnx.ModelProto:
-    rng = np.random.default_rng(0)
-    model, values = small_convnet(), rng.standard_normal((9, 40), np.float32)
-    extra = {
-        "one": values,
-        "two": values,
-        "half": values.astype(np.float16).astype(np.float32),
-        "grid": rng.integers(-8, 8, (12, 90)).astype(np.float32) * rng.random((12, 1), np.float32),
-        "few": rng.choice(np.array([0.1, 0.7, 3], np.float32), (10, 64)),
-        "codes": rng.integers(-90, 90, (3, 333)).astype(np.int8),
-        "shape": rng.integers(0, 2**60, 50),
-        "empty": np.zeros((0, 3), np.float32),
-        "scalar": np.array(3, np.float32),
-    }
-    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in extra.items())
-    return model
 
 
 # --- what comes back --------------------------------------------------------------------------

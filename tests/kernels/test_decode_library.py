@@ -14,6 +14,7 @@ import decode_library as c
 import numpy as np
 import onnx
 import pytest
+from containers import model_of_many_kinds
 from decode_library import Container, Library, Refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -72,26 +73,13 @@ def example(installed: Path) -> Path:
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packed")
-    (folder / "m.onnx").write_bytes(model_of_many_kinds().SerializeToString())
+    (folder / "m.onnx").write_bytes(model_of_all_kinds().SerializeToString())
     pack(folder / "m.onnx", folder / "m.oxc")
     return folder / "m.oxc"
 
 
-def model_of_many_kinds() -> onnx.ModelProto:
-    rng = np.random.default_rng(0)
-    model, values = small_convnet(), rng.standard_normal((9, 40), np.float32)
-    extra = {
-        "one": values,
-        "two": values,
-        "half": values.astype(np.float16).astype(np.float32),
-        "grid": rng.integers(-8, 8, (12, 90)).astype(np.float32) * rng.random((12, 1), np.float32),
-        "few": rng.choice(np.array([0.1, 0.7, 3], np.float32), (10, 64)),
-        "codes": rng.integers(-90, 90, (3, 333)).astype(np.int8),
-        "shape": rng.integers(0, 2**60, 50),
-        "empty": np.zeros((0, 3), np.float32),
-        "scalar": np.array(3, np.float32),
-    }
-    model.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in extra.items())
+def model_of_all_kinds() -> onnx.ModelProto:
+    rng, model = np.random.default_rng(0), model_of_many_kinds()
     for data_type in sorted(set(BITS)):
         for dims in ([777], [3, 5, 7, 2, 6]):
             size = Entry(0, False, 0, 0, data_type, tuple(dims), Integer()).size
@@ -131,7 +119,7 @@ def test_the_commands_of_the_page_unpack_a_model(installed: Path, packed: Path) 
     folder = installed.parent
     shutil.copy(packed, folder / "digits.oxc")
     c.shell(c.documented()[1], folder)
-    assert (folder / "digits.onnx").read_bytes() == model_of_many_kinds().SerializeToString()
+    assert (folder / "digits.onnx").read_bytes() == model_of_all_kinds().SerializeToString()
     assert len(c.EXAMPLE.read_text("utf-8").splitlines()) < 60
     for standard in ("c11", "c17"):
         c.compile_example(installed, standard)
@@ -199,7 +187,7 @@ def test_tensors_larger_than_a_chunk_are_cut_as_written(library: Library, tmp_pa
 def test_a_delta_package_needs_its_base(
     library: Library, example: Path, packed: Path, tmp_path: Path
 ) -> None:
-    model = model_of_many_kinds()
+    model = model_of_all_kinds()
     model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
     (tmp_path / "new.onnx").write_bytes(model.SerializeToString())
     pack(tmp_path / "new.onnx", tmp_path / "new.oxc", base=packed)
@@ -478,7 +466,7 @@ def test_planes_of_less_than_a_byte_are_refused(library: Library, tmp_path: Path
 def test_no_more_is_allocated_than_the_caller_allows(library: Library, packed: Path) -> None:
     data = packed.read_bytes()
     found = [outcome(library, data, limit) for limit in range(1, 400_000, 10_000)]
-    enough = found.index((c.OK, model_of_many_kinds().SerializeToString()))
+    enough = found.index((c.OK, model_of_all_kinds().SerializeToString()))
     assert 10 < enough < len(found) - 1
     assert set(found[:enough]) == {(c.OVER_LIMIT, None)}
     assert set(found[enough:]) == {found[enough]}
