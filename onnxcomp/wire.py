@@ -36,6 +36,7 @@ MESSAGES: dict[str, dict[int, str]] = {
 GRAPH, INITIALIZER = 7, 5  # of the model and of its graph
 DIMS, DATA_TYPE, FLOAT_DATA, NAME, RAW_DATA, DOUBLE_DATA = 1, 2, 4, 8, 9, 10
 EXTERNAL_DATA, DATA_LOCATION = 13, 14
+EXTERNAL = 1  # of TensorProto.DataLocation
 VALUES = (FLOAT_DATA, RAW_DATA, DOUBLE_DATA)  # fields whose payload is plain little-endian numbers
 
 
@@ -62,7 +63,7 @@ class StoredTensor:
         dims: its shape.
         name: (position, length) of its name in the buffer.
         values: the fields of VALUES that it has.
-        external: whether it has entries of external data.
+        external: whether it says that its values are in another file.
     """
 
     start: int
@@ -164,8 +165,8 @@ def _tensor(data: Buffer, start: int, end: int, initializer: bool) -> StoredTens
             tensor.name = item.start, item.end - item.start
         elif item.number in VALUES:
             tensor.values.append(item)
-        elif item.number in (EXTERNAL_DATA, DATA_LOCATION):
-            tensor.external = True
+        elif item.number == DATA_LOCATION and item.kind == VARINT:
+            tensor.external = read_varint(data, item.start, item.end)[0] == EXTERNAL
     return tensor
 
 

@@ -18,7 +18,7 @@ from containers import model_of_many_kinds, through
 from hypothesis import given, settings
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxcomp.container import FOOTER, HEADER, MOST_CODES, VERSION, Entry, cut
+from onnxcomp.container import FOOTER, HEADER, MOST_CODES, VERSION, Entry, cut, error_field
 from onnxcomp.container_packing import pack
 from onnxcomp.container_reader import ContainerReader, is_container
 from onnxcomp.container_unpacking import unpack, verify
@@ -167,6 +167,30 @@ def test_external_data_comes_back_in_one_file(tmp_path: Path) -> None:
             tensor.ClearField("data_location")
     assert back == expected
     onnx.checker.check_model(str(target))
+
+
+def test_small_external_values_move_into_the_model(tmp_path: Path) -> None:
+    model = small_convnet()
+    model.graph.initializer.extend([rng_tensor("small", 2, 2), rng_tensor("large", 30, 30)])
+    expected = model.SerializeToString()
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    pack(tmp_path / "m.onnx", tmp_path / "m.oxc")
+    unpack(tmp_path / "m.oxc", tmp_path / "back.onnx")
+    back = onnx.load(tmp_path / "back.onnx")
+    for tensor in back.graph.initializer:
+        tensor.ClearField("data_location")
+    assert back.SerializeToString() == expected
+
+
+def test_values_that_say_they_are_inside_come_back_byte_for_byte(tmp_path: Path) -> None:
+    model = small_convnet()
+    for tensor in model.graph.initializer:  # as onnx leaves models whose external data it loaded
+        tensor.data_location = TensorProto.DEFAULT
+    model.graph.initializer[0].external_data.add(key="location", value="forgotten")
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    pack(tmp_path / "m.onnx", tmp_path / "m.oxc")
+    unpack(tmp_path / "m.oxc", tmp_path / "back.onnx")
+    assert (tmp_path / "back.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
 
 
 def rng_tensor(name: str, *dims: int) -> TensorProto:
@@ -388,6 +412,56 @@ def test_what_is_no_container_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "m.onnx", tmp_path / "none", tmp_path):
         with pytest.raises(UnsupportedModel):
             ContainerReader(path)
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "field"),
+    [
+        (0.0, 0),
+        (1e-4, 4001),
+        (0.5, 302),  # 3.01 dB
+        (1.0, 1),
+        (30.0, 1),
+        (math.inf, 1),
+        (math.nan, 0),
+        (1e-300, 2**14 - 1),
+    ],
+)
+def test_errors_are_hundredths_of_a_decibel(share: float, field: int) -> None:
+    assert error_field(share) == field
+
+
+def test_errors_come_back_and_cost_nothing_where_there_are_none(
+    packed: Path, tmp_path: Path
+) -> None:
+    model, told, plain = (tmp_path / name for name in ("m.onnx", "told.oxc", "plain.oxc"))
+    model.write_bytes(model_of_many_kinds().SerializeToString())
+    pack(model, told, errors={"half": 1e-4, "few": 2e-3, "nobody": 1.0})
+    with ContainerReader(told) as reader:
+        found = dict(zip(reader.names, reader.directory.entries, strict=True))
+        assert reader.directory.errors
+    assert {name: entry.error_db for name, entry in found.items() if entry.error} == {
+        "half": -40.0,
+        "few": -26.99,
+    }
+    pack(model, plain, errors={})
+    assert plain.read_bytes() == packed.read_bytes()
+    assert told.stat().st_size == packed.stat().st_size + len(found) + 2
+    assert told.read_bytes()[12:16] == struct.pack("<I", 4)
+    unpack(told, tmp_path / "back.onnx")
+    assert (tmp_path / "back.onnx").read_bytes() == model.read_bytes()
+
+
+def test_errors_out_of_range_are_damage(packed: Path, tmp_path: Path) -> None:
+    one = [_varint(0), _varint(9), _varint(1), b"\0", _varint(0), _varint(0), _varint(2)]
+    empty = [_varint(1), _varint(0), b"\1"]  # no numbers, integers
+    directory = b"".join([*one, *empty, _varint(2**14), bytes(8)])
+    (tmp_path / "m.oxc").write_bytes(forged(packed, directory, features=4))
+    with pytest.raises(CorruptContainer, match="error"):
+        ContainerReader(tmp_path / "m.oxc")
 
 
 # --- deltas -----------------------------------------------------------------------------------
