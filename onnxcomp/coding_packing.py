@@ -45,6 +45,7 @@ def pack_codes(
     base: Path_ | None = None,
     prefer: Prefer = "size",
     threads: int | None = None,
+    errors: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Contents:
     """Packs the graph that `with_codes` made, its constants as those codes.
@@ -54,7 +55,7 @@ def pack_codes(
         codes: by name of the constant.
         output: the container.
         external: unpack with the weights in a file of their own.
-        base, prefer, threads, progress: as for `pack`.
+        base, prefer, threads, errors, progress: as for `pack`.
     """
     with tempfile.TemporaryDirectory(prefix="onnxcomp") as folder:
         place = Path(folder) / "model.onnx"
@@ -66,6 +67,7 @@ def pack_codes(
             prefer=prefer,
             threads=threads,
             grids=codes,
+            errors=errors,
             progress=progress,
         )
 
@@ -73,4 +75,5 @@ def pack_codes(
 def packed_bytes(graph: Graph, codes: Mapping[str, CodedWeight], prefer: Prefer) -> int:
     """Of the container of such a graph."""
     with tempfile.TemporaryDirectory(prefix="onnxcomp") as folder:
-        return pack_codes(graph, codes, Path(folder) / "model.oxc", prefer=prefer).bytes
+        place, errors = Path(folder) / "model.oxc", dict.fromkeys(codes, 1e-3)  # of two bytes
+        return pack_codes(graph, codes, place, prefer=prefer, errors=errors).bytes

@@ -12,8 +12,8 @@ from onnxcomp.varints import Cursor, varint
 
 MAGIC = b"\x89OXC\r\n\x1a\n"
 VERSION = 0  # experimental: nothing reads what an earlier build wrote
-NEEDS_BASE, EXTERNAL_DATA = 1, 2  # feature bits
-KNOWN_FEATURES = NEEDS_BASE | EXTERNAL_DATA
+NEEDS_BASE, EXTERNAL_DATA, TELLS_ERRORS = 1, 2, 4  # feature bits
+KNOWN_FEATURES = NEEDS_BASE | EXTERNAL_DATA | TELLS_ERRORS
 HEADER = struct.Struct("<8sHHI")  # magic, version, reserved, feature bits
 FOOTER = struct.Struct("<QQQQ8s")  # directory offset, length, hash; hash of the start; magic
 MOST_CODES = 2**20  # of a chunk
@@ -22,6 +22,7 @@ LARGEST_TENSOR = 2**36  # bytes
 LARGEST_DATA = 2**42  # bytes of a data file
 LARGEST_SKELETON = 2**31 - 1  # bytes: protobuf's own limit
 MOST_DIMS = 64
+SMALLEST_ERROR = 2**14 - 1  # 164 dB below the outputs, where float32 has long ended
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Entry:
         representation: how its bytes come from streams.
         streams: of each stream its chunks.
         checksum: XXH3-64 of its bytes.
+        error: that it alone causes at the outputs, as `error_field` gives it.
     """
 
     gap: int
@@ -116,6 +118,7 @@ class Entry:
     representation: Representation
     streams: list[list[Chunk]] = field(default_factory=list)
     checksum: int = 0
+    error: int = 0
 
     @property
     def number_dims(self) -> tuple[int, ...]:
@@ -137,6 +140,23 @@ class Entry:
         """Bytes of its payloads."""
         return sum(chunk.length for stream in self.streams for chunk in stream)
 
+    @property
+    def error_db(self) -> float | None:
+        """The error that it alone causes at the outputs, against their energy; None for none."""
+        return (1 - self.error) / 100 if self.error else None
+
+
+def error_field(share: float) -> int:
+    """What the directory holds of an error: 1 + hundredths of a dB below the outputs; 0 for none.
+
+    Args:
+        share: energy of the error over that of the outputs.
+    """
+    if not share > 0:
+        return 0
+    below = round(-1000 * math.log10(share)) if math.isfinite(share) else 0
+    return min(max(below + 1, 1), SMALLEST_ERROR)
+
 
 @dataclass
 class Directory:
@@ -148,6 +168,7 @@ class Directory:
         entries: in the order of their values in the file.
         external: whether they belong into a data file beside the model, else into its holes.
         base: hash of the container that a delta package needs.
+        errors: whether it tells the error of each tensor.
     """
 
     skeleton_size: int
@@ -155,6 +176,7 @@ class Directory:
     entries: list[Entry]
     external: bool = False
     base: int | None = None
+    errors: bool = False
 
     def to_bytes(self) -> bytes:
         """As it is written."""
@@ -162,7 +184,7 @@ class Directory:
         if self.base is not None:
             parts.append(struct.pack("<Q", self.base))
         parts.append(varint(len(self.entries)))
-        parts += [_entry_bytes(entry) for entry in self.entries]
+        parts += [_entry_bytes(entry, self.errors) for entry in self.entries]
         return b"".join(parts)
 
 
@@ -191,10 +213,10 @@ def read_directory(data: bytes, features: int) -> Directory:
         entries.append(entry)
     cursor.where = "directory"
     cursor.finish()
-    return Directory(size, packed, entries, external, base)
+    return Directory(size, packed, entries, external, base, bool(features & TELLS_ERRORS))
 
 
-def _entry_bytes(entry: Entry) -> bytes:
+def _entry_bytes(entry: Entry, errors: bool) -> bytes:
     parts = [bytes([entry.initializer]), varint(entry.gap), varint(entry.name_length)]
     if entry.name_length:
         parts.append(varint(entry.name_start))
@@ -203,6 +225,8 @@ def _entry_bytes(entry: Entry) -> bytes:
     for stream in entry.streams:
         for chunk in stream:
             parts += [varint(chunk.length), struct.pack("<I", chunk.checksum)]
+    if errors:
+        parts.append(varint(entry.error))
     parts.append(struct.pack("<Q", entry.checksum))
     return b"".join(parts)
 
@@ -240,6 +264,8 @@ def _read_entry(cursor: Cursor, before: list[Entry], offset: int, features: int)
             stream.append(Chunk(offset, length, cursor.fixed("<I")))
             offset += length
         entry.streams.append(stream)
+    if features & TELLS_ERRORS:
+        entry.error = cursor.number(SMALLEST_ERROR, "error")
     entry.checksum = cursor.fixed("<Q")
     return entry
 

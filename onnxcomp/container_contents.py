@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class TensorContents:
         packed_bytes: of its payloads.
         bits_per_weight: payload bits of an element.
         same_as: name of the tensor whose values it has too; None where it has its own.
+        error_db: the error that its codes alone cause at the outputs, against their energy; None
+            where they cause none, or none is told.
     """
 
     name: str
@@ -43,6 +46,7 @@ class TensorContents:
     packed_bytes: int
     bits_per_weight: float
     same_as: str | None
+    error_db: float | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Contents:
         skeleton_packed_bytes: of the same in the container.
         directory_bytes: of directory, header and footer.
         needs_base: whether it is a delta package.
+        error_db: what the errors of all tensors come to at the outputs if they are independent.
         tensors: in the order of the model.
     """
 
@@ -67,6 +72,7 @@ class Contents:
     skeleton_packed_bytes: int
     directory_bytes: int
     needs_base: bool
+    error_db: float | None
     tensors: list[TensorContents]
 
     @property
@@ -101,6 +107,7 @@ def contents(reader: ContainerReader, model_bytes: int | None = None) -> Content
         skeleton_packed_bytes=directory.skeleton_packed,
         directory_bytes=reader.size - directory.skeleton_packed - packed,
         needs_base=directory.base is not None,
+        error_db=_sum([entry.error_db for entry in directory.entries]),
         tensors=[_tensor(reader, index, entry) for index, entry in enumerate(directory.entries)],
     )
 
@@ -120,7 +127,14 @@ def _tensor(reader: ContainerReader, index: int, entry: Entry) -> TensorContents
         packed_bytes=entry.packed,
         bits_per_weight=round(entry.packed * 8 / max(math.prod(entry.dims), 1), 4),
         same_as=reader.same_as(index),
+        error_db=entry.error_db,
     )
+
+
+def _sum(errors_db: Sequence[float | None]) -> float | None:
+    """Energies added up."""
+    shares = [10 ** (error_db / 10) for error_db in errors_db if error_db is not None]
+    return round(10 * math.log10(sum(shares)), 2) if shares else None
 
 
 def _back_end(number: int) -> str:

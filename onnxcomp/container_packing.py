@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxcomp.coding_quantizer import CodedWeight
+from onnxcomp.container import error_field
 from onnxcomp.container_contents import Contents, contents
 from onnxcomp.container_reader import ContainerReader
 from onnxcomp.container_unpacking import in_threads
@@ -38,6 +39,7 @@ def pack(
     prefer: Prefer = "size",
     threads: int | None = None,
     grids: Mapping[str, CodedWeight] | None = None,
+    errors: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Contents:
     """Packs a model so that unpacking gives back its bytes.
@@ -51,6 +53,8 @@ def pack(
         threads: that code tensors; None for one a processor.
         grids: codes of tensors, by name, where they are known; what they do not give back is
             coded without them.
+        errors: that tensors cause at the outputs, by name, as shares of their energy; written
+            into the container for `inspect` where they are given.
         progress: told how far the work is.
 
     Returns:
@@ -77,7 +81,9 @@ def pack(
                 skeleton.data,
                 external=skeleton.external,
                 base=older.identity if older else None,
+                errors=bool(errors),
             )
+            _tell_errors(skeleton, errors or {})
             encode = functools.partial(_encode, skeleton, grids or {}, prefer)
             _write_tensors(writer, skeleton, _Known(older), encode, threads, progress)
             writer.finish()
@@ -117,13 +123,22 @@ def _write_tensors(
             progress.advance(len(writer.directory.entries), len(skeleton.holes))
 
 
+def _tell_errors(skeleton: Skeleton, errors: Mapping[str, float]) -> None:
+    for hole in skeleton.holes:
+        hole.entry.error = error_field(errors.get(_name(skeleton, hole), 0.0))
+
+
+def _name(skeleton: Skeleton, hole: Hole) -> str:
+    start = hole.entry.name_start
+    return skeleton.data[start : start + hole.entry.name_length].decode(errors="replace")
+
+
 def _encode(
     skeleton: Skeleton, grids: Mapping[str, CodedWeight], prefer: Prefer, hole: Hole
 ) -> Coded:
     """By the codes that are known to give the values, or without loss in the shortest way."""
     entry = hole.entry
-    name = skeleton.data[entry.name_start : entry.name_start + entry.name_length]
-    coded = grids.get(name.decode(errors="replace"))
+    coded = grids.get(_name(skeleton, hole))
     fits = coded is not None and coded.codes.shape == entry.dims and entry.data_type == FLOAT
     if fits and coded is not None and coded.values.tobytes() == hole.values.tobytes():
         return encode_grid(entry, coded.codes, coded.scales, coded.axis, prefer=prefer)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxcomp.container_contents import Contents, TensorContents
-from onnxcomp.tables import UNKNOWN, count, heading, indented, make_table
+from onnxcomp.tables import UNKNOWN, count, decibels, heading, indented, make_table
 
 
 def print_contents(console: Console, found: Contents, top: int) -> None:
@@ -28,11 +28,14 @@ def print_contents(console: Console, found: Contents, top: int) -> None:
     console.print(Text(parts))
     if found.needs_base:
         console.print(Text("a delta package: it needs its base (--base)"))
+    if found.error_db is not None:
+        console.print(Text(f"errors of the tensors, if independent, {decibels(found.error_db)}"))
     if not found.tensors:
         return
     heading(console, "Tensors that take most bytes")
+    errors = ("error",) if found.error_db is not None else ()
     table = make_table(
-        *("tensor", "shape", "stored as", "coded by", "bytes", "bits/weight"),
+        *("tensor", "shape", "stored as", "coded by", "bytes", "bits/weight", *errors),
         left=("tensor", "shape", "stored as", "coded by"),
     )
     order = sorted(found.tensors, key=lambda tensor: -tensor.packed_bytes)
@@ -44,6 +47,7 @@ def print_contents(console: Console, found: Contents, top: int) -> None:
             _coders(tensor),
             count(tensor.packed_bytes),
             f"{tensor.bits_per_weight:.2f}",
+            *(["none" if tensor.error_db is None else decibels(tensor.error_db)] if errors else []),
         )
     console.print(table)
     rest = order[top:]

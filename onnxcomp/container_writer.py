@@ -11,6 +11,7 @@ from onnxcomp.container import (
     HEADER,
     MAGIC,
     NEEDS_BASE,
+    TELLS_ERRORS,
     VERSION,
     Chunk,
     Directory,
@@ -28,14 +29,21 @@ class ContainerWriter:
     """
 
     def __init__(
-        self, file: BinaryIO, skeleton: bytes, *, external: bool, base: int | None = None
+        self,
+        file: BinaryIO,
+        skeleton: bytes,
+        *,
+        external: bool,
+        base: int | None = None,
+        errors: bool = False,
     ) -> None:
         frame = compress(skeleton)
         features = (EXTERNAL_DATA if external else 0) | (0 if base is None else NEEDS_BASE)
+        features |= TELLS_ERRORS if errors else 0
         start = HEADER.pack(MAGIC, VERSION, 0, features) + frame
         file.write(start)
         self._file, self._start_hash, self._end = file, xxh3_64(start), len(start)
-        self.directory = Directory(len(skeleton), len(frame), [], external, base)
+        self.directory = Directory(len(skeleton), len(frame), [], external, base, errors)
 
     def add(self, entry: Entry, streams: Iterable[Sequence[bytes]]) -> None:
         """Appends a tensor: of each stream its payloads, in order."""

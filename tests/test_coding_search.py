@@ -11,12 +11,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
+from onnx import numpy_helper
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.cli import main
 from onnxcomp.coding_plan import CodingPlan, row_multiples, shrunk
 from onnxcomp.coding_search import Quality, Quantized, pack_quantized, quantize_for_coding
-from onnxcomp.container_contents import Contents
+from onnxcomp.container_contents import Contents, contents
+from onnxcomp.container_reader import ContainerReader
 from onnxcomp.container_unpacking import unpack, verify
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.kernels.coding import encode
@@ -140,6 +142,27 @@ def test_points_lost_stay_within_what_an_evaluator_allows(model: Path) -> None:
     )
     assert quantized.points_lost is not None
     assert 0.4 < quantized.points_lost <= 0.5
+
+
+def test_errors_are_what_each_tensor_alone_does_to_the_outputs(model: Path) -> None:
+    container, found, quantized = packed(model, "errors.oxc", min_sqnr_db=20.0)
+    with ContainerReader(container) as reader:
+        told = {t.name: t.error_db for t in contents(reader).tensors}
+    assert told == {tensor.name: tensor.error_db for tensor in found.tensors}
+    for name, coded in quantized.codes.items():
+        if name not in told:
+            continue  # too small for a place in the directory
+        proto = onnx.load(model)
+        (weight,) = [t for t in proto.graph.initializer if t.name == name]
+        weight.CopyFrom(numpy_helper.from_array(coded.values, name))
+        onnx.save(proto, model.with_name("one.onnx"))
+        sessions = [ort.InferenceSession(p) for p in (model, model.with_name("one.onnx"))]
+        pairs = [[s.run(None, f)[0] for s in sessions] for f in images(0, 32)[3::4]]
+        share = sum(((a - b) ** 2).sum() for a, b in pairs) / sum((a**2).sum() for a, _ in pairs)
+        assert told[name] == pytest.approx(10 * np.log10(share), abs=0.02)
+    together = sum(10 ** (error_db / 10) for error_db in told.values() if error_db is not None)
+    assert found.error_db == pytest.approx(10 * np.log10(together), abs=0.01)
+    assert found.error_db == pytest.approx(-quantized.sqnr_db, abs=1.5)
 
 
 def test_steps_go_by_what_errors_do_to_the_outputs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import onnx
@@ -57,6 +58,21 @@ def test_json_says_of_each_tensor_what_it_takes(folder: Path) -> None:
             tensor["packed_bytes"] * 8 / weights, 1e-3
         )
         assert set(tensor["back_ends"]) <= {"raw", "rans", "cabac"}
+
+
+def test_errors_of_codes_are_shown_by_pack_and_by_inspect(folder: Path) -> None:
+    shown = run("pack", "model.onnx", "--bits", "4").stdout
+    assert "errors of the tensors, if independent, -" in shown
+    row, listed = (text.splitlines()[7] for text in (shown, run("inspect", "model.oxc").stdout))
+    assert row == listed
+    assert re.search(r"-\d+\.\d dB$", row)
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    found = json.loads(run("inspect", "model.oxc", "--json").stdout)
+    errors = [tensor["error_db"] for tensor in found["tensors"]]
+    assert min(errors) > -100
+    assert max(errors) < found["error_db"] < max(errors) + 10
+    lossless = json.loads(run("pack", "model.onnx", "--lossless", "--json").stdout)
+    assert {t["error_db"] for t in lossless["tensors"]} == {lossless["error_db"]} == {None}
 
 
 def test_deltas_need_their_base(folder: Path) -> None:

@@ -63,7 +63,7 @@ onnxcomp_status Container::read_ends(uint32_t* features, uint64_t* offset, uint6
                 static_cast<unsigned long long>(version), static_cast<unsigned long long>(kVersion));
   }
   *features = static_cast<uint32_t>(little_endian(bytes.data + 12, 4));
-  if (little_endian(bytes.data + 10, 2) != 0 || (*features & ~uint32_t{kNeedsBase | kExternalData}) != 0)
+  if (little_endian(bytes.data + 10, 2) != 0 || (*features & ~kKnownFeatures) != 0)
     return fail(error, ONNXCOMP_UNSUPPORTED, "the container has features (%x) that this library lacks", *features);
 
   status = source_.get(size - kFooterBytes, kFooterBytes, &buffer, &bytes, budget_, error);

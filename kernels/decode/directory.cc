@@ -11,6 +11,7 @@ constexpr uint64_t kLargestData = uint64_t{1} << 42;    // bytes of a data file
 constexpr uint64_t kLargestSkeleton = (uint64_t{1} << 31) - 1;
 constexpr uint64_t kLongestPayload = uint64_t{1} << 24;
 constexpr uint64_t kMostDims = 64;
+constexpr uint64_t kSmallestError = (1 << 14) - 1;
 constexpr uint64_t kLargestCodebook = 4096;
 constexpr uint64_t kSmallestStream = 17;  // bytes of a table; below, it is part of the directory
 constexpr const char* kNoMemory = "";     // the defect when an array could not grow
@@ -63,6 +64,7 @@ class Reader {
     read_representation(entry);
     if (cursor_.defect != nullptr) return;
     read_chunks(entry);
+    if ((features_ & kTellsErrors) != 0) cursor_.number(kSmallestError, "error");  // of no use to a decoder
     entry->hash = cursor_.fixed(8, "hash");
   }
 

@@ -10,7 +10,8 @@ namespace onnxcomp::decode {
 
 using codec::Bytes;
 
-enum Features : uint32_t { kNeedsBase = 1, kExternalData = 2 };
+enum Features : uint32_t { kNeedsBase = 1, kExternalData = 2, kTellsErrors = 4 };
+inline constexpr uint32_t kKnownFeatures = kNeedsBase | kExternalData | kTellsErrors;
 inline constexpr uint64_t kHeaderBytes = 16;
 inline constexpr int kMostFields = 64;
 inline constexpr int kWholeAxis = 255;

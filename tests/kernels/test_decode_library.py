@@ -235,6 +235,34 @@ def test_values_of_a_data_file_are_written_apart(
             assert container.written() == reader.skeleton()
 
 
+def test_what_is_told_of_errors_is_passed_over(library: Library, tmp_path: Path) -> None:
+    model = model_of_all_kinds()
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    shares = {tensor.name: 10.0**-i for i, tensor in enumerate(model.graph.initializer)}
+    pack(tmp_path / "m.onnx", tmp_path / "m.oxc", errors=shares)
+    with ContainerReader(tmp_path / "m.oxc") as reader:
+        assert {e.error for e in reader.directory.entries} >= {1, 9001, 2**14 - 1}
+    with from_memory(library, (tmp_path / "m.oxc").read_bytes()) as container:
+        assert container.written() == model.SerializeToString()
+
+
+def test_errors_out_of_range_are_damage_to_both(library: Library, tmp_path: Path) -> None:
+    path, entry = tmp_path / "m.oxc", Entry(0, True, 0, 0, FLOAT, (0,), Integer())
+    for entry.error, fits in [(2**14 - 1, True), (2**14, False)]:
+        with open(path, "wb") as file:
+            writer = ContainerWriter(file, b"", external=False, errors=True)
+            writer.directory.entries.append(entry)
+            writer.finish()
+        if fits:
+            from_memory(library, path.read_bytes())
+            ContainerReader(path)
+            continue
+        with pytest.raises(Refused, match="wrong error"):
+            from_memory(library, path.read_bytes())
+        with pytest.raises(CorruptContainer, match="error"):
+            ContainerReader(path)
+
+
 # --- every representation ---------------------------------------------------------------------
 
 
