@@ -18,13 +18,13 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from onnxcomp.gram_factor import upper_factor
 from onnxcomp.quantization import Array
 
 PAIRED = 64  # columns: with more of them, pairs of columns take too long
 STILL = 1e-9  # gains below this share of a code's own are rounding errors
 LEAF = 32  # columns rounded one by one before a matrix product carries their errors on
 ROWS = 4096  # rows at once: bounds the float64 copies
-MOST_DAMPING = 1e6  # times the mean diagonal: by then G no longer matters
 
 
 def nearest(
@@ -82,7 +82,7 @@ def gptq(
     """
     diagonal = np.diagonal(gram, axis1=-2, axis2=-1).astype(np.float64)
     order = np.argsort(-diagonal if act_order else np.zeros_like(diagonal), -1, kind="stable")
-    factor = _upper_factor(gram, order, damping)
+    factor = upper_factor(gram, order, damping)
     back = np.argsort(order, -1)[..., :, None]
     codes = np.empty(weights.shape, np.int32)
     for rows, w, s, z in _transposed(weights, scale, zero_point):
@@ -265,35 +265,6 @@ def _transposed(
         rows = slice(first, first + ROWS)
         w, s, z = (x[..., rows, :].swapaxes(-1, -2) for x in (weights, scale, zero_point))
         yield rows, np.ascontiguousarray(w, np.float64), s, z
-
-
-def _upper_factor(gram: Array, order: Array, damping: float) -> Array:
-    """R, upper triangular, with R RT = G + damping * mean(diag G) * I; [*groups, d, d].
-
-    G is ``gram`` with its columns and rows in ``order``, [*groups, d].
-
-    Raises:
-        ValueError: G is not finite.
-    """
-    if not np.isfinite(gram).all():
-        raise ValueError("the Gram matrix is not finite")
-    width = gram.shape[-1]
-    tables, last = gram.reshape(-1, width, width), order.reshape(-1, width)[:, ::-1]
-    group = np.arange(len(tables))[:, None, None]
-    damped = tables[group, last[:, :, None], last[:, None, :]].astype(np.float64, copy=False)
-    diagonal = np.einsum("gii->gi", damped)  # a view
-    given = diagonal.copy()
-    mean = np.trace(gram, dtype=np.float64, axis1=-2, axis2=-1).reshape(-1, 1) / max(1, width)
-    mean = np.where(mean > 0, mean, 1.0)
-    while True:
-        diagonal[...] = given + damping * mean
-        try:  # the factor of the reversed matrix, reversed back, is upper triangular
-            factor = np.linalg.cholesky(damped).reshape(gram.shape)
-            return np.asarray(factor[..., ::-1, ::-1])
-        except np.linalg.LinAlgError:  # singular up to rounding, or damping is 0
-            damping = max(10 * damping, 1e-10)
-            if damping > MOST_DAMPING:
-                raise
 
 
 def _values(codes: Array, scale: Array | float, zero_point: Array | float) -> Array:
