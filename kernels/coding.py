@@ -56,10 +56,11 @@ def encode(
 
     Args:
         codes: int32, at most `MAX_CODES`.
-        prefer: "size" takes the shortest payload; "speed" leaves out what decodes slowly.
-        backend: a name of `BACK_ENDS`, or "auto" for the shortest.
+        prefer: "size" takes what decodes slowly where it saves enough of a payload above 16 KB, and
+            the shortest of smaller ones; "speed" leaves it out.
+        backend: a name of `BACK_ENDS`, or "auto".
         profile: a name of `RANS_PROFILES` with the back end rans or of `CABAC_PROFILES` with cabac,
-            or "auto" for the shortest.
+            or "auto".
 
     Raises KernelError for an unknown name, a wrong dtype or shape, or a profile that these codes
     cannot have.

@@ -3,6 +3,7 @@
 // A payload is one chunk of codes: byte 0 names the back end, byte 1 its profile, the rest is the
 // back end's. docs/codec.md specifies every bit.
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -13,8 +14,11 @@ namespace onnxcomp::codec {
 
 enum class BackEnd : uint8_t { kRaw = 0, kRans = 1, kCabac = 2, kAuto = 255 };
 
-// `profile` is a back end's own number; kAnyProfile lets it choose the shortest.
+// `profile` is a back end's own number; kAnyProfile lets it choose the shortest that is worth its time.
 inline constexpr int kAnyProfile = -1;
+
+// Bytes of a payload that any decoder is quick with: there every byte saved counts.
+inline constexpr size_t kSmallPayload = size_t{1} << 14;
 
 struct EncodeOptions {
   BackEnd back_end = BackEnd::kAuto;

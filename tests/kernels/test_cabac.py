@@ -182,10 +182,37 @@ def test_small_chunks_pay_no_table() -> None:
 
 @given(chunks(most=20))
 @settings(max_examples=60, deadline=None)
-def test_auto_takes_the_shortest_payload(codes: Codes) -> None:
+def test_auto_takes_the_shortest_of_small_payloads(codes: Codes) -> None:
     sizes = [len(coding.encode(codes, backend=name)) for name in coding.BACK_ENDS]
     assert len(coding.encode(codes)) == min(sizes) or codes.min() == codes.max()
     assert coding.encode(codes, prefer="speed")[0] != 2
+
+
+def scaled_rows(rows: int, spread: float) -> Codes:
+    """Rows [rows, 64, 9] with standard deviations that differ."""
+    rng = np.random.default_rng(4)
+    scale = 2 * np.exp(spread * rng.standard_normal((rows, 1, 1)))
+    return np.rint(rng.standard_normal((rows, 64, 9)) * scale).astype(np.int32)
+
+
+@pytest.mark.parametrize(("rows", "spread", "chosen"), [(256, 0.2, 1), (64, 0.7, 2)])
+def test_large_payloads_are_adaptive_where_it_pays(rows: int, spread: float, chosen: int) -> None:
+    codes = scaled_rows(rows, spread)
+    static, adaptive = (len(coding.encode(codes, backend=name)) for name in ("rans", "cabac"))
+    assert 0.95 * static < adaptive < static
+    assert (static > 2**14) == (chosen == 1)
+    payload = coding.encode(codes)
+    assert payload[0] == chosen
+    assert len(payload) == (static, adaptive)[chosen - 1]
+
+
+def test_rows_are_taken_where_they_save_enough() -> None:
+    for spread, profile in ((0.3, "tiles"), (0.5, "rows")):
+        codes = scaled_rows(256, spread)
+        best = {p: len(coding.encode(codes, backend="rans", profile=p)) for p in ("rows", "tiles")}
+        saved = 1 - best["rows"] / best["tiles"]
+        assert (saved > 0.002) == (profile == "rows")
+        assert coding.encode(codes)[:2] == bytes([1, coding.RANS_PROFILES[profile]])
 
 
 @pytest.mark.parametrize(
