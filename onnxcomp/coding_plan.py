@@ -27,7 +27,8 @@ TRIAL = 0.3  # first trial step, in standard deviations of the weight
 TRIALS = 5
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of products of different inputs that are let go
 SOFTER = 1 / 16  # next trial where an error was too large to tell, the inverse where too small
-UNSEEN = 2.0  # times the step for rows of tables that no sample looks up
+OFTEN = 4  # halvings of the step, at most, for rows of tables that are looked up often
+UNSEEN = 1  # doublings for rows that samples do not look up: other texts may
 VECTOR_SHARE = 0.01  # of the noise that vectors may cause, all together
 VECTOR_TRIAL = 2.0**-8  # of the root of their mean squares
 COARSEST_VECTOR = 2.0**-4
@@ -192,19 +193,19 @@ def shrunk(gram: Array, share: float) -> Array:
 
 
 def row_multiples(shares: Array) -> Array:
-    """How much coarser rows of a table are coded that samples never look up.
+    """How much finer or coarser than rows looked up once the rows of a table are coded.
 
-    A row's error counts as often as the row is looked up, so steps should go as the inverse root of
-    that. What is known of rare rows is little: none is coded more than UNSEEN times as coarsely.
+    A row's error counts as often as the row is looked up, so steps go as the inverse root of that,
+    in powers of two. Of rows that samples do not show only their number is known: one of them may
+    be the commonest word of other texts, so they are at most twice as coarse.
 
     Args:
         shares: of lookups, [rows], as `RowCounts` gives them.
     """
-    least = shares.min(initial=np.inf)
-    seen = shares > least
-    if not seen.any() or least * UNSEEN**2 > shares[seen].mean():
-        return np.ones(len(shares))
-    return np.where(seen, 1.0, UNSEEN)
+    seen = shares[shares > shares.min()]
+    once = seen.min() if seen.size else shares.min()
+    doublings = np.rint(np.log2(once / shares) / 2)
+    return np.asarray(2.0 ** np.clip(doublings, -OFTEN, UNSEEN))
 
 
 def _shares(graph: gs.Graph, tables: Sequence[Weight], samples: Calibration) -> list[Array | None]:
