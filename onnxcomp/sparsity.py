@@ -73,7 +73,7 @@ class Pattern:
         """
         if self.of:
             return self._of_each(scores)
-        blocks = self._summed(scores)
+        blocks = self.losses(scores)
         gone = round(sparsity * blocks.size)
         kept = np.ones(blocks.size, bool)
         if 0 < gone < blocks.size:
@@ -94,7 +94,8 @@ class Pattern:
         kept[:, :whole] = (ranks >= self.zeros).reshape(len(scores), -1)
         return kept
 
-    def _summed(self, scores: Array) -> Array:
+    def losses(self, scores: Array) -> Array:
+        """Sums of scores over blocks."""
         for axis, size in enumerate((self.rows, self.columns)):
             if size > 1:
                 scores = np.add.reduceat(scores, np.arange(0, scores.shape[axis], size), axis)

@@ -15,12 +15,14 @@ from onnxcomp.passes.quantize_dynamic import QuantizeDynamic
 from onnxcomp.passes.quantize_static import QuantizeStatic
 from onnxcomp.passes.quantize_weights import QuantizeWeights
 from onnxcomp.passes.simplify_graph import SimplifyGraph
+from onnxcomp.passes.sparsify_weights import SparsifyWeights
 
 PASSES: tuple[type[Pass], ...] = (
     SimplifyGraph,
     PruneBlocks,
     PruneChannels,
     FactorizeWeights,
+    SparsifyWeights,
     EqualizeChannels,
     QuantizeStatic,
     QuantizeDynamic,

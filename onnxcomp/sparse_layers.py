@@ -1,0 +1,148 @@
+"""Layers whose weights are to have zeros, as matrices of what a kernel reads together.
+
+Of a Conv those are the channels at one position of its kernel, so columns are ordered by position
+first, and channels are padded with zeros to whole blocks; what no weight is cannot be missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxcomp.quantization import Array
+from onnxcomp.sparse_fitting import alternate, refit, sparse_gpt
+from onnxcomp.sparsity import Pattern, loss, magnitude, wanda
+from onnxcomp.weight_sites import Layout, Weight
+
+
+@dataclass(frozen=True)
+class SparseLayer:
+    """One weight as matrices, one for each group of a Conv.
+
+    Attributes:
+        weight: where it is read.
+        pattern: of its zeros.
+        matrices: float64 [groups, rows, d], columns ordered as the pattern wants.
+        grams: of the inputs, [groups, d, d]; None where they are not known.
+    """
+
+    weight: Weight
+    pattern: Pattern
+    matrices: Array
+    grams: Array | None
+
+    @classmethod
+    def of(cls, weight: Weight, gram: Array | None, pattern: Pattern) -> SparseLayer:
+        """With E[x xT] of its inputs in the order of the weight, [d, d] or [groups, d, d]."""
+        layout, groups = weight.layout, 1 if gram is None or gram.ndim == 2 else len(gram)
+        values = layout.matrix(np.asarray(weight.constant.values)).astype(np.float64)
+        places = _places(layout, pattern.width)
+        matrices = _taken(values.reshape(groups, -1, layout.columns), places)
+        grams = None
+        if gram is not None:
+            columns = _taken(gram.reshape(groups, layout.columns, -1).astype(np.float64), places)
+            grams = _taken(columns.swapaxes(1, 2), places)
+        return cls(weight, pattern, matrices, grams)
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return math.prod(self.weight.layout.shape)
+
+    def scores(self) -> Array:
+        """What is lost with each block that a pattern without n:m could remove, ascending."""
+        found = [self.pattern.losses(self._scores(group)) for group in range(len(self.matrices))]
+        return np.sort(np.concatenate([scores.ravel() for scores in found]))
+
+    def sparse(self, method: str, sparsity: float) -> Array:
+        """The weight with zeros, float32 in its own shape.
+
+        Args:
+            method: as of `SparsifyWeights`; without grams it is magnitude, auto is alternate.
+            sparsity: the fraction of blocks that become zero.
+        """
+        found = [self._one(group, method, sparsity) for group in range(len(self.matrices))]
+        layout = self.weight.layout
+        whole = np.concatenate(found)
+        matrix = np.zeros((layout.rows, layout.columns))
+        places = _places(layout, self.pattern.width)
+        matrix[:, places[places >= 0]] = whole[:, places >= 0]
+        return layout.restored(matrix.astype(np.float32))
+
+    def lost(self, sparse: Array) -> float:
+        """E|W x - V x|^2 over E|W x|^2, or of the weights themselves."""
+        layout = self.weight.layout
+        matrix = layout.matrix(sparse).reshape(len(self.matrices), -1, layout.columns)
+        others = _taken(matrix, _places(layout, self.pattern.width))
+        error = whole = 0.0
+        for group, (values, other) in enumerate(zip(self.matrices, others, strict=True)):
+            gram = np.eye(values.shape[1]) if self.grams is None else self.grams[group]
+            error += loss(values, other, gram)
+            whole += loss(values, np.zeros_like(values), gram)
+        return error / whole if whole > 0 else 0.0
+
+    def _scores(self, group: int) -> Array:
+        values = self.matrices[group]
+        return magnitude(values) if self.grams is None else wanda(values, self.grams[group])
+
+    def _one(self, group: int, method: str, sparsity: float) -> Array:
+        values = self.matrices[group]
+        gram = None if self.grams is None else self.grams[group]
+        if method == "magnitude" or gram is None:
+            return np.where(self.pattern.mask(magnitude(values), sparsity), values, 0.0)
+        if method == "wanda":
+            return np.where(self.pattern.mask(wanda(values, gram), sparsity), values, 0.0)
+        find: Callable[[Array, Array, Pattern, float], Array]
+        find = sparse_gpt if method == "sparsegpt" else alternate
+        return refit(values, gram, find(values, gram, self.pattern, sparsity))
+
+
+def shared_sparsity(
+    layers: Sequence[SparseLayer], sparsity: float, prices: Sequence[float], most: float
+) -> list[float]:
+    """The sparsity of each layer at which its next block costs as much as any other's.
+
+    Args:
+        layers: of one pattern without n:m.
+        sparsity: of all together.
+        prices: what a unit of the loss of each layer costs.
+        most: sparsity of a layer.
+
+    Returns:
+        fractions of blocks.
+    """
+    costs, sizes, owners = [], [], []
+    for at, (layer, price) in enumerate(zip(layers, prices, strict=True)):
+        scores = layer.scores()
+        may = scores[: int(most * len(scores))] * price
+        costs.append(may)
+        sizes.append(np.full(len(may), layer.size / len(scores)))
+        owners.append(np.full(len(may), at))
+    cost, size, owner = (np.concatenate(part) for part in (costs, sizes, owners))
+    order = np.argsort(cost, kind="stable")
+    wanted = sparsity * sum(layer.size for layer in layers)
+    gone = int(np.searchsorted(np.cumsum(size[order]), wanted))
+    removed = np.bincount(owner[order[:gone]], size[order[:gone]], minlength=len(layers))
+    return [float(r / layer.size) for r, layer in zip(removed, layers, strict=True)]
+
+
+def _places(layout: Layout, width: int) -> Array:
+    """For each column as the pattern wants it, that of the weight; -1 where there is none."""
+    channels, *kernel = layout.ordered[layout.outputs :]
+    own = np.arange(layout.columns).reshape(channels, -1)
+    if width == 1 or not kernel:
+        return own.ravel() if width == 1 else _padded(own.ravel()[None], width)
+    return _padded(own.T, width)
+
+
+def _padded(places: Array, width: int) -> Array:
+    missing = -places.shape[1] % width
+    return np.asarray(np.pad(places, ((0, 0), (0, missing)), constant_values=-1).ravel())
+
+
+def _taken(values: Array, places: Array) -> Array:
+    """Columns of [groups, rows, d] at some places, zeros where there are none."""
+    return np.asarray(np.where(places < 0, 0.0, values[..., places]))
