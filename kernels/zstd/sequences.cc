@@ -106,10 +106,11 @@ class Copier {
   bool copy_match(size_t offset, size_t count) noexcept {
     if (offset == 0 || offset > out_->at || count > end_ - out_->at) return false;
     uint8_t* to = out_->data + out_->at;
+    const uint8_t* from = to - offset;
     if (offset >= count) {
-      std::memcpy(to, to - offset, count);
+      std::memcpy(to, from, count);
     } else {  // repeats what it writes itself
-      for (size_t i = 0; i < count; ++i) to[i] = to[i - offset];
+      for (size_t i = 0; i < count; ++i) to[i] = from[i];
     }
     out_->at += count;
     return true;
