@@ -1,7 +1,7 @@
 #include "decode/container.h"
 
-
 #include "codec/xxh3.h"
+#include "decode/checksum.h"
 #include "zstd/frame.h"
 
 namespace onnxcomp::decode {
@@ -36,7 +36,7 @@ onnxcomp_status Container::open(onnxcomp_error* error) noexcept {
     Bytes bytes = {nullptr, 0};
     status = source_.get(offset, length, &buffer, &bytes, budget_, error);
     if (status != ONNXCOMP_OK) return status;
-    if (codec::xxh3_64(bytes) != hashes[0]) return fail(error, ONNXCOMP_CORRUPT, "the directory has another hash");
+    if (!holds(codec::xxh3_64(bytes), hashes[0])) return fail(error, ONNXCOMP_CORRUPT, "the directory has another hash");
     status = directory_.read(bytes, features, budget_, error);
     if (status != ONNXCOMP_OK) return status;
   }
@@ -84,7 +84,7 @@ onnxcomp_status Container::unpack_skeleton(uint64_t hash, onnxcomp_error* error)
   const uint64_t length = kHeaderBytes + directory_.skeleton_packed;
   onnxcomp_status status = source_.get(0, length, &buffer, &start, budget_, error);
   if (status != ONNXCOMP_OK) return status;
-  if (codec::xxh3_64(start) != hash) return fail(error, ONNXCOMP_CORRUPT, "header or skeleton have another hash");
+  if (!holds(codec::xxh3_64(start), hash)) return fail(error, ONNXCOMP_CORRUPT, "header or skeleton have another hash");
   // Room for one byte more, so that there is an address when it is empty.
   if (!skeleton_.resize(directory_.skeleton_size + 1)) return fail_memory(error, budget_, "the skeleton");
   skeleton_.resize(directory_.skeleton_size);
@@ -99,7 +99,7 @@ onnxcomp_status Container::unpack_skeleton(uint64_t hash, onnxcomp_error* error)
 onnxcomp_status Container::set_base(Container* base, onnxcomp_error* error) noexcept {
   if (!directory_.needs_base) return fail(error, ONNXCOMP_BAD_ARGUMENT, "the container is no delta package");
   if (base->directory_.needs_base) return fail(error, ONNXCOMP_BAD_ARGUMENT, "the base is a delta package itself");
-  if (base->identity_ != directory_.base)
+  if (!holds(base->identity_, directory_.base))
     return fail(error, ONNXCOMP_BAD_ARGUMENT, "the delta package was not made from this base");
   base_ = base;
   return ONNXCOMP_OK;

@@ -1,7 +1,7 @@
 # libonnxcomp_decode.a: the host-free code but for kernels of operators, and the door for C.
 
 get_target_property(sources onnxcomp_host_free SOURCES)
-list(FILTER sources EXCLUDE REGEX "^sparse/")
+list(FILTER sources EXCLUDE REGEX "^sparse")
 get_target_property(definitions onnxcomp_host_free COMPILE_DEFINITIONS)
 set_target_properties(onnxcomp_host_free PROPERTIES EXCLUDE_FROM_ALL ON)
 

@@ -4,6 +4,7 @@
 #include "codec/dispatch.h"
 #include "codec/payload.h"
 #include "codec/xxh3.h"
+#include "decode/checksum.h"
 #include "decode/container.h"
 #include "decode/numbers.h"
 
@@ -22,8 +23,8 @@ onnxcomp_status Container::decode(size_t index, uint8_t* out, onnxcomp_error* er
       status = decode_chunk(index, chunk, table, out, error);
   }
   if (status != ONNXCOMP_OK) return status;
-  const bool same = codec::xxh3_64({out, static_cast<size_t>(entry.size)}) == entry.hash;
-  return same ? ONNXCOMP_OK : corrupt(index, "its decoded values have another hash", error);
+  const uint64_t hash = codec::xxh3_64({out, static_cast<size_t>(entry.size)});
+  return holds(hash, entry.hash) ? ONNXCOMP_OK : corrupt(index, "its decoded values have another hash", error);
 }
 
 onnxcomp_status Container::decode_same(const Entry& entry, uint8_t* out, onnxcomp_error* error) {
@@ -101,7 +102,7 @@ onnxcomp_status Container::decode_codes(size_t index, const Chunk& chunk, codec:
   Bytes payload = {nullptr, 0};
   const onnxcomp_status status = source_.get(chunk.offset, chunk.length, &payload_, &payload, budget_, error);
   if (status != ONNXCOMP_OK) return status;
-  if (codec::crc32c(payload) != chunk.checksum) return corrupt(index, "the checksum of a chunk differs", error);
+  if (!holds(codec::crc32c(payload), chunk.checksum)) return corrupt(index, "the checksum of a chunk differs", error);
   if (!codes_.resize(static_cast<uint64_t>(geometry.count()))) return fail_memory(error, budget_, "the codes of a chunk");
   const codec::LaneKernel* kernel = codec::find_kernel("auto");
   const codec::Status found = codec::decode(payload, geometry, *kernel, codes_.data());
