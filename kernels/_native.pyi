@@ -13,6 +13,51 @@ def sparse_matmul(
     block_size: int,
     isa: str,
 ) -> npt.NDArray[np.float32]: ...
+def pack_signs(
+    x: npt.NDArray[np.float32], thresholds: npt.NDArray[np.float32], comparison: int, isa: str
+) -> npt.NDArray[np.uint64]: ...
+def binary_conv(
+    x: npt.NDArray[np.uint64],
+    bits: npt.NDArray[np.uint64],
+    in_channels: int,
+    group: int,
+    window: tuple[int, ...],
+    scale: npt.NDArray[np.float32] | None,
+    bias: npt.NDArray[np.float32] | None,
+    isa: str,
+) -> npt.NDArray[np.float32]: ...
+def binary_conv_signs(
+    x: npt.NDArray[np.uint64],
+    bits: npt.NDArray[np.uint64],
+    in_channels: int,
+    group: int,
+    window: tuple[int, ...],
+    thresholds: npt.NDArray[np.int32],
+    isa: str,
+) -> npt.NDArray[np.uint64]: ...
+def binary_gemm(
+    x: npt.NDArray[np.uint64],
+    bits: npt.NDArray[np.uint64],
+    in_channels: int,
+    positions: int,
+    out_features: int,
+    scale: npt.NDArray[np.float32] | None,
+    bias: npt.NDArray[np.float32] | None,
+    isa: str,
+) -> npt.NDArray[np.float32]: ...
+def binary_gemm_signs(
+    x: npt.NDArray[np.uint64],
+    bits: npt.NDArray[np.uint64],
+    in_channels: int,
+    positions: int,
+    out_features: int,
+    thresholds: npt.NDArray[np.int32],
+    isa: str,
+) -> npt.NDArray[np.uint64]: ...
+def binary_max_pool(
+    x: npt.NDArray[np.uint64], window: tuple[int, ...]
+) -> npt.NDArray[np.uint64]: ...
+def available_binary_isas() -> list[str]: ...
 def available_isas() -> list[str]: ...
 def cpu_features() -> dict[str, bool]: ...
 def encode_codes(

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/binary.h"
 #include "bindings/codec.h"
 #include "bindings/planes.h"
 #include "bindings/zstd.h"
@@ -82,6 +83,7 @@ NB_MODULE(_native, module) {
              "isa"_a);
   module.def("available_isas", &onnxcomp::available_isas);
   module.def("cpu_features", &onnxcomp::features);
+  onnxcomp::bind_binary(module);
   onnxcomp::bind_codec(module);
   onnxcomp::bind_planes(module);
   onnxcomp::bind_zstd(module);

@@ -1,0 +1,141 @@
+#include "binary/conv.h"
+
+#include <algorithm>
+
+namespace onnxcomp::binary {
+namespace {
+
+// Enough tasks that a few threads share them evenly, few enough that their panels stay in the cache.
+constexpr int64_t kStripsWanted = 32;
+// Every part of the channels fills its panels anew.
+constexpr int64_t kPartsWanted = 8;
+
+int64_t count_parts(const ConvWeights& weights, int64_t strips) {
+  const int64_t most = words_of(weights.out_channels / weights.group);
+  return std::clamp<int64_t>(kPartsWanted / (strips * weights.group), 1, most);
+}
+
+}  // namespace
+
+Conv::Conv(const Kernel& kernel, const ConvWeights& weights,
+           const std::vector<int32_t>& position_sums, const ConvInput& input, bool to_bits)
+    : kernel_(kernel),
+      weights_(weights),
+      input_(input),
+      borders_(weights, position_sums, input.height, input.width),
+      to_bits_(to_bits),
+      out_height_(weights.window.output_size(0, input.height)),
+      out_width_(weights.window.output_size(1, input.width)),
+      pixels_(input.batch * out_height_ * out_width_),
+      panels_((pixels_ + kTileLanes - 1) / kTileLanes),
+      strips_(std::min(panels_, kStripsWanted)),
+      parts_(count_parts(weights, std::max<int64_t>(strips_, 1))),
+      panel_words_(task_count() * kTileLanes * weights.row_words()) {}
+
+Conv::Task Conv::task_at(int64_t task) const {
+  const int64_t part = task % parts_;
+  const int64_t group = task / parts_ % weights_.group;
+  const int64_t strip = task / parts_ / weights_.group;
+  const int64_t channels = weights_.out_channels / weights_.group;
+  const int64_t words = words_of(channels);
+  const auto channel_at = [&](int64_t cut) {
+    return group * channels + std::min(words * cut / parts_ * kWordBits, channels);
+  };
+  return {{panels_ * strip / strips_, panels_ * (strip + 1) / strips_},
+          group,
+          {channel_at(part), channel_at(part + 1)},
+          panel_words_.get() + task * kTileLanes * weights_.row_words()};
+}
+
+// Which pixels a panel has, and where their results go.
+void Conv::place(int64_t index, Pixel (&pixels)[kTileLanes], Panel& panel) const noexcept {
+  const int64_t first = index * kTileLanes;
+  const int64_t image_pixels = out_height_ * out_width_;
+  const int64_t image_outputs =
+      image_pixels * (to_bits_ ? words_of(weights_.out_channels) : weights_.out_channels);
+  panel.lanes = std::min(kTileLanes, pixels_ - first);
+  panel.run_count = 0;
+  panel.at_border = false;
+  Pixel pixel = {first / image_pixels, first % image_pixels / out_width_, first % out_width_};
+  for (int64_t lane = 0; lane < kTileLanes; ++lane) {
+    if (lane >= panel.lanes) {  // its words are computed, but not written
+      pixels[lane] = pixels[0];
+      panel.classes[lane] = 0;
+      continue;
+    }
+    pixels[lane] = pixel;
+    panel.classes[lane] = borders_.any() ? borders_.class_of(pixel.row, pixel.column) : 0;
+    panel.at_border = panel.at_border || panel.classes[lane] != 0;
+    const bool new_image = pixel.row == 0 && pixel.column == 0;
+    if (lane == 0 || new_image) {
+      const int64_t output = pixel.image * image_outputs + pixel.row * out_width_ + pixel.column;
+      panel.runs[panel.run_count++] = {lane, 0, output};
+    }
+    ++panel.runs[panel.run_count - 1].count;
+    if (++pixel.column < out_width_) continue;
+    pixel.column = 0;
+    if (++pixel.row < out_height_) continue;
+    pixel.row = 0;
+    ++pixel.image;
+  }
+}
+
+void Conv::fill(int64_t index, int64_t group, Panel& panel) const noexcept {
+  Pixel pixels[kTileLanes];
+  place(index, pixels, panel);
+  const Window& window = weights_.window;
+  const int64_t words = weights_.words();
+  const int64_t row_words = weights_.row_words();
+  const int64_t plane = input_.height * input_.width;
+  const int64_t image = words_of(weights_.in_channels) * plane;
+  const int64_t lanes = (panel.lanes + kLanes - 1) / kLanes * kLanes;
+  const uint64_t* bits = input_.bits + group * words * plane;
+  for (int64_t position = 0; position < window.positions(); ++position) {
+    int64_t offsets[kTileLanes];
+    uint64_t kept[kTileLanes];
+    const int64_t down = position / window.kernel[1] * window.dilations[0] - window.pads[0];
+    const int64_t right = position % window.kernel[1] * window.dilations[1] - window.pads[1];
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const int64_t row = pixels[lane].row * window.strides[0] + down;
+      const int64_t column = pixels[lane].column * window.strides[1] + right;
+      const bool inside = 0 <= row && row < input_.height && 0 <= column && column < input_.width;
+      offsets[lane] = inside ? pixels[lane].image * image + row * input_.width + column : 0;
+      kept[lane] = inside ? ~uint64_t{0} : 0;
+    }
+    for (int64_t word = 0; word < words; ++word) {
+      const uint64_t* from = bits + word * plane;
+      uint64_t* to = panel.words + (position * words + word) * kLanes;
+      for (int64_t lane = 0; lane < lanes; lane += kLanes, to += row_words * kLanes) {
+        for (int64_t i = 0; i < kLanes; ++i) to[i] = from[offsets[lane + i]] & kept[lane + i];
+      }
+    }
+  }
+}
+
+ConvRows Conv::rows() const {
+  return {weights_.bits, weights_.row_words(), static_cast<int32_t>(weights_.signs()),
+          borders_.corrections(), out_height_ * out_width_};
+}
+
+template <class Output>
+void Conv::run_task(int64_t index, const Output& out,
+                    void (*multiply)(const ConvRows&, const Panel&, Range,
+                                     const Output&)) const noexcept {
+  const Task task = task_at(index);
+  Panel panel;
+  panel.words = task.words;
+  for (int64_t at = task.panels.first; at < task.panels.last; ++at) {
+    fill(at, task.group, panel);
+    multiply(rows(), panel, task.channels, out);
+  }
+}
+
+void Conv::run(int64_t task, const FloatOutput& out) const noexcept {
+  run_task(task, out, kernel_.conv_floats);
+}
+
+void Conv::run(int64_t task, const BitOutput& out) const noexcept {
+  run_task(task, out, kernel_.conv_bits);
+}
+
+}  // namespace onnxcomp::binary
