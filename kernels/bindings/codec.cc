@@ -103,6 +103,7 @@ void bind_codec(nb::module_& module) {
   module.def("crc32c", &checksum<uint32_t, codec::crc32c>, "data"_a);
   module.def("crc32c_portable", &checksum<uint32_t, codec::crc32c_portable>, "data"_a);
   module.def("xxh3_64", &checksum<uint64_t, codec::xxh3_64>, "data"_a);
+  module.def("xxh3_64_portable", &checksum<uint64_t, codec::xxh3_64_portable>, "data"_a);
   module.def("available_decoders", &available_isas);
 }
 

@@ -29,6 +29,31 @@ struct Remainders {
 
 constexpr Remainders kRemainders;
 
+// The product of two polynomials modulo the CRC's. Bit 31 is the constant term.
+constexpr uint32_t product(uint32_t a, uint32_t b) {
+  uint32_t sum = 0;
+  for (int bit = 31; bit >= 0; --bit) {
+    if (a >> bit & 1) sum ^= b;
+    b = b >> 1 ^ (b & 1 ? kPolynomial : 0);
+  }
+  return sum;
+}
+
+// of[k][b]: what the zeros of a stretch make of byte k of a remainder, if it is b.
+struct Stretch {
+  uint32_t of[4][256];
+
+  constexpr Stretch() : of() {
+    uint32_t power = uint32_t{1} << 23;  // x^8, one zero byte
+    for (size_t bytes = 1; bytes < kCrcStretch; bytes *= 2) power = product(power, power);
+    for (int k = 0; k < 4; ++k) {
+      for (uint32_t byte = 0; byte < 256; ++byte) of[k][byte] = product(byte << (8 * k), power);
+    }
+  }
+};
+
+constexpr Stretch kStretch;
+
 // Eight bytes at once (M. Kounavis, F. Berry, ISCC 2005).
 uint32_t step_portable(uint32_t crc, const uint8_t* data, size_t size) noexcept {
   for (; size >= 8; data += 8, size -= 8) {
@@ -42,6 +67,11 @@ uint32_t step_portable(uint32_t crc, const uint8_t* data, size_t size) noexcept 
 }
 
 }  // namespace
+
+uint32_t crc32c_over_stretch(uint32_t crc) noexcept {
+  return kStretch.of[0][crc & 0xff] ^ kStretch.of[1][crc >> 8 & 0xff] ^ kStretch.of[2][crc >> 16 & 0xff] ^
+         kStretch.of[3][crc >> 24];
+}
 
 uint32_t crc32c_portable(Bytes bytes) noexcept {
   return ~step_portable(~uint32_t{0}, bytes.data, bytes.size);

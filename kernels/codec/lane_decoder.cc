@@ -109,6 +109,7 @@ void LaneDecoder::finish(int64_t begin, int64_t count) {
     }
   }
   if (sink_.scales != nullptr) scale(begin, count);
+  if (sink_.finished != nullptr) sink_.finished(sink_.context, begin, count);
 }
 
 // Few lanes, a tail, or the last words of a payload.

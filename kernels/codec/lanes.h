@@ -71,6 +71,14 @@ struct RowLanes {
   int64_t position;
 };
 
+// Unsigned numbers of `width` bits, number i from bit i * width on; bit 0 of a byte is the lowest.
+struct PackedBits {
+  const uint8_t* data;
+  size_t size;    // bytes
+  int width;      // at most 32
+  uint32_t base;  // is added to each
+};
+
 struct LaneKernel {
   const char* isa;
   // Decodes up to `groups` groups of 32 consecutive codes, lane = code % 32. Stops before a group for
@@ -85,6 +93,11 @@ struct LaneKernel {
   void (*spread_rows)(const RowGroup& group, int32_t lowest, int32_t* rows);
   // The 4-byte integers at `values` become float32: scale * integer.
   void (*scale_in_place)(void* values, int64_t count, float scale);
+  // numbers[i] moves up by `width` bits, 1 to 32, and takes the low ones of base + number first + i below;
+  // then it is rotated right by one bit if `rotated`. `first` is a multiple of 8. Returns how many it
+  // did, all or a multiple of 8.
+  int64_t (*append_bits)(const PackedBits& bits, int64_t first, int64_t count, int width, bool rotated,
+                         uint32_t* numbers);
 };
 
 // One step of a group at a time, with every word checked; false when there are too few.

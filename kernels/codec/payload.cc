@@ -11,6 +11,9 @@ namespace onnxcomp::codec {
 namespace {
 
 constexpr size_t kWorthwhile = 20;  // cabac decodes 30 times as slowly: it has to save a 20th
+constexpr int64_t kBlock = 4096;    // numbers that stay in the first cache
+
+}  // namespace
 
 Status decode_into(Bytes payload, Geometry geometry, const LaneKernel& kernel, const rans::Sink& sink) {
   if (!geometry.valid()) return Status::kBadGeometry;
@@ -21,7 +24,7 @@ Status decode_into(Bytes payload, Geometry geometry, const LaneKernel& kernel, c
     case BackEnd::kRans:  // scales block by block
       return count == 0 ? Status::kBadGeometry : rans::decode(payload, geometry, kernel, sink);
     case BackEnd::kRaw:
-      status = raw::decode(payload, count, sink.codes);
+      status = raw::decode(payload, count, kernel, sink.codes);
       break;
     case BackEnd::kCabac:
       if (count == 0) return Status::kBadGeometry;
@@ -30,14 +33,14 @@ Status decode_into(Bytes payload, Geometry geometry, const LaneKernel& kernel, c
     default:
       return status;
   }
-  if (status != Status::kOk || sink.scales == nullptr) return status;
+  if (status != Status::kOk) return status;
   const int64_t per_scale = sink.scale_count == 1 ? count : geometry.row_length();
-  for (int64_t at = 0, row = 0; at < count; at += per_scale, ++row)
+  for (int64_t at = 0, row = 0; at < count && sink.scales != nullptr; at += per_scale, ++row)
     kernel.scale_in_place(sink.codes + at, per_scale, sink.scales[row]);
+  for (int64_t at = 0; at < count && sink.finished != nullptr; at += kBlock)
+    sink.finished(sink.context, at, std::min(kBlock, count - at));
   return status;
 }
-
-}  // namespace
 
 std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const LaneKernel& kernel,
                             const EncodeOptions& options) {

@@ -27,6 +27,9 @@ struct EncodeOptions {
 };
 
 struct LaneKernel;  // lanes.h: what an instruction set does
+namespace rans {
+struct Sink;  // rans.h: where codes go
+}
 
 // A payload from which `decode` gives the same codes back, the same whatever the kernel; empty when
 // these codes cannot have the profile asked for. Needs geometry.valid().
@@ -35,6 +38,9 @@ std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const LaneK
 
 // Writes geometry.count() codes, whatever the payload holds; on an error they are meaningless.
 Status decode(Bytes payload, Geometry geometry, const LaneKernel& kernel, int32_t* codes);
+
+// Also tells `sink` of every block, in C order.
+Status decode_into(Bytes payload, Geometry geometry, const LaneKernel& kernel, const rans::Sink& sink);
 
 // out[row, ...] = scales[row or 0] * code as float32 products, without an array of codes.
 Status decode_scaled(Bytes payload, Geometry geometry, const LaneKernel& kernel, const float* scales,

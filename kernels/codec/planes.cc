@@ -4,6 +4,8 @@
 #include <vector>
 
 #include "codec/payload.h"
+#include "codec/rans.h"
+#include "codec/raw.h"
 
 namespace onnxcomp::codec {
 namespace {
@@ -30,15 +32,20 @@ void append_rotated(const int32_t* codes, int64_t count, int width, Number* numb
   }
 }
 
+// Of a thread that decodes chunk after chunk, memory is taken once.
+int32_t* room_for(int64_t count) {
+  static thread_local std::vector<int32_t> codes;
+  codes.resize(static_cast<size_t>(count));
+  return codes.data();
+}
+
 template <class Number>
 Status decode_as(const Planes& planes, Geometry geometry, const LaneKernel& kernel, Number* numbers,
                  int* defective) {
-  // Of a thread that decodes chunk after chunk, memory is taken once.
-  static thread_local std::vector<int32_t> codes;
   const int64_t count = geometry.count();
-  codes.resize(static_cast<size_t>(count));
+  int32_t* const codes = room_for(count);
   for (int field = 0; field < planes.count; ++field) {
-    const Status status = decode(planes.payloads[field], geometry, kernel, codes.data());
+    const Status status = decode(planes.payloads[field], geometry, kernel, codes);
     if (status != Status::kOk) {
       *defective = field;
       return status;
@@ -46,9 +53,66 @@ Status decode_as(const Planes& planes, Geometry geometry, const LaneKernel& kern
     const int width = planes.widths[field];
     if (field == 0) std::fill(numbers, numbers + count, Number{0});
     if (field + 1 == planes.count && planes.rotated)
-      append_rotated(codes.data(), count, width, numbers);
+      append_rotated(codes, count, width, numbers);
     else
-      append(codes.data(), count, width, numbers);
+      append(codes, count, width, numbers);
+  }
+  return Status::kOk;
+}
+
+constexpr int kMostFields = 32;
+
+// A field that is decoded, and those behind it that are stored as they are. Numbers get all of them while
+// they are in the cache.
+struct Fields {
+  const LaneKernel* kernel;
+  uint32_t* numbers;
+  const int32_t* codes;  // null: the numbers begin as this field's codes
+  int width;
+  bool rotated;  // these are the last fields, and numbers are rotated
+  int stored_count;
+  PackedBits stored[kMostFields];
+  int stored_widths[kMostFields];
+};
+
+void append_block(void* context, int64_t begin, int64_t count) {
+  const Fields& fields = *static_cast<const Fields*>(context);
+  uint32_t* numbers = fields.numbers + begin;
+  if (fields.codes != nullptr) {
+    if (fields.rotated && fields.stored_count == 0)
+      append_rotated(fields.codes + begin, count, fields.width, numbers);
+    else
+      append(fields.codes + begin, count, fields.width, numbers);
+  }
+  for (int i = 0; i < fields.stored_count; ++i)
+    raw::append(fields.stored[i], begin, count, *fields.kernel, fields.stored_widths[i],
+                fields.rotated && i + 1 == fields.stored_count, numbers);
+}
+
+bool is_stored(Bytes payload) {
+  return payload.size >= 2 && payload.data[0] == static_cast<uint8_t>(BackEnd::kRaw);
+}
+
+// Numbers of 32 bits, which have the size of codes: the first field is decoded in place.
+Status decode_words(const Planes& planes, Geometry geometry, const LaneKernel& kernel, uint32_t* numbers,
+                    int* defective) {
+  const int64_t count = geometry.count();
+  for (int field = 0, next; field < planes.count; field = next) {
+    Fields fields{&kernel, numbers, nullptr, planes.widths[field], false, 0, {}, {}};
+    Status stored = Status::kOk;
+    for (next = field + 1; next < planes.count && is_stored(planes.payloads[next]); ++next) {
+      stored = raw::open(planes.payloads[next], count, &fields.stored[fields.stored_count]);
+      if (stored != Status::kOk) break;
+      fields.stored_widths[fields.stored_count++] = planes.widths[next];
+    }
+    fields.rotated = planes.rotated && next == planes.count;
+    int32_t* const codes = field == 0 ? reinterpret_cast<int32_t*>(numbers) : room_for(count);
+    if (field > 0) fields.codes = codes;
+    *defective = field;
+    const Status status = decode_into(planes.payloads[field], geometry, kernel, {codes, nullptr, 0, append_block, &fields});
+    if (status != Status::kOk) return status;
+    *defective = next;
+    if (stored != Status::kOk) return stored;
   }
   return Status::kOk;
 }
@@ -74,7 +138,7 @@ Status decode_planes(const Planes& planes, Geometry geometry, const LaneKernel& 
     case 16:
       return decode_as(planes, geometry, kernel, static_cast<uint16_t*>(numbers), defective);
     case 32:
-      return decode_as(planes, geometry, kernel, static_cast<uint32_t*>(numbers), defective);
+      return decode_words(planes, geometry, kernel, static_cast<uint32_t*>(numbers), defective);
     case 64:
       return decode_as(planes, geometry, kernel, static_cast<uint64_t*>(numbers), defective);
     default:

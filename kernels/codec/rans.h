@@ -37,11 +37,14 @@ struct Header {
 std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const LaneKernel& kernel,
                             int profile, bool prefer_speed);
 
-// Where decoded codes go: as they are, or scaled as soon as a block of them is there.
+// Where decoded codes go. As soon as a block of them is there, and in the cache, they are scaled, and
+// `finished` is told.
 struct Sink {
   int32_t* codes;
   const float* scales = nullptr;  // null: codes stay
   int64_t scale_count = 0;        // 1 or the number of rows
+  void (*finished)(void* context, int64_t begin, int64_t count) = nullptr;
+  void* context = nullptr;
 };
 
 Status decode(Bytes payload, Geometry geometry, const LaneKernel& kernel, const Sink& sink);

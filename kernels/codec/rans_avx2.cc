@@ -279,9 +279,42 @@ void scale_in_place(void* values, int64_t count, float scale) {
   kPortableLanes.scale_in_place(bytes + 4 * i, count - i, scale);
 }
 
+// Eight numbers at once, from a byte on: each in the four bytes that hold it, shifted down.
+int64_t append_bits(const PackedBits& bits, int64_t first, int64_t count, int width, bool rotated,
+                    uint32_t* numbers) {
+  if (bits.width < 1 || bits.width > 25) return kPortableLanes.append_bits(bits, first, count, width, rotated, numbers);
+  const int half = 4 * bits.width;  // where the last four begin
+  alignas(32) int8_t bytes[32];
+  alignas(32) int32_t shifts[8];
+  for (int lane = 0; lane < 8; ++lane) {
+    const int bit = lane < 4 ? lane * bits.width : half % 8 + (lane - 4) * bits.width;
+    for (int byte = 0; byte < 4; ++byte) bytes[4 * lane + byte] = static_cast<int8_t>(bit / 8 + byte);
+    shifts[lane] = bit % 8;
+  }
+  const __m256i order = load(bytes), down = load(shifts);
+  const __m256i base = _mm256_set1_epi32(static_cast<int>(bits.base));
+  const __m256i mask = _mm256_set1_epi32((1 << bits.width) - 1);
+  const __m256i field_mask = _mm256_srl_epi32(_mm256_set1_epi32(-1), _mm_cvtsi32_si128(32 - width));
+  const __m128i up = _mm_cvtsi32_si128(width);
+  const uint8_t* from = bits.data + first / 8 * bits.width;
+  const uint8_t* const end = bits.data + bits.size;
+  int64_t done = 0;
+  for (; done + 8 <= count && end - from >= half / 8 + 16; done += 8, from += bits.width) {
+    const __m128i low = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    const __m128i high = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + half / 8));
+    const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    const __m256i number = _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi8(both, order), down), mask);
+    __m256i whole = _mm256_and_si256(_mm256_add_epi32(number, base), field_mask);
+    if (width < 32) whole = _mm256_or_si256(whole, _mm256_sll_epi32(load(numbers + done), up));
+    if (rotated) whole = _mm256_or_si256(_mm256_srli_epi32(whole, 1), _mm256_slli_epi32(whole, 31));
+    store(numbers + done, whole);
+  }
+  return done;
+}
+
 }  // namespace
 
 const LaneKernel kAvx2Lanes = {"avx2", decode_groups, decode_rows, classify_rows,
-                               spread_rows, scale_in_place};
+                               spread_rows, scale_in_place, append_bits};
 
 }  // namespace onnxcomp::codec

@@ -202,9 +202,14 @@ void scale_in_place(void* values, int64_t count, float scale) {
   }
 }
 
+int64_t append_bits(const PackedBits& bits, int64_t first, int64_t count, int width, bool rotated,
+                    uint32_t* numbers) {
+  return kAvx2Lanes.append_bits(bits, first, count, width, rotated, numbers);
+}
+
 }  // namespace
 
 const LaneKernel kAvx512Lanes = {"avx512", decode_groups, decode_rows, classify_rows,
-                                 spread_rows, scale_in_place};
+                                 spread_rows, scale_in_place, append_bits};
 
 }  // namespace onnxcomp::codec

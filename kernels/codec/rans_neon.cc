@@ -110,9 +110,14 @@ void spread_rows(const RowGroup& group, int32_t lowest, int32_t* rows) {
   kPortableLanes.spread_rows(group, lowest, rows);
 }
 
+int64_t append_bits(const PackedBits& bits, int64_t first, int64_t count, int width, bool rotated,
+                    uint32_t* numbers) {
+  return kPortableLanes.append_bits(bits, first, count, width, rotated, numbers);
+}
+
 }  // namespace
 
 const LaneKernel kNeonLanes = {"neon", decode_groups, decode_rows, classify_rows,
-                               spread_rows, scale_in_place};
+                               spread_rows, scale_in_place, append_bits};
 
 }  // namespace onnxcomp::codec

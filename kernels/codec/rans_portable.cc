@@ -118,6 +118,35 @@ void scale_in_place(void* values, int64_t count, float scale) {
   }
 }
 
+uint64_t load_little(const uint8_t* bytes) {
+  uint64_t word;
+  std::memcpy(&word, bytes, sizeof word);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  word = __builtin_bswap64(word);
+#endif
+  return word;
+}
+
+// Eight numbers at once, which start at a byte; one has at most 39 bits with those before it.
+int64_t append_bits(const PackedBits& bits, int64_t first, int64_t count, int width, bool rotated,
+                    uint32_t* numbers) {
+  const auto step = static_cast<size_t>(bits.width);
+  const uint64_t mask = (uint64_t{1} << bits.width) - 1, field_mask = (uint64_t{1} << width) - 1;
+  size_t at = static_cast<size_t>(first / 8) * step;
+  int64_t done = 0;
+  for (; done + 8 <= count && at + step + 8 <= bits.size; done += 8, at += step) {
+    for (size_t j = 0; j < 8; ++j) {
+      uint32_t* number = numbers + done + static_cast<int64_t>(j);
+      const uint64_t word = load_little(bits.data + at + j * step / 8);
+      const uint32_t field = bits.base + static_cast<uint32_t>(word >> (j * step % 8) & mask);
+      const uint64_t before = width == 32 ? 0 : uint64_t{*number} << width;
+      const auto whole = static_cast<uint32_t>(before | (field & field_mask));
+      *number = rotated ? whole >> 1 | whole << 31 : whole;
+    }
+  }
+  return done;
+}
+
 }  // namespace
 
 bool decode_rows_checked(LaneStates* lanes, const RowTable& table, const RowGroup& group, RowLanes* rows) {
@@ -128,6 +157,6 @@ bool decode_rows_checked(LaneStates* lanes, const RowTable& table, const RowGrou
 }
 
 const LaneKernel kPortableLanes = {"portable", decode_groups, decode_rows, classify_rows,
-                                   spread_rows, scale_in_place};
+                                   spread_rows, scale_in_place, append_bits};
 
 }  // namespace onnxcomp::codec

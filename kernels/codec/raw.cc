@@ -1,7 +1,6 @@
 #include "codec/raw.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "codec/bits.h"
 #include "codec/fixed_point.h"
@@ -16,16 +15,26 @@ int width_of(int32_t smallest, int32_t largest) {
   return range == 0 ? 0 : top_bit(range) + 1;
 }
 
-uint64_t load_little(const uint8_t* bytes) {
-  uint64_t word;
-  std::memcpy(&word, bytes, sizeof word);
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-  word = __builtin_bswap64(word);
-#endif
-  return word;
+size_t byte_count(int64_t count, int width) { return static_cast<size_t>((count * width + 7) / 8); }
+
+uint32_t number_at(const PackedBits& bits, int64_t index) {
+  const auto begin = static_cast<size_t>(index) * static_cast<size_t>(bits.width);
+  const auto end = begin + static_cast<size_t>(bits.width);
+  uint64_t word = 0;
+  for (size_t byte = begin / 8; byte * 8 < end; ++byte) word |= uint64_t{bits.data[byte]} << (byte * 8 - begin / 8 * 8);
+  return static_cast<uint32_t>(word >> begin % 8 & ((uint64_t{1} << bits.width) - 1));
 }
 
-size_t byte_count(int64_t count, int width) { return static_cast<size_t>((count * width + 7) / 8); }
+void append_one_by_one(const PackedBits& bits, int64_t first, int64_t count, int width, bool rotated,
+                       uint32_t* numbers) {
+  const uint64_t mask = (uint64_t{1} << width) - 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t field = bits.base + number_at(bits, first + i);
+    const uint64_t before = width == 32 ? 0 : uint64_t{numbers[i]} << width;
+    const auto number = static_cast<uint32_t>(before | (field & mask));
+    numbers[i] = rotated ? number >> 1 | number << 31 : number;
+  }
+}
 
 }  // namespace
 
@@ -56,7 +65,7 @@ std::vector<uint8_t> encode(const int32_t* codes, int64_t count) {
   return writer.take();
 }
 
-Status decode(Bytes payload, int64_t count, int32_t* codes) {
+Status open(Bytes payload, int64_t count, PackedBits* bits) {
   const int width = payload.data[1];
   if (width > 32) return Status::kUnknownProfile;
   BitReader header({payload.data + 2, payload.size - 2});
@@ -66,27 +75,25 @@ Status decode(Bytes payload, int64_t count, int32_t* codes) {
   const size_t begin = 2 + header.position(), size = byte_count(count, width);
   if (payload.size - begin < size) return Status::kTruncated;
   if (payload.size - begin > size) return Status::kTrailingBytes;
+  const int64_t used = count * width % 8;
+  if (used > 0 && payload.data[payload.size - 1] >> used != 0) return Status::kBadHeader;
+  *bits = {payload.data + begin, size, width, static_cast<uint32_t>(offset)};
+  return Status::kOk;
+}
 
-  const uint8_t* bits = payload.data + begin;
-  const auto base = static_cast<uint32_t>(offset);
-  const uint32_t mask = width == 32 ? ~uint32_t{0} : (uint32_t{1} << width) - 1;
-  // Eight numbers at once, which start at a byte; one has at most 39 bits with those before it.
-  int64_t i = 0;
-  const auto step = static_cast<size_t>(width);
-  for (const uint8_t* group = bits; i + 8 <= count && size >= 8 + step && group <= bits + (size - 8 - step);
-       i += 8, group += step)
-    for (size_t j = 0; j < 8; ++j) {
-      const uint64_t word = load_little(group + j * step / 8);
-      codes[i + static_cast<int64_t>(j)] = static_cast<int32_t>(base + (static_cast<uint32_t>(word >> (j * step % 8)) & mask));
-    }
-  BitReader tail({bits, size});
-  if (i < count) {
-    const auto bit = static_cast<size_t>(i) * static_cast<size_t>(width);
-    tail = BitReader({bits + bit / 8, size - bit / 8});
-    tail.read(static_cast<int>(bit % 8));
-  }
-  for (; i < count; ++i) codes[i] = static_cast<int32_t>(base + tail.read(width));
-  return tail.padding_is_zero() || count == 0 ? Status::kOk : Status::kBadHeader;
+void append(const PackedBits& bits, int64_t first, int64_t count, const LaneKernel& kernel, int width,
+            bool rotated, uint32_t* numbers) {
+  const int64_t head = std::min(count, (8 - first % 8) % 8);  // whole bytes begin behind it
+  append_one_by_one(bits, first, head, width, rotated, numbers);
+  const int64_t done = head + kernel.append_bits(bits, first + head, count - head, width, rotated, numbers + head);
+  append_one_by_one(bits, first + done, count - done, width, rotated, numbers + done);
+}
+
+Status decode(Bytes payload, int64_t count, const LaneKernel& kernel, int32_t* codes) {
+  PackedBits bits;
+  const Status status = open(payload, count, &bits);
+  if (status == Status::kOk) append(bits, 0, count, kernel, 32, false, reinterpret_cast<uint32_t*>(codes));
+  return status;
 }
 
 }  // namespace onnxcomp::codec::raw

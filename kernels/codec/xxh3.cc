@@ -1,5 +1,8 @@
 #include "codec/xxh3.h"
 
+#include "codec/xxh3_step.h"
+#include "cpu/features.h"
+
 namespace onnxcomp::codec {
 namespace {
 
@@ -24,7 +27,7 @@ constexpr uint8_t kSecret[192] = {
     0x2b, 0x16, 0xbe, 0x58, 0x7d, 0x47, 0xa1, 0xfc, 0x8f, 0xf8, 0xb8, 0xd1, 0x7a, 0xd0, 0x31, 0xce,
     0x45, 0xcb, 0x3a, 0x8f, 0x95, 0x16, 0x04, 0x28, 0xaf, 0xd7, 0xfb, 0xca, 0xbb, 0x4b, 0x40, 0x7e};
 
-constexpr size_t kStripe = 64;
+constexpr size_t kStripe = kXxh3Stripe;
 constexpr size_t kStripesPerBlock = (sizeof kSecret - kStripe) / 8;
 constexpr size_t kBlock = kStripe * kStripesPerBlock;
 
@@ -101,7 +104,7 @@ uint64_t hash_to_240(const uint8_t* data, size_t size) {
   return avalanche(sum + mix(data + size - 16, 119));
 }
 
-void accumulate(uint64_t* sums, const uint8_t* stripe, const uint8_t* secret) {
+void add_stripe(uint64_t* sums, const uint8_t* stripe, const uint8_t* secret) {
   uint64_t data[8], products[8];
   for (int i = 0; i < 8; ++i) {
     data[i] = load64(stripe + 8 * i);
@@ -111,6 +114,10 @@ void accumulate(uint64_t* sums, const uint8_t* stripe, const uint8_t* secret) {
   for (int i = 0; i < 8; ++i) sums[i] += products[i] + data[i ^ 1];
 }
 
+void accumulate_portable(uint64_t* sums, const uint8_t* data, const uint8_t* secret, size_t stripes) {
+  for (size_t n = 0; n < stripes; ++n) add_stripe(sums, data + n * kStripe, secret + 8 * n);
+}
+
 void scramble(uint64_t* sums) {
   for (int i = 0; i < 8; ++i) {
     const uint64_t mixed = sums[i] ^ sums[i] >> 47 ^ load64(kSecret + sizeof kSecret - kStripe + 8 * i);
@@ -118,17 +125,17 @@ void scramble(uint64_t* sums) {
   }
 }
 
-uint64_t hash_long(const uint8_t* data, size_t size) {
+uint64_t hash_long(const uint8_t* data, size_t size, Xxh3Accumulate accumulate) {
   uint64_t total = size * kPrime64[0];
   uint64_t sums[8] = {kPrime32[2], kPrime64[0], kPrime64[1], kPrime64[2],
                       kPrime64[3], kPrime32[1], kPrime64[4], kPrime32[0]};
   const uint8_t* last_stripe = data + size - kStripe;
   for (; size > kBlock; data += kBlock, size -= kBlock) {
-    for (size_t n = 0; n < kStripesPerBlock; ++n) accumulate(sums, data + n * kStripe, kSecret + 8 * n);
+    accumulate(sums, data, kSecret, kStripesPerBlock);
     scramble(sums);
   }
-  for (size_t n = 0; n < (size - 1) / kStripe; ++n) accumulate(sums, data + n * kStripe, kSecret + 8 * n);
-  accumulate(sums, last_stripe, kSecret + sizeof kSecret - kStripe - 7);
+  accumulate(sums, data, kSecret, (size - 1) / kStripe);
+  accumulate(sums, last_stripe, kSecret + sizeof kSecret - kStripe - 7, 1);
   for (int i = 0; i < 4; ++i)
     total += fold_product(sums[2 * i] ^ load64(kSecret + 11 + 16 * i),
                           sums[2 * i + 1] ^ load64(kSecret + 19 + 16 * i));
@@ -137,10 +144,17 @@ uint64_t hash_long(const uint8_t* data, size_t size) {
 
 }  // namespace
 
-uint64_t xxh3_64(Bytes bytes) noexcept {
+uint64_t xxh3_64_portable(Bytes bytes) noexcept {
   if (bytes.size <= 16) return hash_to_16(bytes.data, bytes.size);
   if (bytes.size <= 240) return hash_to_240(bytes.data, bytes.size);
-  return hash_long(bytes.data, bytes.size);
+  return hash_long(bytes.data, bytes.size, accumulate_portable);
+}
+
+uint64_t xxh3_64(Bytes bytes) noexcept {
+#ifdef ONNXCOMP_HAVE_AVX2
+  if (bytes.size > 240 && cpu_features().avx2) return hash_long(bytes.data, bytes.size, xxh3_accumulate_avx2);
+#endif
+  return xxh3_64_portable(bytes);
 }
 
 }  // namespace onnxcomp::codec

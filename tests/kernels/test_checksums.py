@@ -9,7 +9,7 @@ import xxhash
 
 from onnxcomp.kernels import _native, coding
 
-LENGTHS = [*range(300), 511, 512, 1023, 1024, 1025, 1088, 2047, 2048, 2049, 70001]
+LENGTHS = [*range(300), 511, 512, 1023, 1024, 1025, 1088, 2047, 2048, 2049, 6143, 6144, 6153, 70001]
 
 
 def test_crc32c_is_that_of_rfc_3720() -> None:
@@ -27,6 +27,7 @@ def test_checksums_agree_with_other_implementations(start: int) -> None:
         assert coding.crc32c(part) == google_crc32c.value(part), length
         assert _native.crc32c_portable(part) == coding.crc32c(part), length
         assert coding.xxh3_64(part) == xxhash.xxh3_64_intdigest(part), length
+        assert _native.xxh3_64_portable(part) == coding.xxh3_64(part), length
 
 
 def test_arrays_and_views_are_read_in_place() -> None:

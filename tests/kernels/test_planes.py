@@ -37,6 +37,35 @@ def test_numbers_are_those_of_the_twin(
     assert (out.view(expected.dtype) == expected).all()
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(["table", "rows", "cabac", "raw"]),
+    st.sampled_from([[8, 24], [11, 21], [7, 25], [5, 8, 8, 11], [1, 26, 5], [9, 1, 22]]),
+    st.integers(0, 99),
+    st.booleans(),
+    st.sampled_from(available_isas()),
+)
+def test_stored_fields_join_coded_ones(
+    first: str, fields: list[int], seed: int, rotated: bool, isa: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(1, 70)), int(rng.integers(60, 99)), int(rng.integers(1, 4)))
+    codes = [np.rint(rng.standard_normal(shape) * 9 + 60).astype(np.int32)]
+    rans = first in ("table", "rows")
+    payloads = [
+        encode(codes[0], backend="rans", profile=first) if rans else encode(codes[0], backend=first)
+    ]
+    for width in fields[1:]:  # ranges need not begin at 0, nor take all bits
+        low = int(rng.integers(0, 2**width))
+        codes.append(rng.integers(low, 2**width, shape).astype(np.int32))
+        coded = len(payloads) == 1 and seed % 4 == 0  # stored and coded fields in every order
+        payloads.append(encode(codes[-1], backend="auto" if coded else "raw"))
+    expected = join_fields(codes, fields, rotated)
+    out = np.empty(expected.nbytes, np.uint8)
+    decode_planes(payloads, fields, rotated, shape, out, isa=isa)
+    assert (out.view(expected.dtype) == expected).all()
+
+
 def test_the_twin_gives_the_bits_that_were_split() -> None:
     numbers = np.random.default_rng(0).integers(0, 2**32, 500, np.uint32)
     fields = [(numbers >> 31).astype(np.int32), (numbers << 1 >> 1).astype(np.int32)]
@@ -54,6 +83,18 @@ def test_the_defective_field_is_named() -> None:
         payloads[field] = good[:-1]
         with pytest.raises(CorruptContainer, match=f"field {field}: a payload of {len(good) - 1}"):
             decode_planes(payloads, [7, 9], False, shape, out)
+
+
+def test_the_defective_stored_field_is_named() -> None:
+    shape = (1, 300, 1)
+    good = encode(np.arange(300, dtype=np.int32).reshape(shape), backend="raw")
+    out = np.empty(300 * 4, np.uint8)
+    for field in range(3):
+        for size in (len(good) - 1, 2, 1, 0):
+            payloads = [good, good, good]
+            payloads[field] = good[:size]
+            with pytest.raises(CorruptContainer, match=f"field {field}: a payload of {size} "):
+                decode_planes(payloads, [9, 12, 11], True, shape, out)
 
 
 @pytest.mark.parametrize(
