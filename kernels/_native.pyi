@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
@@ -84,3 +86,18 @@ def crc32c_portable(data: Buffer) -> int: ...
 def xxh3_64(data: Buffer) -> int: ...
 def xxh3_64_portable(data: Buffer) -> int: ...
 def decode_zstd(frame: bytes, size: int) -> bytes | str: ...
+def sparse_int8_matmul(
+    x: npt.NDArray[np.uint8],
+    weights: tuple[Any, ...],
+    scales: tuple[Any, ...],
+    isa: str,
+) -> npt.NDArray[Any]: ...
+def sparse_int8_conv(
+    x: npt.NDArray[np.uint8],
+    weights: tuple[Any, ...],
+    scales: tuple[Any, ...],
+    rows: tuple[int, ...],
+    columns: tuple[int, ...],
+    isa: str,
+) -> npt.NDArray[Any]: ...
+def available_int8_isas() -> list[str]: ...

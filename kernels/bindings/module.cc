@@ -13,6 +13,7 @@
 #include "bindings/binary.h"
 #include "bindings/codec.h"
 #include "bindings/planes.h"
+#include "bindings/sparse_int8.h"
 #include "bindings/zstd.h"
 #include "cpu/features.h"
 #include "sparse/matmul.h"
@@ -86,5 +87,6 @@ NB_MODULE(_native, module) {
   onnxcomp::bind_binary(module);
   onnxcomp::bind_codec(module);
   onnxcomp::bind_planes(module);
+  onnxcomp::bind_sparse_int8(module);
   onnxcomp::bind_zstd(module);
 }

@@ -1,0 +1,160 @@
+"""numpy twins of the sparse INT8 kernels, and the packed format: docs/kernels.md specifies both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FORMAT_VERSION = 1
+BLOCK_ROWS = (1, 4)
+QUAD = 4
+"""Input channels that one entry covers."""
+
+Codes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedInt8:
+    """An int8 weight [out_channels, in_channels, *kernel_shape] without its blocks of zeros.
+
+    A quad is four neighbouring input channels at one position of the kernel; quad q is number
+    q % ceil(in_channels / 4) of position q // ceil(in_channels / 4). The outputs of each group are
+    cut into blocks of `block_rows`; block b owns the entries offsets[b] to offsets[b + 1].
+    """
+
+    values: npt.NDArray[np.int8]
+    """[entries, block_rows, 4]; rows and channels past the last one hold 0."""
+    indices: npt.NDArray[np.int32]
+    """[entries]: the quad of each entry, ascending within a block."""
+    offsets: npt.NDArray[np.int32]
+    """[blocks + 1]"""
+    out_channels: int
+    in_channels: int
+    """Those that one output reads."""
+    kernel_shape: tuple[int, ...] = ()
+    groups: int = 1
+    block_rows: int
+
+    @property
+    def positions(self) -> int:
+        """The number of taps of the kernel; 1 for a matrix."""
+        return prod(self.kernel_shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the three arrays, in bytes."""
+        return self.values.nbytes + self.indices.nbytes + self.offsets.nbytes
+
+
+def pack_int8(weight: npt.NDArray[np.int8], *, block_rows: int = 4, groups: int = 1) -> PackedInt8:
+    """Packs a weight [out_channels, in_channels, *kernel_shape]; blocks of zeros are dropped.
+
+    The weight of a MatMul is [in, out] in ONNX: pack its transpose. Raises ValueError for another
+    dtype, a rank below 2, an empty weight, or block_rows and groups that do not fit.
+    """
+    if weight.ndim < 2 or 0 in weight.shape or weight.dtype != np.int8:
+        raise ValueError(f"expected int8 [out, in, ...], found {weight.dtype} {list(weight.shape)}")
+    if block_rows not in BLOCK_ROWS:
+        raise ValueError(f"block_rows is {block_rows}, expected one of {BLOCK_ROWS}")
+    out_channels, in_channels, *kernel_shape = weight.shape
+    if groups < 1 or out_channels % groups:
+        raise ValueError(f"{out_channels} outputs cannot be cut into {groups} groups")
+    by_position = weight.reshape(groups, out_channels // groups, in_channels, -1).swapaxes(2, 3)
+    rows_missing, channels_missing = -by_position.shape[1] % block_rows, -in_channels % QUAD
+    padded = np.pad(by_position, ((0, 0), (0, rows_missing), (0, 0), (0, channels_missing)))
+    blocks = padded.reshape(-1, block_rows, padded.shape[2] * padded.shape[3] // QUAD, QUAD)
+    blocks = blocks.swapaxes(1, 2)  # [blocks, quads, block_rows, QUAD]
+    kept = (blocks != 0).any(axis=(2, 3))
+    counts = np.count_nonzero(kept, axis=1)
+    return PackedInt8(
+        values=blocks[kept],
+        indices=np.nonzero(kept)[1].astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        out_channels=out_channels,
+        in_channels=in_channels,
+        kernel_shape=tuple(kernel_shape),
+        groups=groups,
+        block_rows=block_rows,
+    )
+
+
+def unpack_int8(packed: PackedInt8) -> npt.NDArray[np.int8]:
+    """The dense weight [out_channels, in_channels, *kernel_shape] again."""
+    blocks, quads = len(packed.offsets) - 1, -(-packed.in_channels // QUAD)
+    dense = np.zeros((blocks, packed.positions * quads, packed.block_rows, QUAD), np.int8)
+    block_of = np.repeat(np.arange(blocks), np.diff(packed.offsets))
+    dense[block_of, packed.indices] = packed.values
+    rows = dense.swapaxes(1, 2).reshape(packed.groups, -1, packed.positions, quads * QUAD)
+    rows = rows[:, : packed.out_channels // packed.groups, :, : packed.in_channels]
+    shape = (packed.out_channels, packed.in_channels, *packed.kernel_shape)
+    return np.ascontiguousarray(rows.swapaxes(2, 3).reshape(shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """What becomes of a sum of products of codes.
+
+    y = clamp(rint(float32(sum + bias) * scale) + y_zero_point, 0, 255), in float32, rounding to
+    even; without y_zero_point y is float32(sum + bias) * scale. Sums are modulo 2^32.
+    """
+
+    scale: npt.NDArray[np.float32]
+    """[out_channels]: x_scale * weight_scale, over y_scale for codes."""
+    bias: npt.NDArray[np.int32] | None = None
+    """[out_channels], in units of x_scale * weight_scale."""
+    x_zero_point: int = 0
+    y_zero_point: int | None = None
+
+    def apply(self, sums: npt.NDArray[np.int64], axis: int) -> npt.NDArray[Any]:
+        """uint8 or float32 of the sums' shape, whose `axis` are the output channels."""
+        shape = [1] * sums.ndim
+        shape[axis] = -1
+        if self.bias is not None:
+            sums = sums + self.bias.reshape(shape)
+        scaled: npt.NDArray[np.float32] = sums.astype(np.int32).astype(np.float32)
+        scaled = scaled * self.scale.reshape(shape)
+        if self.y_zero_point is None:
+            return scaled
+        codes: Codes = np.clip(np.rint(scaled) + self.y_zero_point, 0, 255).astype(np.uint8)
+        return codes
+
+
+def sparse_int8_matmul(x: Codes, packed: PackedInt8, scaling: Scaling) -> npt.NDArray[Any]:
+    """x[..., in_channels] times the weight's transpose -> [..., out_channels], scaled."""
+    sums = (x.astype(np.int64) - scaling.x_zero_point) @ unpack_int8(packed).astype(np.int64).T
+    return scaling.apply(sums, sums.ndim - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The attributes of a two-dimensional convolution, as ONNX's Conv has them."""
+
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Top, left, bottom, right; filled with the zero point."""
+
+
+def sparse_int8_conv(
+    x: Codes, packed: PackedInt8, scaling: Scaling, window: Window | None = None
+) -> npt.NDArray[Any]:
+    """x[images, channels, height, width] -> [images, out_channels, rows, columns], scaled."""
+    window = window or Window()
+    top, left, bottom, right = window.pads
+    centred = x.astype(np.int64) - scaling.x_zero_point
+    padded = np.pad(centred, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    reach = [d * (k - 1) + 1 for d, k in zip(window.dilations, packed.kernel_shape, strict=True)]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))
+    (down, across), (row_step, column_step) = window.strides, window.dilations
+    taps = windows[:, :, ::down, ::across, ::row_step, ::column_step]
+    images, _, rows, columns = taps.shape[:4]
+    inputs = (packed.groups, packed.in_channels)
+    by_group = taps.reshape(images, *inputs, rows, columns, *packed.kernel_shape)
+    weight = unpack_int8(packed).astype(np.int64)
+    weight = weight.reshape(packed.groups, -1, *weight.shape[1:])
+    sums = np.einsum("ngchwij,gocij->ngohw", by_group, weight)
+    return scaling.apply(sums.reshape(images, packed.out_channels, rows, columns), 1)

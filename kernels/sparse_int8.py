@@ -1,0 +1,113 @@
+"""Products with sparse int8 weights: the Python door, on one thread.
+
+docs/kernels.md describes the packed format; `reference_sparse_int8` has the twin of each function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxcomp.errors import KernelError
+from onnxcomp.kernels import _native
+from onnxcomp.kernels.reference_sparse_int8 import (
+    Codes,
+    PackedInt8,
+    Scaling,
+    Window,
+    pack_int8,
+    unpack_int8,
+)
+
+__all__ = [
+    "PackedInt8",
+    "Scaling",
+    "Window",
+    "available_isas",
+    "pack_int8",
+    "sparse_int8_conv",
+    "sparse_int8_matmul",
+    "unpack_int8",
+]
+
+
+def available_isas() -> tuple[str, ...]:
+    """The kernels this processor runs, best first; "portable" is always the last."""
+    return tuple(_native.available_int8_isas())
+
+
+def sparse_int8_matmul(
+    x: Codes, packed: PackedInt8, scaling: Scaling, *, isa: str = "auto"
+) -> npt.NDArray[Any]:
+    """x[..., in_channels] times the weight's transpose -> [..., out_channels], scaled.
+
+    uint8 codes where `scaling` has a y_zero_point, float32 where it has none. Every isa gives the
+    same bits. Raises KernelError when shapes or dtypes do not fit, when `packed` is malformed, or
+    when this processor does not run `isa` (see `available_isas`).
+    """
+    if x.ndim == 0 or x.shape[-1] != packed.in_channels:
+        raise KernelError(f"x has shape {list(x.shape)}, expected [..., {packed.in_channels}]")
+    rows = _contiguous("x", x, np.uint8).reshape(-1, packed.in_channels)
+    try:
+        y = _native.sparse_int8_matmul(rows, _weights(packed), _scales(scaling), isa)
+    except (TypeError, ValueError) as error:
+        raise KernelError(f"sparse int8 MatMul: {str(error).splitlines()[0]}") from error
+    return y.reshape(*x.shape[:-1], packed.out_channels)
+
+
+def sparse_int8_conv(
+    x: Codes,
+    packed: PackedInt8,
+    scaling: Scaling,
+    window: Window | None = None,
+    *,
+    isa: str = "auto",
+) -> npt.NDArray[Any]:
+    """x[images, channels, height, width] -> [images, out_channels, rows, columns], scaled.
+
+    uint8 codes or float32 and errors as `sparse_int8_matmul`.
+    """
+    window = window or Window()
+    if x.ndim != 4 or len(packed.kernel_shape) != 2:
+        raise KernelError(
+            f"x has shape {list(x.shape)} and the kernel {list(packed.kernel_shape)}, expected "
+            "[images, channels, height, width] and [rows, columns]"
+        )
+    pads = (window.pads[:2], window.pads[2:])
+    axes = zip(packed.kernel_shape, window.strides, window.dilations, *pads, strict=True)
+    try:
+        return _native.sparse_int8_conv(
+            _contiguous("x", x, np.uint8), _weights(packed), _scales(scaling), *axes, isa
+        )
+    except (TypeError, ValueError) as error:
+        raise KernelError(f"sparse int8 Conv: {str(error).splitlines()[0]}") from error
+
+
+def _contiguous(name: str, array: npt.NDArray[Any], dtype: type[Any]) -> npt.NDArray[Any]:
+    if array.dtype != dtype:
+        raise KernelError(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
+    return np.ascontiguousarray(array)
+
+
+def _weights(packed: PackedInt8) -> tuple[Any, ...]:
+    return (
+        _contiguous("values", packed.values, np.int8),
+        _contiguous("indices", packed.indices, np.int32),
+        _contiguous("offsets", packed.offsets, np.int32),
+        packed.out_channels,
+        packed.in_channels,
+        packed.positions,
+        packed.groups,
+        packed.block_rows,
+    )
+
+
+def _scales(scaling: Scaling) -> tuple[Any, ...]:
+    return (
+        _contiguous("scale", scaling.scale, np.float32),
+        None if scaling.bias is None else _contiguous("bias", scaling.bias, np.int32),
+        scaling.x_zero_point,
+        scaling.y_zero_point,
+    )

@@ -1,0 +1,215 @@
+#include <immintrin.h>
+
+#include "sparse_int8/kernels.h"
+
+namespace onnxcomp::sparse_int8 {
+namespace {
+
+__m512i load(const uint8_t* from) { return _mm512_loadu_si512(from); }
+
+__m512i broadcast_quad(const int8_t* values) {
+  return _mm512_broadcastd_epi32(_mm_loadu_si32(values));
+}
+
+__m512 scaled(__m512i sums, float scale) {
+  return _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(scale));
+}
+
+// The conversion turns what lies beyond 2^31 into -2^31, which is right for the negative ones only.
+__m512i rounded(__m512i sums, float scale) {
+  return _mm512_cvtps_epi32(_mm512_min_ps(scaled(sums, scale), _mm512_set1_ps(255.0f)));
+}
+
+template <int kVectors>
+void write_row(const __m512i* sums, float scale, int32_t zero_point, uint8_t* codes) {
+  int v = 0;
+  for (; v + 4 <= kVectors; v += 4) {
+    const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(zero_point));
+    const __m512i low = _mm512_packs_epi32(rounded(sums[v], scale), rounded(sums[v + 1], scale));
+    const __m512i high = _mm512_packs_epi32(rounded(sums[v + 2], scale), rounded(sums[v + 3], scale));
+    const __m512i packed =
+        _mm512_packus_epi16(_mm512_adds_epi16(low, zero), _mm512_adds_epi16(high, zero));
+    // Packing goes by quarters of a register: dword 4 i + j holds columns 16 j + 4 i and on.
+    const __m512i order =
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(codes + v * kLanes, _mm512_permutexvar_epi32(order, packed));
+  }
+  for (; v < kVectors; ++v) {
+    const __m512i code = _mm512_add_epi32(rounded(sums[v], scale), _mm512_set1_epi32(zero_point));
+    const __m512i positive = _mm512_max_epi32(code, _mm512_setzero_si512());
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + v * kLanes), _mm512_cvtusepi32_epi8(positive));
+  }
+}
+
+template <int kVectors>
+void write_row(const __m512i* sums, float scale, int32_t, float* results) {
+  for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(results + v * kLanes, scaled(sums[v], scale));
+}
+
+template <int kRows, int kVectors>
+void accumulate(const int8_t* values, const uint8_t* x, __m512i (&sums)[kRows][kVectors]) {
+  __m512i quads[kVectors];
+  for (int v = 0; v < kVectors; ++v) quads[v] = load(x + v * kLanes * kQuad);
+  for (int row = 0; row < kRows; ++row) {
+    const __m512i value = broadcast_quad(values + row * kQuad);
+    for (int v = 0; v < kVectors; ++v)
+      sums[row][v] = _mm512_dpbusd_epi32(sums[row][v], quads[v], value);
+  }
+}
+
+// As many sums under way at once as the latency of vpdpbusd asks for.
+template <int kRows, int kVectors, class Result>
+void multiply_block(const PackedWeights& weights, const Scaling& scaling, const Columns& columns,
+                    int64_t block, Result* results, int64_t stride) {
+  constexpr int kTogether = kRows * kVectors >= 8 ? 1 : 2;
+  __m512i sums[kTogether][kRows][kVectors];
+  for (int i = 0; i < kTogether; ++i) {
+    for (int row = 0; row < kRows; ++row) {
+      for (int v = 0; v < kVectors; ++v)
+        sums[i][row][v] = _mm512_set1_epi32(i == 0 ? scaling.bias[block * kRows + row] : 0);
+    }
+  }
+  const int64_t last = weights.offsets[block + 1];
+  int64_t entry = weights.offsets[block];
+  for (; entry + kTogether <= last; entry += kTogether) {
+    for (int i = 0; i < kTogether; ++i) {
+      accumulate<kRows, kVectors>(weights.values + (entry + i) * kRows * kQuad,
+                                  columns.x + columns.places[weights.indices[entry + i]], sums[i]);
+    }
+  }
+  if (kTogether == 2 && entry < last)
+    accumulate<kRows, kVectors>(weights.values + entry * kRows * kQuad,
+                                columns.x + columns.places[weights.indices[entry]], sums[0]);
+  for (int row = 0; row < kRows; ++row) {
+    if constexpr (kTogether == 2) {
+      for (int v = 0; v < kVectors; ++v)
+        sums[0][row][v] = _mm512_add_epi32(sums[0][row][v], sums[1][row][v]);
+    }
+    write_row<kVectors>(sums[0][row], scaling.scale[block * kRows + row], scaling.zero_point,
+                        results + row * stride);
+  }
+}
+
+template <int kRows, int kVectors, class Result>
+void multiply_blocks(const PackedWeights& weights, const Scaling& scaling, const Columns& columns,
+                     BlockRange blocks, Result* results, int64_t stride) {
+  for (int64_t block = blocks.first; block < blocks.last; ++block)
+    multiply_block<kRows, kVectors>(weights, scaling, columns, block,
+                                    results + (block - blocks.first) * kRows * stride, stride);
+}
+
+template <class Result>
+void multiply_single_rows(const PackedWeights& weights, const Scaling& scaling,
+                          const Columns& columns, BlockRange blocks, Result* results, int64_t stride) {
+  switch (columns.vectors) {
+    case 8: return multiply_blocks<1, 8>(weights, scaling, columns, blocks, results, stride);
+    case 7: return multiply_blocks<1, 7>(weights, scaling, columns, blocks, results, stride);
+    case 6: return multiply_blocks<1, 6>(weights, scaling, columns, blocks, results, stride);
+    case 5: return multiply_blocks<1, 5>(weights, scaling, columns, blocks, results, stride);
+    case 4: return multiply_blocks<1, 4>(weights, scaling, columns, blocks, results, stride);
+    case 3: return multiply_blocks<1, 3>(weights, scaling, columns, blocks, results, stride);
+    case 2: return multiply_blocks<1, 2>(weights, scaling, columns, blocks, results, stride);
+    default: return multiply_blocks<1, 1>(weights, scaling, columns, blocks, results, stride);
+  }
+}
+
+// Registers hold the sums of four rows and four vectors.
+template <class Result>
+void multiply_four_rows(const PackedWeights& weights, const Scaling& scaling, Columns columns,
+                        BlockRange blocks, Result* results, int64_t stride) {
+  for (; columns.vectors > 4; columns.vectors -= 4) {
+    multiply_blocks<4, 4>(weights, scaling, columns, blocks, results, stride);
+    columns.x += 4 * kLanes * kQuad;
+    results += 4 * kLanes;
+  }
+  switch (columns.vectors) {
+    case 4: return multiply_blocks<4, 4>(weights, scaling, columns, blocks, results, stride);
+    case 3: return multiply_blocks<4, 3>(weights, scaling, columns, blocks, results, stride);
+    case 2: return multiply_blocks<4, 2>(weights, scaling, columns, blocks, results, stride);
+    default: return multiply_blocks<4, 1>(weights, scaling, columns, blocks, results, stride);
+  }
+}
+
+template <class Result>
+void multiply(const PackedWeights& weights, const Scaling& scaling, const Columns& columns,
+              BlockRange blocks, Result* results, int64_t stride) {
+  if (weights.block_rows == 4) {
+    multiply_four_rows(weights, scaling, columns, blocks, results, stride);
+  } else {
+    multiply_single_rows(weights, scaling, columns, blocks, results, stride);
+  }
+}
+
+void transpose_bytes(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride) {
+  // Four rounds, each of which interleaves row i with row i + 8: index bits rotate by one.
+  __m128i rows[16], next[16];
+  for (int i = 0; i < 16; ++i)
+    rows[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * from_stride));
+  for (int round = 0; round < 4; ++round) {
+    for (int i = 0; i < 8; ++i) {
+      next[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
+      next[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+    }
+    for (int i = 0; i < 16; ++i) rows[i] = next[i];
+  }
+  for (int i = 0; i < 16; ++i)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * to_stride), rows[i]);
+}
+
+void transpose_words(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride) {
+  __m512i rows[16], pairs[16];
+  for (int i = 0; i < 16; ++i) rows[i] = load(from + i * from_stride);
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {  // rows[i + j]: columns j, j + 4, j + 8, j + 12 of four rows
+    rows[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+    rows[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+    rows[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+    rows[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+  }
+  for (int j = 0; j < 4; ++j) {
+    const __m512i a = _mm512_shuffle_i32x4(rows[j], rows[j + 4], 0x44);
+    const __m512i b = _mm512_shuffle_i32x4(rows[j], rows[j + 4], 0xee);
+    const __m512i c = _mm512_shuffle_i32x4(rows[j + 8], rows[j + 12], 0x44);
+    const __m512i d = _mm512_shuffle_i32x4(rows[j + 8], rows[j + 12], 0xee);
+    _mm512_storeu_si512(to + j * to_stride, _mm512_shuffle_i32x4(a, c, 0x88));
+    _mm512_storeu_si512(to + (j + 4) * to_stride, _mm512_shuffle_i32x4(a, c, 0xdd));
+    _mm512_storeu_si512(to + (j + 8) * to_stride, _mm512_shuffle_i32x4(b, d, 0x88));
+    _mm512_storeu_si512(to + (j + 12) * to_stride, _mm512_shuffle_i32x4(b, d, 0xdd));
+  }
+}
+
+__m512i interleave_vector(const __m128i* planes) {
+  __m512i quads = _mm512_cvtepu8_epi32(planes[0]);
+  for (int channel = 1; channel < kQuad; ++channel) {
+    const __m512i wide = _mm512_cvtepu8_epi32(planes[channel]);
+    quads = _mm512_or_si512(quads, _mm512_slli_epi32(wide, static_cast<unsigned>(8 * channel)));
+  }
+  return quads;
+}
+
+void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to) {
+  __m128i rows[kQuad];
+  if (count < kLanes) {
+    const auto mask = static_cast<__mmask16>((uint32_t{1} << count) - 1);
+    for (int channel = 0; channel < kQuad; ++channel)
+      rows[channel] = _mm_maskz_loadu_epi8(mask, planes.channels[channel] + first);
+    _mm512_mask_storeu_epi32(to, mask, interleave_vector(rows));
+    return;
+  }
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const int64_t at = i + kLanes <= count ? i : count - kLanes;  // the last vector overlaps
+    for (int channel = 0; channel < kQuad; ++channel)
+      rows[channel] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(planes.channels[channel] + first + at));
+    _mm512_storeu_si512(to + at * kQuad, interleave_vector(rows));
+  }
+}
+
+}  // namespace
+
+const Kernel kAvx512 = {"avx512",        multiply<uint8_t>, multiply<float>,
+                        transpose_bytes, transpose_words,   interleave};
+
+}  // namespace onnxcomp::sparse_int8

@@ -1,0 +1,38 @@
+#include "sparse_int8/dispatch.h"
+
+#include <cstring>
+
+#include "cpu/features.h"
+
+namespace onnxcomp::sparse_int8 {
+namespace {
+
+std::vector<const Kernel*> detect_kernels() {
+  std::vector<const Kernel*> found;
+  [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
+#ifdef ONNXCOMP_HAVE_AVX512
+  if (cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512_vnni) found.push_back(&kAvx512);
+#endif
+#ifdef ONNXCOMP_HAVE_AVX2
+  if (cpu.avx2) found.push_back(&kAvx2);
+#endif
+  found.push_back(&kPortable);
+  return found;
+}
+
+}  // namespace
+
+const std::vector<const Kernel*>& available_kernels() {
+  static const std::vector<const Kernel*> kernels = detect_kernels();
+  return kernels;
+}
+
+const Kernel* find_kernel(const char* isa) {
+  if (std::strcmp(isa, "auto") == 0) return available_kernels().front();
+  for (const Kernel* kernel : available_kernels()) {
+    if (std::strcmp(isa, kernel->isa) == 0) return kernel;
+  }
+  return nullptr;
+}
+
+}  // namespace onnxcomp::sparse_int8

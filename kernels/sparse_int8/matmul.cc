@@ -1,0 +1,143 @@
+#include "sparse_int8/matmul.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace onnxcomp::sparse_int8 {
+namespace {
+
+constexpr int64_t kQuadStride = kTileColumns * kQuad;
+constexpr int64_t kSquare = 16;  // quads, or outputs, transposed together
+
+// Enough tasks that a few threads share them evenly, few enough that starting one costs nothing.
+constexpr int64_t kTasksWanted = 32;
+
+int64_t round_up(int64_t number, int64_t multiple) {
+  return (number + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace
+
+MatMul::MatMul(const Kernel& kernel, const Layer& layer, Scratch& scratch, const uint8_t* x,
+               int64_t tokens, uint8_t* codes, float* results)
+    : kernel_(kernel),
+      layer_(layer),
+      x_(x),
+      tokens_(tokens),
+      codes_(codes),
+      results_(results),
+      panel_bytes_(round_up(layer.weights().quad_count(), kSquare) * kQuadStride),
+      parts_(1) {
+  if (tokens == 0) return;
+  const int64_t rows = layer.weights().block_count() * layer.weights().block_rows;
+  parts_ = std::clamp<int64_t>(kTasksWanted / tile_count(), 1, (rows + kTileRows - 1) / kTileRows);
+  places_.resize(static_cast<size_t>(layer.weights().quad_count()));
+  int64_t place = 0;
+  for (int64_t& quad : places_) {
+    quad = place;
+    place += kQuadStride;
+  }
+  panels_ = scratch.reserve(tile_count() * panel_bytes_);
+}
+
+int64_t MatMul::tokens_of(int64_t tile) const {
+  return std::min(kTileColumns, tokens_ - tile * kTileColumns);
+}
+
+uint8_t* MatMul::panel(int64_t tile) const { return panels_ + tile * panel_bytes_; }
+
+void MatMul::fill(int64_t task) const noexcept {
+  const int64_t features = layer_.weights().in_channels;
+  constexpr int64_t kBytes = kSquare * kQuad;
+  uint8_t staged[kLanes * kBytes];
+  for (int64_t token = 0; token < tokens_of(task); token += kLanes) {
+    const int64_t tokens = std::min(kLanes, tokens_of(task) - token);
+    const uint8_t* x = x_ + (task * kTileColumns + token) * features;
+    uint8_t* to = panel(task) + token * kQuad;
+    for (int64_t first = 0; first < features; first += kBytes) {
+      const int64_t bytes = std::min(kBytes, features - first);
+      const bool whole = tokens == kLanes && bytes == kBytes;
+      if (!whole) {
+        std::memset(staged, layer_.x_zero_point(), sizeof(staged));
+        for (int64_t i = 0; i < tokens; ++i)
+          std::memcpy(staged + i * kBytes, x + i * features + first, static_cast<size_t>(bytes));
+      }
+      kernel_.transpose_words(whole ? x + first : staged, whole ? features : kBytes,
+                              to + first / kQuad * kQuadStride, kQuadStride);
+    }
+  }
+}
+
+// codes[rows, kTileColumns] -> Y[tokens, out_channels] at first_row
+void MatMul::write(const uint8_t* codes, int64_t tile, int64_t first_row, int64_t rows) const {
+  const int64_t width = layer_.weights().out_channels;
+  for (int64_t token = 0; token < tokens_of(tile); token += kLanes) {
+    const int64_t tokens = std::min(kLanes, tokens_of(tile) - token);
+    uint8_t* y = codes_ + (tile * kTileColumns + token) * width + first_row;
+    if (tokens == kLanes && rows == kSquare) {
+      kernel_.transpose_bytes(codes + token, kTileColumns, y, width);
+      continue;
+    }
+    uint8_t staged[kLanes * kSquare];
+    kernel_.transpose_bytes(codes + token, kTileColumns, staged, kSquare);
+    for (int64_t i = 0; i < tokens; ++i)
+      std::memcpy(y + i * width, staged + i * kSquare, static_cast<size_t>(rows));
+  }
+}
+
+void MatMul::write(const float* sums, int64_t tile, int64_t first_row, int64_t rows) const {
+  constexpr int64_t kFloat = sizeof(float);
+  const int64_t width = layer_.weights().out_channels;
+  for (int64_t token = 0; token < tokens_of(tile); token += kLanes) {
+    const int64_t tokens = std::min(kLanes, tokens_of(tile) - token);
+    float* y = results_ + (tile * kTileColumns + token) * width + first_row;
+    const auto* from = reinterpret_cast<const uint8_t*>(sums + token);
+    if (tokens == kLanes && rows == kSquare) {
+      kernel_.transpose_words(from, kTileColumns * kFloat, reinterpret_cast<uint8_t*>(y),
+                              width * kFloat);
+      continue;
+    }
+    uint8_t staged[kLanes * kSquare * kFloat];
+    kernel_.transpose_words(from, kTileColumns * kFloat, staged, kSquare * kFloat);
+    for (int64_t i = 0; i < tokens; ++i)
+      std::memcpy(y + i * width, staged + i * kSquare * kFloat, static_cast<size_t>(rows * kFloat));
+  }
+}
+
+template <class Result, class Multiply>
+void MatMul::multiply_tile(Multiply multiply, int64_t tile, BlockRange blocks) const {
+  const PackedWeights& weights = layer_.weights();
+  const int64_t vectors = (tokens_of(tile) + kLanes - 1) / kLanes;
+  const Columns columns{panel(tile), places_.data(), vectors};
+  alignas(64) Result results[kTileRows * kTileColumns] = {};
+  const int64_t blocks_together = kTileRows / weights.block_rows;
+  for (int64_t block = blocks.first; block < blocks.last; block += blocks_together) {
+    const int64_t last = std::min(block + blocks_together, blocks.last);
+    multiply(weights, layer_.scaling(), columns, BlockRange{block, last}, results, kTileColumns);
+    const int64_t first_row = block * weights.block_rows;
+    const int64_t end = std::min(last * weights.block_rows, weights.out_channels);
+    write(results, tile, first_row, end - first_row);
+  }
+}
+
+void MatMul::multiply(int64_t task) const noexcept {
+  const PackedWeights& weights = layer_.weights();
+  const int64_t blocks_together = kTileRows / weights.block_rows;
+  const int64_t steps = (weights.block_count() + blocks_together - 1) / blocks_together;
+  const int64_t part = task % parts_;
+  const BlockRange blocks{
+      steps * part / parts_ * blocks_together,
+      std::min(steps * (part + 1) / parts_ * blocks_together, weights.block_count())};
+  if (codes_ != nullptr) {
+    multiply_tile<uint8_t>(kernel_.multiply, task / parts_, blocks);
+  } else {
+    multiply_tile<float>(kernel_.multiply_to_float, task / parts_, blocks);
+  }
+}
+
+int64_t MatMul::work() const {
+  const PackedWeights& weights = layer_.weights();
+  return tile_count() * kTileColumns * weights.entry_count() * weights.block_rows * kQuad;
+}
+
+}  // namespace onnxcomp::sparse_int8

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "sparse_int8/layer.h"
+#include "sparse_int8/scratch.h"
+
+namespace onnxcomp::sparse_int8 {
+
+// Y[tokens, out_channels] = scaled(X[tokens, in_channels] W^T), cut into independent tasks. First
+// every fill task, then every multiply task, each group in any order and on any threads; the result
+// does not depend on them. Tasks never throw.
+class MatMul {
+ public:
+  // `layer` has one position and one group. Exactly one of `codes` and `results` is given, and has
+  // room for Y. X is transposed into `scratch`; throws std::bad_alloc when there is no room for it.
+  MatMul(const Kernel& kernel, const Layer& layer, Scratch& scratch, const uint8_t* x,
+         int64_t tokens, uint8_t* codes, float* results);
+
+  int64_t fill_task_count() const { return tile_count(); }
+  void fill(int64_t task) const noexcept;
+
+  int64_t multiply_task_count() const { return tile_count() * parts_; }
+  void multiply(int64_t task) const noexcept;
+
+  // Multiply-adds, padding included: whether threads are worth waking.
+  int64_t work() const;
+
+ private:
+  int64_t tile_count() const { return (tokens_ + kTileColumns - 1) / kTileColumns; }
+  int64_t tokens_of(int64_t tile) const;
+  uint8_t* panel(int64_t tile) const;
+  void write(const uint8_t* codes, int64_t tile, int64_t first_row, int64_t rows) const;
+  void write(const float* sums, int64_t tile, int64_t first_row, int64_t rows) const;
+  template <class Result, class Multiply>
+  void multiply_tile(Multiply multiply, int64_t tile, BlockRange blocks) const;
+
+  const Kernel& kernel_;
+  const Layer& layer_;
+  const uint8_t* x_;
+  int64_t tokens_;
+  uint8_t* codes_;
+  float* results_;
+  int64_t panel_bytes_;
+  int64_t parts_;
+  std::vector<int64_t> places_;
+  uint8_t* panels_ = nullptr;
+};
+
+}  // namespace onnxcomp::sparse_int8
