@@ -1,6 +1,7 @@
 #include "binary/conv.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace onnxcomp::binary {
 namespace {
@@ -83,30 +84,41 @@ void Conv::place(int64_t index, Pixel (&pixels)[kTileLanes], Panel& panel) const
 void Conv::fill(int64_t index, int64_t group, Panel& panel) const noexcept {
   Pixel pixels[kTileLanes];
   place(index, pixels, panel);
+  const int64_t plane = input_.height * input_.width;
+  const uint64_t* bits = input_.bits + group * weights_.words() * plane;
+  for (int64_t lane = 0; lane < panel.lanes; lane += kLanes)
+    fill_block(pixels + lane, bits, panel.words + lane * weights_.row_words());
+}
+
+void Conv::fill_block(const Pixel* pixels, const uint64_t* bits, uint64_t* to) const noexcept {
   const Window& window = weights_.window;
+  const Pixel& first = pixels[0];
+  const Pixel& last = pixels[kLanes - 1];
+  const bool in_a_row = window.strides[1] == 1 && first.image == last.image &&
+                        first.row == last.row && last.column - first.column == kLanes - 1;
   const int64_t words = weights_.words();
-  const int64_t row_words = weights_.row_words();
   const int64_t plane = input_.height * input_.width;
   const int64_t image = words_of(weights_.in_channels) * plane;
-  const int64_t lanes = (panel.lanes + kLanes - 1) / kLanes * kLanes;
-  const uint64_t* bits = input_.bits + group * words * plane;
-  for (int64_t position = 0; position < window.positions(); ++position) {
-    int64_t offsets[kTileLanes];
-    uint64_t kept[kTileLanes];
-    const int64_t down = position / window.kernel[1] * window.dilations[0] - window.pads[0];
-    const int64_t right = position % window.kernel[1] * window.dilations[1] - window.pads[1];
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      const int64_t row = pixels[lane].row * window.strides[0] + down;
-      const int64_t column = pixels[lane].column * window.strides[1] + right;
-      const bool inside = 0 <= row && row < input_.height && 0 <= column && column < input_.width;
-      offsets[lane] = inside ? pixels[lane].image * image + row * input_.width + column : 0;
-      kept[lane] = inside ? ~uint64_t{0} : 0;
-    }
-    for (int64_t word = 0; word < words; ++word) {
-      const uint64_t* from = bits + word * plane;
-      uint64_t* to = panel.words + (position * words + word) * kLanes;
-      for (int64_t lane = 0; lane < lanes; lane += kLanes, to += row_words * kLanes) {
-        for (int64_t i = 0; i < kLanes; ++i) to[i] = from[offsets[lane + i]] & kept[lane + i];
+  for (int64_t y = 0; y < window.kernel[0]; ++y) {
+    for (int64_t x = 0; x < window.kernel[1]; ++x, to += words * kLanes) {
+      const int64_t down = y * window.dilations[0] - window.pads[0];
+      const int64_t right = x * window.dilations[1] - window.pads[1];
+      const auto offset_of = [&](const Pixel& pixel) {  // -1 where padded
+        const int64_t row = pixel.row * window.strides[0] + down;
+        const int64_t column = pixel.column * window.strides[1] + right;
+        const bool inside = 0 <= row && row < input_.height && 0 <= column && column < input_.width;
+        return inside ? pixel.image * image + row * input_.width + column : -1;
+      };
+      const int64_t offset = offset_of(first);
+      if (in_a_row && offset >= 0 && offset_of(last) >= 0) {
+        for (int64_t word = 0; word < words; ++word)
+          std::memcpy(to + word * kLanes, bits + word * plane + offset, kLanes * sizeof(uint64_t));
+        continue;
+      }
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        const int64_t from = offset_of(pixels[lane]);
+        for (int64_t word = 0; word < words; ++word)
+          to[word * kLanes + lane] = from < 0 ? 0 : bits[word * plane + from];
       }
     }
   }

@@ -50,6 +50,7 @@ class Conv {
                 void (*multiply)(const ConvRows&, const Panel&, Range, const Output&)) const noexcept;
   Task task_at(int64_t task) const;
   void fill(int64_t index, int64_t group, Panel& panel) const noexcept;
+  void fill_block(const Pixel* pixels, const uint64_t* bits, uint64_t* to) const noexcept;
   void place(int64_t index, Pixel (&pixels)[kTileLanes], Panel& panel) const noexcept;
   ConvRows rows() const;
 

@@ -24,6 +24,12 @@ template <class P, Comparison kComparison>
 uint64_t pack_row(const float* x, const float* thresholds, bool per_channel, int64_t channels) {
   uint64_t bits = 0;
   int64_t channel = 0;
+  if (channels == kWordBits && !per_channel) {  // known lengths unroll
+    const typename P::Floats level = P::broadcast(*thresholds);
+    for (int64_t at = 0; at < kWordBits; at += P::kFloats)
+      bits |= uint64_t{P::template mask<kComparison>(P::load(x + at), level)} << at;
+    return bits;
+  }
   for (; channel + P::kFloats <= channels; channel += P::kFloats) {
     const typename P::Floats levels = per_channel ? P::load(thresholds + channel) : P::broadcast(*thresholds);
     bits |= uint64_t{P::template mask<kComparison>(P::load(x + channel), levels)} << channel;

@@ -144,25 +144,35 @@ void conv_bits(const ConvRows& conv, const Panel& panel, Range channels, const B
   }
 }
 
-// Numbers of the outputs of one tile, with `filler` past the last of them.
+// Numbers of the outputs of one tile, with a filler past the last of them.
 template <class Number>
-void copy_tile(const Number* numbers, Number filler, int64_t first, int64_t count, Number* tile) {
-  for (int64_t i = 0; i < kTileLanes; ++i)
-    tile[i] = numbers != nullptr && i < count ? numbers[first + i] : filler;
-}
+struct TileNumbers {
+  alignas(64) Number lanes[kTileLanes];
+
+  explicit TileNumbers(Number filler) {
+    for (int64_t i = 0; i < kTileLanes; ++i) lanes[i] = filler;
+  }
+  const Number* at(const Number* numbers, int64_t first, int64_t count) {
+    if (numbers == nullptr) return lanes;
+    if (count == kTileLanes) return numbers + first;
+    for (int64_t i = 0; i < count; ++i) lanes[i] = numbers[first + i];
+    return lanes;
+  }
+};
 
 template <class V>
 void gemm_floats(const GemmWeights& weights, const GemmRows& input, Range outputs,
                  const FloatOutput& out) {
   alignas(64) int32_t counts[kTileRows * kTileLanes];
-  alignas(64) float scale[kTileLanes], bias[kTileLanes], lanes[kTileLanes];
+  alignas(64) float lanes[kTileLanes];
+  TileNumbers<float> scales(1.0f), biases(-0.0f);
   const int64_t words = weights.row_words();
   const typename V::Ints signs = V::ints(static_cast<int32_t>(weights.signs()));
   for (int64_t first = outputs.first; first < outputs.last; first += kTileLanes) {
     const int64_t width = smaller(kTileLanes, outputs.last - first);
     const int64_t blocks = (width + kLanes - 1) / kLanes;
-    copy_tile(out.scale, 1.0f, first, width, scale);
-    copy_tile(out.bias, -0.0f, first, width, bias);
+    const float* scale = scales.at(out.scale, first, width);
+    const float* bias = biases.at(out.bias, first, width);
     for (int64_t above = 0; above < input.rows; above += kTileRows) {
       const int64_t rows = smaller(kTileRows, input.rows - above);
       count_differences<V>(input.x + above * words, rows, weights.bits + first * words, blocks, words,
@@ -185,14 +195,15 @@ void gemm_floats(const GemmWeights& weights, const GemmRows& input, Range output
 template <class V>
 void gemm_bits(const GemmWeights& weights, const GemmRows& input, Range outputs,
                const BitOutput& out) {
-  alignas(64) int32_t counts[kTileRows * kTileLanes], thresholds[kTileLanes];
+  alignas(64) int32_t counts[kTileRows * kTileLanes];
+  TileNumbers<int32_t> numbers(INT32_MAX);  // no sum is that large
   const int64_t words = weights.row_words();
   const int64_t out_words = words_of(weights.out_features);
   const typename V::Ints signs = V::ints(static_cast<int32_t>(weights.signs()));
   for (int64_t first = outputs.first; first < outputs.last; first += kTileLanes) {
     const int64_t width = smaller(kTileLanes, outputs.last - first);
     const int64_t blocks = (width + kLanes - 1) / kLanes;
-    copy_tile(out.thresholds, INT32_MAX, first, width, thresholds);  // no sum is that large
+    const int32_t* thresholds = numbers.at(out.thresholds, first, width);
     for (int64_t above = 0; above < input.rows; above += kTileRows) {
       const int64_t rows = smaller(kTileRows, input.rows - above);
       count_differences<V>(input.x + above * words, rows, weights.bits + first * words, blocks, words,

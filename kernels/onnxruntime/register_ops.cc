@@ -1,6 +1,7 @@
 #include <string>
 
 #include "onnxruntime/abi.h"
+#include "onnxruntime/binary_ops.h"
 #include "onnxruntime/errors.h"
 #include "onnxruntime/sparse_matmul_op.h"
 
@@ -10,13 +11,25 @@ namespace {
 // The domain "onnxcomp" with every operator of this library: a new operator is one member and one
 // line. onnxruntime keeps pointers to both as long as any session lives, so they are never freed.
 struct Domain {
-  explicit Domain(FunctionTable table) : api(table), sparse_matmul(table) {
+  explicit Domain(FunctionTable table) : api(table) {
     check(api, CreateCustomOpDomain::call(api, "onnxcomp", &handle));
     check(api, AddOpToDomain::call(api, handle, &sparse_matmul));
+    check(api, AddOpToDomain::call(api, handle, &pack_signs));
+    check(api, AddOpToDomain::call(api, handle, &binary_max_pool));
+    check(api, AddOpToDomain::call(api, handle, &binary_conv));
+    check(api, AddOpToDomain::call(api, handle, &binary_conv_signs));
+    check(api, AddOpToDomain::call(api, handle, &binary_gemm));
+    check(api, AddOpToDomain::call(api, handle, &binary_gemm_signs));
   }
 
   FunctionTable api;
-  SparseMatMulOp sparse_matmul;
+  Operator<SparseMatMul> sparse_matmul{api};
+  Operator<PackSigns> pack_signs{api};
+  Operator<BinaryMaxPool> binary_max_pool{api};
+  Operator<BinaryConv> binary_conv{api};
+  Operator<BinaryConvSigns> binary_conv_signs{api};
+  Operator<BinaryGemm> binary_gemm{api};
+  Operator<BinaryGemmSigns> binary_gemm_signs{api};
   CustomOpDomain* handle = nullptr;
 };
 

@@ -1,0 +1,62 @@
+#pragma once
+
+// What an operator asks of its node, and how it runs: the same for all of them.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "onnxruntime/abi.h"
+#include "onnxruntime/errors.h"
+#include "onnxruntime/tensor.h"
+
+namespace onnxcomp::ort {
+
+// Attributes; all that exist are required.
+int64_t int_attribute(FunctionTable api, const KernelInfo* info, const char* name);
+std::vector<int64_t> ints_attribute(FunctionTable api, const KernelInfo* info, const char* name,
+                                    size_t count);
+// Throws unless the attribute format_version is `supported`.
+void check_format_version(FunctionTable api, const KernelInfo* info, int64_t supported);
+
+// An initializer, which stays where it is for as long as the kernel lives.
+TensorView constant_input(FunctionTable api, const KernelInfo* info, size_t input, const char* name,
+                          ElementType type, size_t rank);
+
+// Whether an optional input is given.
+bool has_input(FunctionTable api, const KernelContext* context, size_t input);
+TensorView input(FunctionTable api, const KernelContext* context, size_t input);
+// One number for each of `count` channels; null where the optional input is not given.
+const void* channel_input(FunctionTable api, const KernelContext* context, size_t input,
+                          const char* name, ElementType type, int64_t count);
+void* output(FunctionTable api, KernelContext* context, const std::vector<int64_t>& shape);
+
+// A shape at a time when not all of it is known.
+struct SymbolicShape {
+  std::vector<int64_t> sizes;      // below 0 where unknown
+  std::vector<const char*> names;  // of the unknown ones, "" for none; they are onnxruntime's
+};
+SymbolicShape input_shape(FunctionTable api, const ShapeInferContext* context, size_t input);
+std::vector<int64_t> shape_attribute(FunctionTable api, const ShapeInferContext* context,
+                                     const char* name, size_t count);
+// A dimension with neither value nor name cannot be passed on: onnxruntime would take -1 for its
+// value, so the model's own value_info is left to speak.
+void set_output_shape(FunctionTable api, ShapeInferContext* context, const SymbolicShape& shape,
+                      ElementType type);
+
+// body(task) for every task, on onnxruntime's threads where that pays. The body never throws.
+template <class Body>
+void run_tasks(FunctionTable api, const KernelContext* context, int64_t tasks, bool parallel,
+               const Body& body) {
+  if (!parallel || tasks < 2) {
+    for (int64_t task = 0; task < tasks; ++task) body(task);
+    return;
+  }
+  const auto run = [](void* argument, size_t task) {
+    (*static_cast<const Body*>(argument))(static_cast<int64_t>(task));
+  };
+  check(api, ParallelFor::call(api, context, run, static_cast<size_t>(tasks), 0,
+                               const_cast<Body*>(&body)));
+}
+
+}  // namespace onnxcomp::ort
