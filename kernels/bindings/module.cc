@@ -14,6 +14,7 @@
 #include "bindings/codec.h"
 #include "bindings/planes.h"
 #include "bindings/sparse_int8.h"
+#include "bindings/trellis.h"
 #include "bindings/zstd.h"
 #include "cpu/features.h"
 #include "sparse/matmul.h"
@@ -88,5 +89,6 @@ NB_MODULE(_native, module) {
   onnxcomp::bind_codec(module);
   onnxcomp::bind_planes(module);
   onnxcomp::bind_sparse_int8(module);
+  onnxcomp::bind_trellis(module);
   onnxcomp::bind_zstd(module);
 }
