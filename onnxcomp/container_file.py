@@ -48,7 +48,7 @@ class ContainerFile:
         New memory for each payload would cost more than decoding it: the system clears it first.
         """
         slots: dict[int, bytearray] = self._local.__dict__.setdefault("slots", {})
-        if len(slots.get(slot, b"")) < length:
+        if slot not in slots or len(slots[slot]) < length:
             slots[slot] = bytearray(length + length // 4)
         view = memoryview(slots[slot])[:length]
         self._fill(view, offset)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from onnxcomp.container import Entry
 from onnxcomp.container_reader import ContainerReader, Task
 from onnxcomp.container_unpacking import in_threads, open_container
-from onnxcomp.errors import UnsupportedModel
+from onnxcomp.errors import CorruptContainer, UnsupportedModel
 from onnxcomp.number_types import (
     BOOL,
     DOUBLE,
@@ -35,7 +35,7 @@ from onnxcomp.number_types import (
     UINT64,
 )
 from onnxcomp.runtime import one_line
-from onnxcomp.skeleton import every_tensor
+from onnxcomp.skeleton import every_tensor, parsed
 from onnxcomp.varints import varint
 from onnxcomp.wire import (
     DATA_LOCATION,
@@ -104,7 +104,9 @@ def decoded(reader: ContainerReader, threads: int | None) -> tuple[bytes, dict[s
     handed = [_is_handed(entry) for entry in entries]
     if reader.directory.external:
         values = _decode(reader, _room(reader, handed=[True] * len(entries)), threads)
-        model = _with_values(reader.skeleton(), values, handed)
+        skeleton = reader.skeleton()
+        with reader.naming():
+            model = _with_values(skeleton, values, handed)
     else:
         whole = _with_room(reader)
         places = _places(reader)
@@ -120,7 +122,8 @@ def decoded(reader: ContainerReader, threads: int | None) -> tuple[bytes, dict[s
             for entry, place, alone in zip(entries, places, handed, strict=True)
             if alone
         }
-        model = _without(whole, cut)
+        with reader.naming():
+            model = _without(whole, cut)
     weights = {
         reader.names[index]: values[index].view(DTYPES[entry.data_type]).reshape(entry.dims)
         for index, entry in enumerate(entries)
@@ -192,7 +195,12 @@ def _with_room(reader: ContainerReader) -> Array:
     size = directory.skeleton_size + sum(entry.size for entry in directory.entries)
     if size >= 2**31:
         raise UnsupportedModel(f"{reader.path}: declares a model file of {size} bytes")
-    pages = mmap.mmap(-1, max(size, 1))  # those that nobody writes take no memory,
+    try:
+        pages = mmap.mmap(-1, max(size, 1))  # those that nobody writes take no memory,
+    except (OSError, MemoryError):
+        raise CorruptContainer(
+            f"{reader.path}: declares a model file of {size} bytes, more than there is memory"
+        ) from None
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # which large ones would
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     whole = np.frombuffer(pages, np.uint8, size)
@@ -241,13 +249,21 @@ def _external(data: memoryview, item: Field, cut: dict[int, Entry]) -> bytes:
 
 
 def _with_values(skeleton: bytes, values: list[Array], handed: list[bool]) -> bytes:
-    """A model with external data, those values put in that are not handed."""
+    """A model with external data, those values put in that are not handed.
+
+    Raises:
+        CorruptContainer: it is no model, or has other tensors than the directory.
+    """
     if all(handed):
         return skeleton
-    from onnx import ModelProto, TensorProto
+    from onnx import TensorProto
 
-    model = ModelProto.FromString(skeleton)
+    model = parsed(skeleton)
     external = [t for t in every_tensor(model) if t.data_location == TensorProto.EXTERNAL]
+    if len(external) != len(values):
+        raise CorruptContainer(
+            f"skeleton: it has {len(external)} external tensors, the directory {len(values)}"
+        )
     for tensor, array, alone in zip(external, values, handed, strict=True):
         if not alone:
             del tensor.external_data[:]

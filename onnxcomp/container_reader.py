@@ -106,7 +106,7 @@ class ContainerReader:
     @functools.cached_property
     def _skeleton(self) -> bytes:
         frame = self._file.read(HEADER.size, self.directory.skeleton_packed)
-        with self._naming():
+        with self.naming():
             return decompress(frame, self.directory.skeleton_size)
 
     @functools.cached_property
@@ -195,9 +195,11 @@ class ContainerReader:
         table = self.directory.entries[index].representation.table
         if table is None or table.inline is not None:
             return None if table is None else table_values(table, None)
-        codes = [self._codes(index, -1, chunk, cuts[-1]) for chunk in range(cuts[-1].chunks)]
-        whole = np.concatenate([part.reshape(-1) for part in codes])
-        return table_values(table, whole.reshape(table.item, table.count))
+        place, planes = cuts[-1], self.allocate(table.item * table.count)
+        for chunk in range(place.chunks):  # a byte a code, whatever a chunk of codes takes
+            codes = self._codes(index, len(cuts) - 1, chunk, place).reshape(-1)
+            planes[place.start(chunk) :][: codes.size] = codes.astype(np.uint8)
+        return table_values(table, planes.reshape(table.item, table.count))
 
     def _fill(
         self, index: int, chunk: int, cuts: list[Cut], table: Array | None, out: Array
@@ -251,7 +253,7 @@ class ContainerReader:
         try:
             decode_scaled(payload, shape, scales, decoded)
         except CorruptContainer as error:
-            raise self._error(f"{self._label(index)}, chunk {chunk}: {error}") from error
+            raise self._error(f"{self._label(index)}, stream 0, chunk {chunk}: {error}") from error
         if not direct:
             target[:] = decoded.view(np.uint8)
 
@@ -292,7 +294,7 @@ class ContainerReader:
         data = self._file.read(offset, length)
         if xxh3_64(data) != directory_hash:
             raise self._error("its directory has another hash")
-        with self._naming():
+        with self.naming():
             self.directory = read_directory(data, features)
         start = HEADER.size + self.directory.skeleton_packed
         if start + sum(entry.packed for entry in self.directory.entries) != offset:
@@ -304,6 +306,8 @@ class ContainerReader:
     def _check_base(self, base: ContainerReader) -> None:
         if self.directory.base is None:
             raise self._error("is no delta package; it needs no base")
+        if base.directory.base is not None:
+            raise self._error(f"needs a base that is whole; {base.path} is a delta package itself")
         if self.directory.base != base.identity:
             raise self._error(f"was not made from {base.path}; name the container that it was")
 
@@ -313,7 +317,8 @@ class ContainerReader:
     def _error(self, what: str) -> CorruptContainer:
         return CorruptContainer(f"{self.path}: {what}")
 
-    def _naming(self) -> _Naming:
+    def naming(self) -> _Naming:
+        """A context that puts the path before what is wrong with a part of the file."""
         return _Naming(self.path)
 
 
@@ -336,3 +341,5 @@ class _Naming:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, OnnxcompError):
             raise CorruptContainer(f"{self._path}: {error}") from error
+        if isinstance(error, MemoryError):
+            raise CorruptContainer(f"{self._path}: declares more than there is memory") from None

@@ -97,9 +97,11 @@ def unpack(
         tensors = _tensors(reader, run, progress or Progress())
         with replacing(target) as folder:
             files = [folder / target.name]
+            skeleton = reader.skeleton()
             with open(files[0], "wb") as file:
                 if directory.external:
-                    file.write(moved(reader.skeleton(), data.name))
+                    with reader.naming():
+                        file.write(moved(skeleton, data.name))
                 else:
                     _fill(file, reader, tensors)
             if directory.external:

@@ -267,4 +267,7 @@ def _read_grid(cursor: Cursor, data_type: int, dims: tuple[int, ...]) -> Grid:
     block = cursor.number(2**31, "block of its scales")
     if axis == WHOLE and block:
         raise cursor.wrong("its scales have blocks of no axis")
-    return Grid(axis, block, _read_table(cursor, math.prod(scale_shape(dims, axis, block)), 4))
+    count = math.prod(scale_shape(dims, axis, block))
+    if axis != WHOLE and count > math.prod(dims):  # a tensor without numbers would have a table
+        raise cursor.wrong("it has more scales than numbers")
+    return Grid(axis, block, _read_table(cursor, count, 4))

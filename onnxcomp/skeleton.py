@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcomp.container import Entry
-from onnxcomp.errors import UnsupportedModel
+from onnxcomp.errors import CorruptContainer, UnsupportedModel
 from onnxcomp.number_types import BITS, COMPLEX64, COMPLEX128, DOUBLE, FLOAT
 from onnxcomp.representations import Integer
 from onnxcomp.wire import DOUBLE_DATA, FLOAT_DATA, LENGTH, RAW_DATA, StoredTensor, find_tensors
@@ -197,11 +197,30 @@ def every_tensor(message: Any) -> Iterator[Any]:
                 yield from every_tensor(inner)
 
 
-def moved(skeleton: bytes, location: str) -> bytes:
-    """The skeleton of a model with external data, whose data file is called ``location``."""
-    from onnx import ModelProto, TensorProto
+def parsed(skeleton: bytes) -> Any:
+    """The skeleton of a model with external data as a ModelProto.
 
-    model = ModelProto.FromString(skeleton)
+    Raises:
+        CorruptContainer: it is none.
+    """
+    from google.protobuf.message import DecodeError
+    from onnx import ModelProto
+
+    try:
+        return ModelProto.FromString(skeleton)
+    except DecodeError:
+        raise CorruptContainer("skeleton: it is no ONNX model") from None
+
+
+def moved(skeleton: bytes, location: str) -> bytes:
+    """The skeleton of a model with external data, whose data file is called ``location``.
+
+    Raises:
+        CorruptContainer: it is no model.
+    """
+    from onnx import TensorProto
+
+    model = parsed(skeleton)
     for tensor in every_tensor(model):
         if tensor.data_location == TensorProto.EXTERNAL:
             for entry in tensor.external_data:

@@ -130,9 +130,11 @@ class Reader {
     if ((whole && entry->block > 0) || (!whole && entry->axis >= entry->rank)) cursor_.wrong("axis of its scales");
     if (cursor_.defect != nullptr) return;
     const uint64_t* dims = directory_.dims.data() + entry->first_dim;
-    uint64_t scales = whole ? 1 : entry->block > 0 ? 1 : dims[entry->axis];
+    uint64_t scales = whole ? 1 : entry->block > 0 ? 1 : dims[entry->axis], numbers = 1;
     for (int axis = 0; entry->block > 0 && axis < entry->rank; ++axis)
       scales *= axis == entry->axis ? (dims[axis] + entry->block - 1) / entry->block : dims[axis];
+    for (int axis = 0; axis < entry->rank; ++axis) numbers *= dims[axis];
+    if (!whole && scales > numbers) cursor_.wrong("scales, more than numbers");
     read_table(scales, 4, &entry->table);
   }
 
