@@ -34,8 +34,10 @@ class Container {
   onnxcomp_status decode_table(size_t index, Array<uint8_t>* table, onnxcomp_error* error);
   onnxcomp_status decode_chunk(size_t index, uint64_t chunk, const Array<uint8_t>& table, uint8_t* out,
                                onnxcomp_error* error);
-  onnxcomp_status decode_codes(size_t index, const Chunk& chunk, codec::Geometry geometry, onnxcomp_error* error);
-  onnxcomp_status corrupt(size_t index, const char* what, onnxcomp_error* error) const noexcept;
+  onnxcomp_status decode_codes(size_t index, uint64_t number, codec::Geometry geometry, onnxcomp_error* error);
+  onnxcomp_status corrupt(size_t index, const char* what, onnxcomp_error* error,
+                          const char* where = "") const noexcept;
+  onnxcomp_status corrupt_chunk(size_t index, uint64_t number, const char* what, onnxcomp_error* error) const noexcept;
 
   Budget budget_;
   Source source_;

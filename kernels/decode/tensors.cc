@@ -1,3 +1,4 @@
+#include <cstdio>
 #include <cstring>
 
 #include "codec/crc32c.h"
@@ -48,10 +49,10 @@ onnxcomp_status Container::decode_table(size_t index, Array<uint8_t>* table, onn
     return ONNXCOMP_OK;
   }
   const Cut cut = entry.table_cut();
-  const Chunk* chunks = directory_.chunks.data() + entry.first_chunk + directory_.cut(entry).chunks();
+  const uint64_t first = directory_.cut(entry).chunks();  // behind the chunks of codes
   for (uint64_t chunk = 0; chunk < cut.chunks(); ++chunk) {
     const codec::Geometry geometry = cut.geometry(chunk);
-    const onnxcomp_status status = decode_codes(index, chunks[chunk], geometry, error);
+    const onnxcomp_status status = decode_codes(index, first + chunk, geometry, error);
     if (status != ONNXCOMP_OK) return status;
     for (int64_t i = 0; i < geometry.count(); ++i) {  // row after row, the most significant bytes first
       const uint64_t flat = cut.start(chunk) + static_cast<uint64_t>(i);
@@ -71,14 +72,14 @@ onnxcomp_status Container::decode_chunk(size_t index, uint64_t chunk, const Arra
   const auto count = static_cast<uint64_t>(geometry.count());
   const uint64_t* dims = directory_.dims.data() + entry.first_dim;
   uint8_t* target = out + cut.start(chunk) * static_cast<uint64_t>(entry.bits) / 8;
-  const Chunk* payload = directory_.chunks.data() + entry.first_chunk + chunk;
   Array<uint64_t> numbers(&budget_);
   if (entry.kind == Kind::kPlanes) {
     if (!numbers.resize(count)) return fail_memory(error, budget_, "the numbers of a chunk");
     std::memset(numbers.data(), 0, numbers.size() * sizeof(uint64_t));
   }
   for (int stream = 0; stream < entry.streams(); ++stream) {
-    const onnxcomp_status status = decode_codes(index, payload[static_cast<uint64_t>(stream) * cut.chunks()], geometry, error);
+    const uint64_t number = static_cast<uint64_t>(stream) * cut.chunks() + chunk;
+    const onnxcomp_status status = decode_codes(index, number, geometry, error);
     if (status != ONNXCOMP_OK) return status;
     if (entry.kind == Kind::kPlanes)
       append_field({entry, dims, codes_.data(), cut.start(chunk), count}, entry.planes.widths[stream], numbers.data());
@@ -89,31 +90,46 @@ onnxcomp_status Container::decode_chunk(size_t index, uint64_t chunk, const Arra
   } else if (entry.kind == Kind::kGrid) {
     write_grid(part, table.data(), target);
   } else if (entry.kind == Kind::kCodebook) {
-    if (!write_codebook(part, table.data(), target)) return corrupt(index, "a code is outside its codebook", error);
+    if (!write_codebook(part, table.data(), target))
+      return corrupt_chunk(index, chunk, "a code is outside the codebook", error);
   } else {
     write_integers(part, target);
   }
   return ONNXCOMP_OK;
 }
 
-// A payload, whose checksum has to hold, into codes_.
-onnxcomp_status Container::decode_codes(size_t index, const Chunk& chunk, codec::Geometry geometry,
+// A payload, whose checksum has to hold, into codes_. `number` counts the chunks of all streams of the tensor.
+onnxcomp_status Container::decode_codes(size_t index, uint64_t number, codec::Geometry geometry,
                                         onnxcomp_error* error) {
+  const Chunk& chunk = directory_.chunks[directory_.entries[index].first_chunk + static_cast<size_t>(number)];
   Bytes payload = {nullptr, 0};
   const onnxcomp_status status = source_.get(chunk.offset, chunk.length, &payload_, &payload, budget_, error);
   if (status != ONNXCOMP_OK) return status;
-  if (!holds(codec::crc32c(payload), chunk.checksum)) return corrupt(index, "the checksum of a chunk differs", error);
+  if (!holds(codec::crc32c(payload), chunk.checksum)) return corrupt_chunk(index, number, "its checksum differs", error);
   if (!codes_.resize(static_cast<uint64_t>(geometry.count()))) return fail_memory(error, budget_, "the codes of a chunk");
   const codec::LaneKernel* kernel = codec::find_kernel("auto");
   const codec::Status found = codec::decode(payload, geometry, *kernel, codes_.data());
-  return found == codec::Status::kOk ? ONNXCOMP_OK : corrupt(index, codec::describe(found), error);
+  return found == codec::Status::kOk ? ONNXCOMP_OK : corrupt_chunk(index, number, codec::describe(found), error);
 }
 
-onnxcomp_status Container::corrupt(size_t index, const char* what, onnxcomp_error* error) const noexcept {
+onnxcomp_status Container::corrupt(size_t index, const char* what, onnxcomp_error* error,
+                                   const char* where) const noexcept {
   const Entry& entry = directory_.entries[index];
   const int length = entry.name_length < 100 ? static_cast<int>(entry.name_length) : 100;
   const auto* name = reinterpret_cast<const char*>(skeleton_.data()) + entry.name_start;
-  return fail(error, ONNXCOMP_CORRUPT, "tensor %zu '%.*s': %s", index, length, name, what);
+  return fail(error, ONNXCOMP_CORRUPT, "tensor %zu '%.*s'%s: %s", index, length, name, where, what);
+}
+
+onnxcomp_status Container::corrupt_chunk(size_t index, uint64_t number, const char* what,
+                                         onnxcomp_error* error) const noexcept {
+  const Entry& entry = directory_.entries[index];
+  const uint64_t chunks = directory_.cut(entry).chunks(), codes = chunks * static_cast<uint64_t>(entry.streams());
+  const bool in_table = number >= codes;  // the last stream
+  char where[64];
+  std::snprintf(where, sizeof where, ", stream %llu, chunk %llu",
+                static_cast<unsigned long long>(in_table ? static_cast<uint64_t>(entry.streams()) : number / chunks),
+                static_cast<unsigned long long>(in_table ? number - codes : number % chunks));
+  return corrupt(index, what, error, where);
 }
 
 }  // namespace onnxcomp::decode

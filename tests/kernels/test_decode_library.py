@@ -7,6 +7,7 @@ import itertools
 import math
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxcomp.container import FOOTER, HEADER, Entry, cut, stream_dims
 from onnxcomp.container_packing import pack
 from onnxcomp.container_reader import ContainerReader
-from onnxcomp.container_unpacking import unpack
+from onnxcomp.container_unpacking import unpack, verify
 from onnxcomp.container_writer import ContainerWriter
 from onnxcomp.errors import CorruptContainer, OnnxcompError
 from onnxcomp.kernels.coding import encode, xxh3_64
@@ -44,6 +45,7 @@ from onnxcomp.representations import (
     Integer,
     Planes,
     Representation,
+    Table,
     make_table,
     scale_shape,
 )
@@ -279,7 +281,8 @@ def representations(draw: st.DrawFn) -> tuple[Entry, list[list[bytes]]]:
     if kind is Planes:
         how = draw(planes(number_type(data_type)))
     elif kind is Grid:
-        axis = draw(st.sampled_from([WHOLE, *range(len(dims))]))
+        axes = range(len(dims)) if math.prod(dims) else ()
+        axis = draw(st.sampled_from([WHOLE, *axes]))
         block = draw(st.integers(0, 5)) if axis != WHOLE else 0
         count = math.prod(scale_shape(dims, axis, block))
         scales = (rng.standard_normal(count) * 10.0 ** rng.integers(-9, 6, count)).astype(
@@ -488,6 +491,49 @@ def test_planes_of_less_than_a_byte_are_refused(library: Library, tmp_path: Path
     with pytest.raises(CorruptContainer, match="whole bytes"):
         ContainerReader(tmp_path / "m.oxc")
     with pytest.raises(Refused, match="whole bytes"):
+        from_memory(library, (tmp_path / "m.oxc").read_bytes())
+
+
+def test_messages_name_the_tensor_the_stream_and_the_chunk(
+    library: Library, tmp_path: Path
+) -> None:
+    """Wrong checksums of each stream, and wrong payloads, a table's among them."""
+    codes = [encode(np.full((1, 1024, 1024), i, np.int32)) for i in range(2)]
+    scales = np.arange(2048, dtype=np.float32)
+    table, stream = make_table(scales.view(np.uint32))
+    entry = Entry(0, True, 0, 4, TensorProto.FLOAT, (2048, 1024), Grid(0, 0, table))
+    streams = [codes, chunks(stream, stream.shape, 8)]
+    for number, where in enumerate(["stream 0, chunk 0", "stream 0, chunk 1", "stream 1, chunk 0"]):
+        for broken, says in [(False, "its checksum differs"), (True, "it ends too early")]:
+            entry.streams.clear()
+            with open(tmp_path / "m.oxc", "wb") as file:
+                writer = ContainerWriter(file, b"name", external=True)
+                parts = [list(payloads) for payloads in streams]
+                if broken:
+                    parts[number // 2][number % 2] = parts[number // 2][number % 2][:-1]
+                writer.add(entry, parts)
+                if not broken:
+                    chunk = entry.streams[number // 2][number % 2]
+                    entry.streams[number // 2][number % 2] = replace(chunk, checksum=1)
+                writer.finish()
+            expected = f"tensor 0 'name', {where}: {says}"
+            with (
+                from_memory(library, (tmp_path / "m.oxc").read_bytes()) as container,
+                pytest.raises(Refused, match=expected),
+            ):
+                container.written("write_data_file")
+            with pytest.raises(CorruptContainer, match=f"tensor 'name', {where}: .*{says}"):
+                verify(tmp_path / "m.oxc")
+
+
+def test_a_table_for_no_numbers_is_refused(library: Library, tmp_path: Path) -> None:
+    table = Table(2**22, 4)
+    entry = Entry(0, True, 0, 0, TensorProto.FLOAT, (2**22, 0), Grid(0, 0, table))
+    with open(tmp_path / "m.oxc", "wb") as file:
+        writer = ContainerWriter(file, b"", external=True)
+        writer.add(entry, [[], [encode(np.zeros((1, 2**20, 1), np.int32))] * 16])
+        writer.finish()
+    with pytest.raises(Refused, match="scales, more than numbers"):
         from_memory(library, (tmp_path / "m.oxc").read_bytes())
 
 
