@@ -29,14 +29,15 @@ int golomb_order(int previous_frequency) {
 }  // namespace
 
 std::vector<uint32_t> slot_entries(const FrequencyTable& table) {
-  std::vector<uint32_t> entries;
-  entries.reserve(static_cast<size_t>(table.classes()) << table.resolution);
+  std::vector<uint32_t> entries(static_cast<size_t>(table.classes()) << table.resolution);
+  size_t next = 0;  // ends at the size: a class's frequencies sum to 2^resolution
   for (int c = 0; c < table.classes(); ++c) {
     const uint16_t* frequency = table.of_class(c);
     for (int symbol = 0; symbol < table.symbols; ++symbol) {
-      const uint32_t f = frequency[symbol];
+      const uint32_t f = std::min(uint32_t{frequency[symbol]}, static_cast<uint32_t>(entries.size() - next));
       const uint32_t entry = static_cast<uint32_t>(symbol) << 24 | f << 12;
-      for (uint32_t bias = 0; bias < f; ++bias) entries.push_back(entry | bias);
+      for (uint32_t bias = 0; bias < f; ++bias) entries[next + bias] = entry | bias;
+      next += f;
     }
   }
   return entries;

@@ -1,6 +1,7 @@
 #include "codec/lane_decoder.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "codec/rans_header.h"
 
@@ -75,8 +76,11 @@ Status LaneDecoder::decode_rows(const RowModel& model) {
     kernel_.decode_rows(&lanes_, table, group, &groups.rows);
     if (!decode_rows_checked(&lanes_, table, group, &groups.rows)) return Status::kTruncated;
     kernel_.spread_rows(group, static_cast<int32_t>(header_.lowest), sink_.codes + first * length);
-    const Status status = fill_escapes(first * length, active * length);
-    if (status != Status::kOk) return status;
+    const int escape = header_.symbols - 1;
+    if (header_.escape && std::memchr(group.symbols, escape, static_cast<size_t>(length * kLanes)) != nullptr) {
+      const Status status = fill_escapes(first * length, active * length);
+      if (status != Status::kOk) return status;
+    }
     finish(first * length, active * length);
     if (active == header_.lanes()) groups.end();
   }
@@ -85,7 +89,6 @@ Status LaneDecoder::decode_rows(const RowModel& model) {
 
 // Rows are decoded side by side, but their escaped codes lie in C order.
 Status LaneDecoder::fill_escapes(int64_t begin, int64_t count) {
-  if (!header_.escape) return Status::kOk;
   const auto escape = static_cast<int32_t>(header_.lowest + header_.alphabet());
   int32_t* codes = sink_.codes + begin;
   for (int64_t block = 0; block < count; block += kLanes) {
