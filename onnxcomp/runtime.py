@@ -154,13 +154,35 @@ def _session(
     import onnxruntime as ort
 
     left_out = ["ConstantFolding"] if lean else []
-    try:
-        inner = ort.InferenceSession(
+
+    def load() -> ort.InferenceSession:
+        return ort.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
         )
+
+    try:
+        try:
+            inner = load()
+        except Exception as error:
+            if not _lacks_our_own(error):
+                raise
+            _register_our_own(options)
+            inner = load()
     except Exception as error:
         raise UnsupportedModel(f"onnxruntime cannot load the model: {one_line(error)}") from error
     return Session(inner, weights)
+
+
+def _lacks_our_own(error: Exception) -> bool:
+    """Whether a model has operators of our library: "onnxcomp:PackSigns(-1) is not registered"."""
+    return "onnxcomp:" in str(error)
+
+
+def _register_our_own(options: onnxruntime.SessionOptions) -> None:
+    """Makes our own operators known; models without any never load their library."""
+    from onnxcomp.kernels import library_path
+
+    options.register_custom_ops_library(str(library_path()))
 
 
 class _Weights:

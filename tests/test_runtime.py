@@ -176,6 +176,23 @@ def test_a_feed_that_does_not_fit_says_so_in_one_line(feed: dict[str, Any]) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_our_own_operators_are_known_without_being_asked_for(tmp_path: Path) -> None:
+    model = model_of("""<ir_version: 8, opset_import: ["" : 17, "onnxcomp" : 1]>
+        signs (float[N, 3] x) => (uint64[N, 1] y) {
+            y = onnxcomp.PackSigns <comparison = 1> (x) }""")
+    onnx.save(model, tmp_path / "signs.onnx")
+    feed = {"x": np.array([[1, -1, 0], [-2, 3, -4]], np.float32)}
+    for session in (open_file(tmp_path / "signs.onnx"), open_session(from_proto(model))):
+        assert session.run(feed)[0].tolist() == [[0b101], [0b010]]
+
+
+def test_unknown_operators_of_our_own_are_named() -> None:
+    model = model_of("""<ir_version: 8, opset_import: ["" : 17, "onnxcomp" : 1]>
+        signs (float[N, 3] x) => (float[N, 1] y) { y = onnxcomp.PackNothing (x) }""")
+    with pytest.raises(UnsupportedModel, match=r"cannot load the model.*onnxcomp:PackNothing"):
+        open_session(from_proto(model))
+
+
 def test_messages_are_one_short_line() -> None:
     assert one_line(ValueError("a\n  b\tc")) == "a b c"
     assert one_line(ValueError()) == "ValueError"
