@@ -125,7 +125,9 @@ nb::object sparse_int8_conv(const Array<uint8_t, 4>& x, const Weights& weights, 
   const Layer layer = make_layer(weights, scales);
   const PackedWeights& packed = layer.weights();
   const ConvShape window{axis_of(rows), axis_of(columns)};
-  refuse(find_defect(window, packed));
+  refuse(find_defect(window));
+  if (packed.positions != window.rows.taps * window.columns.taps)
+    throw nb::value_error("positions are not the taps of the kernel");
   const int64_t height = length(x.shape(2)), width = length(x.shape(3));
   if (length(x.shape(1)) != packed.groups * packed.in_channels)
     throw nb::value_error("the channels of x are not in_channels times groups");

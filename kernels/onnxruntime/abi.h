@@ -38,7 +38,15 @@ struct ApiBase {
 inline constexpr uint32_t kApiVersion = 17;
 
 enum class ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
-enum class ElementType : int { kUndefined = 0, kFloat = 1, kInt32 = 6, kInt64 = 7, kUInt64 = 13 };
+enum class ElementType : int {
+  kUndefined = 0,
+  kFloat = 1,
+  kUInt8 = 2,
+  kInt8 = 3,
+  kInt32 = 6,
+  kInt64 = 7,
+  kUInt64 = 13
+};
 enum class Characteristic : int { kRequired = 0, kOptional = 1, kVariadic = 2 };
 enum class MemoryType : int { kDefault = 0 };
 enum class AttributeType : int { kInt = 1, kInts = 2 };
@@ -77,6 +85,7 @@ using ReleaseTensorInfo = Entry<99, void(TensorInfo*)>;
 using GetAttributeInt = Entry<86, Status*(const KernelInfo*, const char*, int64_t*)>;
 // (name, numbers, their count: room for how many, then how many there are)
 using GetAttributeInts = Entry<163, Status*(const KernelInfo*, const char*, int64_t*, size_t*)>;
+using GetNodeInputCount = Entry<230, Status*(const KernelInfo*, size_t*)>;
 using GetConstantInput = Entry<249, Status*(const KernelInfo*, size_t, int*, const Value**)>;
 
 using GetInputCount = Entry<88, Status*(const KernelContext*, size_t*)>;

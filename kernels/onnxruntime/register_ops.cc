@@ -3,6 +3,7 @@
 #include "onnxruntime/abi.h"
 #include "onnxruntime/binary_ops.h"
 #include "onnxruntime/errors.h"
+#include "onnxruntime/sparse_int8_ops.h"
 #include "onnxruntime/sparse_matmul_op.h"
 
 namespace onnxcomp::ort {
@@ -14,6 +15,10 @@ struct Domain {
   explicit Domain(FunctionTable table) : api(table) {
     check(api, CreateCustomOpDomain::call(api, "onnxcomp", &handle));
     check(api, AddOpToDomain::call(api, handle, &sparse_matmul));
+    check(api, AddOpToDomain::call(api, handle, &sparse_qlinear_matmul));
+    check(api, AddOpToDomain::call(api, handle, &sparse_matmul_integer_to_float));
+    check(api, AddOpToDomain::call(api, handle, &sparse_qlinear_conv));
+    check(api, AddOpToDomain::call(api, handle, &sparse_conv_integer_to_float));
     check(api, AddOpToDomain::call(api, handle, &pack_signs));
     check(api, AddOpToDomain::call(api, handle, &binary_max_pool));
     check(api, AddOpToDomain::call(api, handle, &binary_conv));
@@ -24,6 +29,10 @@ struct Domain {
 
   FunctionTable api;
   Operator<SparseMatMul> sparse_matmul{api};
+  Operator<SparseQLinearMatMul> sparse_qlinear_matmul{api};
+  Operator<SparseMatMulIntegerToFloat> sparse_matmul_integer_to_float{api};
+  Operator<SparseQLinearConv> sparse_qlinear_conv{api};
+  Operator<SparseConvIntegerToFloat> sparse_conv_integer_to_float{api};
   Operator<PackSigns> pack_signs{api};
   Operator<BinaryMaxPool> binary_max_pool{api};
   Operator<BinaryConv> binary_conv{api};

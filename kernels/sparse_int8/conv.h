@@ -28,7 +28,7 @@ struct ConvShape {
 };
 
 // One line that says which number is out of range, or an empty string.
-std::string find_defect(const ConvShape& shape, const PackedWeights& weights);
+std::string find_defect(const ConvShape& shape);
 
 // Pixels of an axis with one remainder modulo the stride, in the padded copy: those from `first` to
 // `last` (exclusive) are the image's, from `pixel` on; the others are padding.

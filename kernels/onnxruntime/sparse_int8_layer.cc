@@ -1,0 +1,97 @@
+#include "onnxruntime/sparse_int8_layer.h"
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace onnxcomp::ort {
+namespace {
+
+constexpr int64_t kLargestKept = int64_t{1} << 24;
+
+struct ScratchPool {
+  std::mutex mutex;
+  std::vector<sparse_int8::Scratch> free;
+};
+
+// Like the domain it is never freed: sessions may outlive what static destructors leave.
+ScratchPool& scratch_pool() {
+  static ScratchPool* const pool = new ScratchPool;
+  return *pool;
+}
+
+void refuse(const std::string& defect) {
+  if (!defect.empty()) throw InvalidArgument(defect);
+}
+
+int32_t zero_point(FunctionTable api, const KernelInfo* info, const char* name) {
+  const int64_t value = int_attribute(api, info, name);
+  if (value < 0 || value > 255)
+    throw InvalidArgument(std::string(name) + " is " + std::to_string(value) + ", expected 0 to 255");
+  return static_cast<int32_t>(value);
+}
+
+// One number for each output channel.
+TensorView channel_constant(FunctionTable api, const KernelInfo* info, size_t input,
+                            const char* name, ElementType type, int64_t channels) {
+  const TensorView tensor = constant_input(api, info, input, name, type, 1);
+  if (tensor.shape[0] != channels)
+    throw InvalidArgument(std::string(name) + " has shape " + describe(tensor.shape) +
+                          ", expected [" + std::to_string(channels) + "]");
+  return tensor;
+}
+
+}  // namespace
+
+BorrowedScratch::BorrowedScratch() {
+  ScratchPool& pool = scratch_pool();
+  const std::lock_guard<std::mutex> lock(pool.mutex);
+  if (pool.free.empty()) return;
+  scratch_ = std::move(pool.free.back());
+  pool.free.pop_back();
+}
+
+BorrowedScratch::~BorrowedScratch() {
+  if (scratch_.bytes() > kLargestKept) return;
+  try {
+    ScratchPool& pool = scratch_pool();
+    const std::lock_guard<std::mutex> lock(pool.mutex);
+    pool.free.push_back(std::move(scratch_));
+  } catch (...) {  // no room for the list: the memory is freed
+  }
+}
+
+sparse_int8::Layer read_sparse_int8_layer(FunctionTable api, const KernelInfo* info,
+                                          int64_t positions, int64_t groups, bool to_codes) {
+  check_format_version(api, info, sparse_int8::kFormatVersion);
+  const TensorView values = constant_input(api, info, kValues, "values", ElementType::kInt8, 3);
+  const TensorView indices = constant_input(api, info, kIndices, "indices", ElementType::kInt32, 1);
+  const TensorView offsets = constant_input(api, info, kOffsets, "offsets", ElementType::kInt32, 1);
+  sparse_int8::PackedWeights weights;
+  weights.values = static_cast<const int8_t*>(values.data);
+  weights.indices = static_cast<const int32_t*>(indices.data);
+  weights.offsets = static_cast<const int32_t*>(offsets.data);
+  weights.out_channels = int_attribute(api, info, "out_channels");
+  weights.in_channels = int_attribute(api, info, "in_channels");
+  weights.block_rows = int_attribute(api, info, "block_rows");
+  weights.positions = positions;
+  weights.groups = groups;
+  refuse(find_defect(weights, {values.shape[0] * values.shape[1] * values.shape[2],
+                               indices.shape[0], offsets.shape[0]}));
+
+  const int64_t channels = weights.out_channels;
+  const TensorView scale = channel_constant(api, info, kScale, "scale", ElementType::kFloat, channels);
+  const auto* scales = static_cast<const float*>(scale.data);
+  refuse(sparse_int8::find_scale_defect(scales, channels));
+  const int32_t* biases = nullptr;
+  size_t inputs = 0;
+  check(api, GetNodeInputCount::call(api, info, &inputs));
+  if (inputs > kBias) {
+    const TensorView bias = channel_constant(api, info, kBias, "bias", ElementType::kInt32, channels);
+    biases = static_cast<const int32_t*>(bias.data);
+  }
+  return {weights, scales, biases, zero_point(api, info, "x_zero_point"),
+          to_codes ? zero_point(api, info, "y_zero_point") : 0};
+}
+
+}  // namespace onnxcomp::ort
