@@ -10,8 +10,7 @@
 namespace onnxcomp::codec {
 namespace {
 
-constexpr size_t kWorthwhile = 20;  // cabac decodes 30 times as slowly: it has to save a 20th
-constexpr int64_t kBlock = 4096;    // numbers that stay in the first cache
+constexpr int64_t kBlock = 4096;  // numbers that stay in the first cache
 
 }  // namespace
 
@@ -40,30 +39,6 @@ Status decode_into(Bytes payload, Geometry geometry, const LaneKernel& kernel, c
   for (int64_t at = 0; at < count && sink.finished != nullptr; at += kBlock)
     sink.finished(sink.context, at, std::min(kBlock, count - at));
   return status;
-}
-
-std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const LaneKernel& kernel,
-                            const EncodeOptions& options) {
-  const int64_t count = geometry.count();
-  if (count == 0) return raw::encode(codes, 0);
-  switch (options.back_end) {
-    case BackEnd::kRaw:
-      return raw::encode(codes, count);
-    case BackEnd::kRans:
-      return rans::encode(codes, geometry, kernel, options.profile, options.prefer_speed);
-    case BackEnd::kCabac:
-      return cabac::encode(codes, geometry, options.profile);
-    default:
-      break;
-  }
-  const auto [smallest, largest] = std::minmax_element(codes, codes + count);
-  if (*smallest == *largest) return raw::encode(codes, count);
-  std::vector<uint8_t> best = rans::encode(codes, geometry, kernel, kAnyProfile, options.prefer_speed);
-  if (raw::encoded_size(*smallest, *largest, count) <= best.size()) best = raw::encode(codes, count);
-  if (options.prefer_speed) return best;
-  std::vector<uint8_t> adaptive = cabac::encode(codes, geometry, kAnyProfile);
-  const size_t wanted = best.size() <= kSmallPayload ? 1 : best.size() / kWorthwhile;
-  return adaptive.size() + wanted <= best.size() ? adaptive : best;
 }
 
 Status decode(Bytes payload, Geometry geometry, const LaneKernel& kernel, int32_t* codes) {

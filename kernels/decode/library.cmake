@@ -1,7 +1,10 @@
-# libonnxcomp_decode.a: the host-free code but for kernels of operators, and the door for C.
+# libonnxcomp_decode.a: the host-free code that decodes, and the door for C.
 
 get_target_property(sources onnxcomp_host_free SOURCES)
-list(FILTER sources EXCLUDE REGEX "^sparse")
+list(FILTER sources INCLUDE REGEX "^(codec|cpu|trellis|zstd)/")
+list(REMOVE_ITEM sources
+     codec/alphabet.cc codec/cabac_encode.cc codec/cabac_fit.cc codec/lane_encoder.cc codec/payload_encode.cc
+     codec/rans_encode.cc codec/row_encoder.cc codec/row_fit.cc trellis/choose.cc)
 get_target_property(definitions onnxcomp_host_free COMPILE_DEFINITIONS)
 set_target_properties(onnxcomp_host_free PROPERTIES EXCLUDE_FROM_ALL ON)
 
@@ -23,7 +26,7 @@ endif()
 if(MSVC)
   target_compile_options(onnxcomp_decode PRIVATE /W4 /permissive- /Gy)
 else()
-  # So that a program's linker can leave the encoder out (--gc-sections, -dead_strip).
+  # So that a program's linker can leave out what it does not call (--gc-sections, -dead_strip).
   target_compile_options(onnxcomp_decode PRIVATE
                          -Wall -Wextra -Wconversion -ffunction-sections -fdata-sections)
 endif()
