@@ -25,6 +25,7 @@ AT_ONCE = 1 << 29  # bytes of Gram matrices that one go over the samples makes
 Advance = Callable[[int, int], None]
 _Statistic = Gram | OutputMoments
 _Result = GramResult | OutputMomentsResult
+_Plans = dict[int, list["_Key"]]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,27 @@ class _Key:
     made: str = ""
 
 
+def observed_inputs(
+    graph: gs.Graph,
+    weights: Sequence[Weight],
+    samples: Calibration | None,
+    limit: int,
+    advance: Advance,
+) -> Iterator[tuple[Weight, GramResult | None]]:
+    """Each weight with the moments of its inputs, E[x xT] [d, d] or [groups, d, d], or None.
+
+    None stands where there are no samples, the weight is wider than WIDEST, its input is inside a
+    body or not known, or its values are not finite. ``graph`` is copied: what becomes of it while
+    this is read does not matter. A Conv whose layout ends with its input channels, and an ungrouped
+    ConvTranspose whose layout does, is told of the channels, not of patches.
+    """
+    fitting = {id(weight) for weight in weights if weight.layout.columns <= WIDEST}
+    plans = {id(w): _keys(w) if id(w) in fitting else [] for w in weights}
+    for weight, found in _observed(graph, weights, plans, samples, limit, advance):
+        assert not isinstance(found, Outputs)
+        yield weight, found
+
+
 def observed_grams(
     graph: gs.Graph,
     weights: Sequence[Weight],
@@ -48,17 +70,9 @@ def observed_grams(
     limit: int,
     advance: Advance,
 ) -> Iterator[tuple[Weight, Array | None]]:
-    """Each weight with E[x xT] of its inputs, [d, d] or [groups, d, d], or None.
-
-    None stands where there are no samples, the weight is wider than WIDEST, its input is inside a
-    body or not known, or its values are not finite. ``graph`` is copied: what becomes of it while
-    this is read does not matter.
-    """
-    fitting = {id(weight) for weight in weights if weight.layout.columns <= WIDEST}
-    plans = {id(w): _keys(w) if id(w) in fitting else [] for w in weights}
-    for weight, found in _observed(graph, weights, plans, samples, limit, advance):
-        assert not isinstance(found, Outputs)
-        yield weight, found
+    """Each weight with E[x xT] of its inputs, or None, as of `observed_inputs`."""
+    for weight, found in observed_inputs(graph, weights, samples, limit, advance):
+        yield weight, None if found is None else found.matrix
 
 
 def observed_moments(
@@ -74,17 +88,18 @@ def observed_moments(
     WIDEST_OUTPUT or than its inputs; of the kernel of a Conv the G of its channels, [in, in].
     """
     plans = {id(weight): _narrowed(weight) for weight in weights}
-    return _observed(graph, weights, plans, samples, limit, advance)
+    for weight, found in _observed(graph, weights, plans, samples, limit, advance):
+        yield weight, found.matrix if isinstance(found, GramResult) else found
 
 
 def _observed(
     graph: gs.Graph,
     weights: Sequence[Weight],
-    plans: dict[int, list[_Key]],
+    plans: _Plans,
     samples: Calibration | None,
     limit: int,
     advance: Advance,
-) -> Iterator[tuple[Weight, Array | Outputs | None]]:
+) -> Iterator[tuple[Weight, GramResult | Outputs | None]]:
     twin = graph.copy()
     known = {name for name, tensor in twin.tensors().items() if not is_constant(tensor)}
     for keys in plans.values():
@@ -110,7 +125,7 @@ def _observed(
             yield weight, found
 
 
-def _groups(weights: Sequence[Weight], plans: dict[int, list[_Key]]) -> Iterator[list[Weight]]:
+def _groups(weights: Sequence[Weight], plans: _Plans) -> Iterator[list[Weight]]:
     """Weights that are observed at once: AT_ONCE bytes of them, or a single one."""
     group: list[Weight] = []
     seen: set[_Key] = set()
@@ -168,6 +183,12 @@ def _statistic(key: _Key, weight: Weight) -> _Statistic:
 def _key(site: Site) -> _Key | None:
     """Which tensor a weight is multiplied with, and how; None where nothing shows it."""
     node, index = site.node, site.index
+    by_channels = site.layout.order[-1] == (1 if node.op == "Conv" else 0)
+    if node.op == "ConvTranspose":
+        alone = node.attrs.get("group", 1) == 1
+        return _Key(node.inputs[0].name, 1) if by_channels and alone else None
+    if node.op == "Conv" and by_channels:
+        return _Key(node.inputs[0].name, 1) if node.attrs.get("group", 1) == 1 else None
     if node.op == "Conv":
         window = Window.of_conv(node.attrs, node.inputs[1].shape)
         return _Key(node.inputs[0].name, 1, window)
@@ -184,7 +205,7 @@ def _key(site: Site) -> _Key | None:
     return None
 
 
-def _mean(statistics: Sequence[_Statistic]) -> Array | Outputs | None:
+def _mean(statistics: Sequence[_Statistic]) -> GramResult | Outputs | None:
     """The average over all that reads a weight, each by its rows."""
     try:
         results: list[_Result] = [statistic.result() for statistic in statistics]
@@ -193,17 +214,24 @@ def _mean(statistics: Sequence[_Statistic]) -> Array | Outputs | None:
     if not results:
         return None
     count = sum(result.count for result in results)
-    mean = results[0].matrix
-    if len(results) > 1:
-        total = sum(result.matrix * (result.count / count) for result in results)
-        mean = np.asarray(total, np.float64)
-    if mean.ndim == 3 and len(mean) == 1:
-        mean = mean[0]
-    if not np.isfinite(mean).all():
+    matrix = _average([result.matrix for result in results], results, count)
+    if not np.isfinite(matrix).all():
         return None
-    if not isinstance(results[0], OutputMomentsResult):
-        return mean
+    inputs = [result for result in results if isinstance(result, GramResult)]
+    if inputs:
+        return GramResult(matrix, _average([r.mean for r in inputs], results, count, 1), count)
     squares = sum(
         r.mean_square * (r.count / count) for r in results if isinstance(r, OutputMomentsResult)
     )
-    return Outputs(mean, mean_square=float(squares))
+    return Outputs(matrix, mean_square=float(squares))
+
+
+def _average(
+    arrays: Sequence[Array], results: Sequence[_Result], count: int, rank: int = 2
+) -> Array:
+    """Of arrays [d, d] or [d] or those of groups; of one group alone."""
+    mean = arrays[0]
+    if len(arrays) > 1:
+        shares = [result.count / count for result in results]
+        mean = np.asarray(sum(map(np.multiply, arrays, shares)), np.float64)
+    return mean[0] if mean.ndim > rank and len(mean) == 1 else mean
