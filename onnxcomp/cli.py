@@ -82,7 +82,7 @@ for _packing in COMMANDS:
     "--output",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Where to write.  [default: <model>.optimized.onnx beside the model]",
+    help="Where to write, packed if OUT ends in .oxc.  [default: <model>.optimized.onnx]",
 )
 @click.option("--recipe", metavar="NAME|FILE.toml", help="What to do; see `onnxcomp recipes`.")
 @click.option(
@@ -153,17 +153,17 @@ def optimize_command(
         raise click.UsageError(
             "--recipe and --pass exclude each other; put the passes in the recipe"
         )
-    output = output or model.with_name(f"{model.stem}.optimized.onnx")
+    from onnxcomp.optimize_command import load_for, operators_of, output_for, plan_of, write_beside
+
+    plan = plan_of(recipe, passes)
+    output = output_for(model, output, plan)
     with interruption_names(output), working() as progress:
         from onnxcomp.optimize import optimize
-        from onnxcomp.optimize_command import load_for, operators_of, plan_of, write_beside
         from onnxcomp.targets import resolve_target
 
-        plan = plan_of(recipe, passes)
         resolve_target(options["target"])
         progress.stage(f"reading {model.name}")
-        extra = {"--report": report_path, "--save-recipe": recipe_path}
-        loaded = load_for(model, output, extra)
+        loaded = load_for(model, output, {"--report": report_path, "--save-recipe": recipe_path})
         operators = operators_of(loaded.graph)
         options["evaluator"] = options.pop("evaluate")
         result = optimize(

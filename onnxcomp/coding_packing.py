@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.coding_quantizer import CodedWeight
@@ -14,10 +15,12 @@ from onnxcomp.container import Entry
 from onnxcomp.container_contents import Contents
 from onnxcomp.container_packing import pack
 from onnxcomp.graph import Graph, replace_constants
-from onnxcomp.lossless import Prefer, encode_grid
+from onnxcomp.lattices import codebook, grids
+from onnxcomp.lossless import Prefer, encode_grid, encode_lossless
 from onnxcomp.model import save_model
 from onnxcomp.number_types import FLOAT
 from onnxcomp.progress import Progress
+from onnxcomp.quantization import Array
 from onnxcomp.representations import Integer
 
 Path_ = str | os.PathLike[str]
@@ -33,7 +36,21 @@ def with_codes(graph: Graph, codes: Mapping[str, CodedWeight]) -> Graph:
 def grid_bytes(coded: CodedWeight, prefer: Prefer) -> int:
     """What a constant takes in a container, about."""
     entry = Entry(0, True, 0, 0, FLOAT, coded.codes.shape, Integer())
-    return encode_grid(entry, coded.codes, coded.scales, coded.axis, prefer=prefer).size
+    return encode_grid(
+        entry, coded.codes, coded.scales, coded.axis, coded.along, prefer=prefer
+    ).size
+
+
+def exact_bytes(values: Array, prefer: Prefer) -> int | None:
+    """What a float32 constant takes as it is, where it lies on a grid or has few values.
+
+    None elsewhere: then codes are always shorter.
+    """
+    numbers = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32)
+    if codebook(numbers) is None and next(grids(numbers, values.shape), None) is None:
+        return None
+    entry = Entry(0, True, 0, 0, FLOAT, values.shape, Integer())
+    return encode_lossless(entry, numbers.view(np.uint8), prefer=prefer).size
 
 
 def pack_codes(

@@ -54,11 +54,26 @@ def quantize_for_coding(
     model = model if isinstance(model, Model) else load_model(model)
     session = open_file(model.path, threads=1)
     fitted, held = open_calibration(calibration, model.graph, session, seed).split()
-    lost = None if quality.max_drop is None else PointsLost(session, held, evaluator)
+    most = quality.max_drop
+    lost = None if most is None else PointsLost(session, held, evaluator)
     progress.stage("simplifying")
     graph = model.graph.copy()
     SimplifyGraph().rewrite(graph, PassContext(target=resolve_target("auto")), PassReport())
-    return LevelSearch(graph, quality, fitted, held, lost, prefer, progress).result()
+    progress.stage("measuring what errors of weights do")
+    search = LevelSearch(
+        graph,
+        quality,
+        fitted,
+        held,
+        margin=None if lost is None or most is None else lambda twin: most - lost.of(twin),
+        prefer=prefer,
+        advance=progress.advance,
+    )
+    progress.stage("searching the steps")
+    found = search.result()
+    if lost is None:
+        return found
+    return dataclasses.replace(found, points_lost=lost.of(found.graph))
 
 
 def pack_quantized(

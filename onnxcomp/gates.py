@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from onnxcomp.coding_quality import Quality
 from onnxcomp.recipe import Gates
 from onnxcomp.report import Fidelity
 
@@ -67,6 +69,28 @@ def broken_gate(
 def unfaithful(gates: Gates, original: Measured, after: Measured) -> str:
     """Which gate on the answers is broken, and by how much; empty when all hold."""
     return _fidelity(gates, after) or _drop(gates, original, after)
+
+
+def asked_for(gates: Gates) -> Quality | None:
+    """What gates on the answers ask of a pass that chooses how far to go; None without any."""
+    least = max(gates.min_sqnr_db or 0.0, gates.aim_sqnr_db or 0.0)
+    if 0 < least < math.inf:
+        return Quality(min_sqnr_db=least)
+    return None if gates.max_drop is None else Quality(max_drop=gates.max_drop)
+
+
+def answers_margin(gates: Gates, original: Measured, after: Measured) -> float:
+    """By how many dB or points the gates on the answers hold, whichever is less; inf without any.
+
+    Negative where one is broken.
+    """
+    margin = math.inf
+    if gates.min_sqnr_db is not None and after.fidelity is not None:
+        margin = after.fidelity.sqnr_db - gates.min_sqnr_db
+    lost = points_lost(original, after)
+    if gates.max_drop is not None and lost is not None:
+        margin = min(margin, gates.max_drop - lost)
+    return -math.inf if math.isnan(margin) else margin
 
 
 def answers_in_words(gates: Gates, original: Measured, after: Measured) -> str:

@@ -7,14 +7,14 @@ the score of the model as it will be unpacked, or the bytes of its payloads.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.coding_levels import largest_level
-from onnxcomp.coding_packing import grid_bytes, packed_bytes, with_codes
-from onnxcomp.coding_plan import CodingPlan
+from onnxcomp.coding_packing import exact_bytes, grid_bytes, packed_bytes, with_codes
+from onnxcomp.coding_plan import Advance, CodingPlan
 from onnxcomp.coding_quality import Quality, Quantized
 from onnxcomp.coding_quantizer import CodedWeight
 from onnxcomp.coding_steps import OutputNoise
@@ -22,7 +22,6 @@ from onnxcomp.errors import OnnxcompError
 from onnxcomp.evaluation import Evaluator, Reference, score
 from onnxcomp.graph import Graph
 from onnxcomp.lossless import Prefer
-from onnxcomp.progress import Progress
 from onnxcomp.quantization import Array
 from onnxcomp.runtime import Session, open_session
 
@@ -31,6 +30,10 @@ JUDGED = 32  # samples that quality is measured on
 ALONE = 8  # of them, that the error of each tensor is measured on
 TYPICAL_SQNR_DB = 25.0  # where searches for other targets start
 FINEST, COARSEST = -80.0, 0.0  # log2 of the level
+
+
+class NothingToCode(OnnxcompError):
+    """A model has no weights that codes would shorten."""
 
 
 class PointsLost:
@@ -70,25 +73,50 @@ class LevelSearch:
         quality: Quality,
         fitted: Calibration,
         held: Calibration,
-        lost: PointsLost | None,
-        prefer: Prefer,
-        progress: Progress,
+        *,
+        margin: Callable[[gs.Graph], float] | None = None,
+        left: Collection[str] = (),
+        samples: int = SAMPLES,
+        prefer: Prefer = "size",
+        advance: Advance = lambda done, total: None,
     ) -> None:
-        self._graph, self._quality, self._lost, self._prefer = graph, quality, lost, prefer
-        self._progress = progress
+        """Measures what errors of the weights do.
+
+        Args:
+            graph: simplified; is not changed.
+            quality: what to keep.
+            fitted: samples that codes may be fitted to.
+            held: samples to judge by.
+            margin: what a graph has left of what it must keep besides; of max_drop it alone tells.
+            left: names of constants that get no codes.
+            samples: that layers are observed on, at most.
+            prefer: of coding, for sizes.
+            advance: told of runs over samples.
+
+        Raises:
+            OnnxcompError: there is nothing to quantize.
+        """
+        self._graph, self._quality, self._extra, self._prefer = graph, quality, margin, prefer
         self._rest: int | None = None  # bytes of a container besides what has codes
         self._kept: Mapping[str, CodedWeight] = {}  # codes of the last level that keeps the quality
-        progress.stage("measuring what errors of weights do")
-        self._plan = CodingPlan(graph, fitted, SAMPLES, progress.advance)
+        self._plan = CodingPlan(graph, fitted, samples, advance)
+        self._plan.weights = [weight for weight in self._plan.weights if weight.name not in left]
+        self._plan.vectors = {n: v for n, v in self._plan.vectors.items() if n not in left}
         if not self._plan.weights:
-            raise OnnxcompError("no float32 weights to quantize; --lossless packs what there is")
+            raise NothingToCode("no float32 weights to quantize; --lossless packs what there is")
         names = [*(weight.name for weight in self._plan.weights), *self._plan.vectors]
+        values = {weight.name: weight.values for weight in self._plan.weights} | self._plan.vectors
+        sizes = {name: exact_bytes(value, prefer) for name, value in values.items()}
+        self._exact = {name: size for name, size in sizes.items() if size is not None}
         self._feeds, self._synthetic = list(held.feeds(JUDGED)), held.synthetic
         self._judge = OutputNoise(graph, names, self._feeds)
 
     def result(self) -> Quantized:
-        """Searches the level, and tells what it gives."""
-        self._progress.stage("searching the steps")
+        """Searches the level, and tells what it gives.
+
+        Raises:
+            OnnxcompError: no level keeps the quality.
+        """
         sign = -1.0 if self._quality.is_size else 1.0  # sizes fall with the level, losses grow
         start = math.log2(self._plan.level_for(self._quality.min_sqnr_db or TYPICAL_SQNR_DB))
         bounds = FINEST if sign > 0 else -COARSEST, COARSEST if sign > 0 else -FINEST
@@ -114,7 +142,6 @@ class LevelSearch:
             sqnr_db=self._judge.sqnr_db(_values(codes)),
             judged=len(self._feeds),
             synthetic=self._synthetic,
-            points_lost=None if self._lost is None else self._lost.of(graph),
         )
 
     def _errors(self, codes: Mapping[str, CodedWeight]) -> dict[str, float]:
@@ -133,27 +160,42 @@ class LevelSearch:
         return 0.5, 0.005  # bits
 
     def _margin_at(self, level: float) -> float:
-        codes = self._plan.at(level)
+        codes = self._at(level)
         margin = self._margin(codes)
         if margin >= 0:
             self._kept = codes
         return margin
 
+    def _at(self, level: float) -> dict[str, CodedWeight]:
+        """Codes of a level, of all that is not shorter as it is: binary weights, for one."""
+        codes = self._plan.at(level, self._quality.trellis)
+        for name, size in self._exact.items():
+            if size <= grid_bytes(codes[name], self._prefer):
+                del codes[name]
+        return codes
+
     def _margin(self, codes: Mapping[str, CodedWeight]) -> float:
         wanted = self._quality
         if wanted.min_sqnr_db is not None:
-            return self._judge.sqnr_db(_values(codes)) - wanted.min_sqnr_db
-        if self._lost is not None and wanted.max_drop is not None:
-            return wanted.max_drop - self._lost.of(with_codes(self._graph, codes))
+            left = self._judge.sqnr_db(_values(codes)) - wanted.min_sqnr_db
+            return left if left < 0 else min(left, self._left(codes))
+        if wanted.max_drop is not None:
+            return self._left(codes)
         if wanted.bits is not None:
             return wanted.bits - self._bits(codes)
         assert wanted.target_bytes is not None
         size = self._packed_bytes(codes)
-        return 8 * (wanted.target_bytes - size) / self._elements(codes)
+        return 8 * (wanted.target_bytes - size) / max(1, self._elements(codes))
+
+    def _left(self, codes: Mapping[str, CodedWeight]) -> float:
+        """What the codes leave of the margin that somebody else measures."""
+        if self._extra is None:
+            return math.inf
+        return self._extra(with_codes(self._graph, codes))
 
     def _bits(self, codes: Mapping[str, CodedWeight]) -> float:
         sizes = (grid_bytes(coded, self._prefer) for coded in codes.values())
-        return 8 * sum(sizes) / self._elements(codes)
+        return 8 * sum(sizes) / max(1, self._elements(codes))
 
     @staticmethod
     def _elements(codes: Mapping[str, CodedWeight]) -> int:

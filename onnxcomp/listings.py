@@ -73,6 +73,7 @@ def recipes_as_dict(names: list[str] | None = None) -> dict[str, Any]:
             {
                 "name": recipe.name,
                 "description": recipe.description,
+                "pack": recipe.pack,
                 "gates": plain(recipe.gates),
                 "passes": [{"name": step.name(), **_options(step)} for step in recipe.passes],
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from onnxcomp.errors import RecipeError
 from onnxcomp.evaluation import Evaluator, load_evaluator
 from onnxcomp.measuring import Measurements
-from onnxcomp.model import Model, check_output, load_model
+from onnxcomp.model import Model, load_model
 from onnxcomp.pipeline import Result, Run, Verify
 from onnxcomp.progress import Progress
 from onnxcomp.recipe import Recipe
+from onnxcomp.result_writing import check_result, is_packed
 from onnxcomp.targets import resolve_target
 
 __all__ = ["Result", "optimize"]
@@ -40,7 +42,8 @@ def optimize(
         model: a path or a loaded model, which is not changed.
         recipe: what to do: a recipe, the name of a built-in one or a .toml file; None for
             "default" with samples and "data_free" without.
-        output: where to write the result; nothing is written without.
+        output: where to write the result, packed if the name ends in .oxc; nothing is written
+            without.
         calibration: samples, as `Calibration.from_source` takes them; None makes some up.
         evaluator: an onnxruntime session -> score, higher is better; or "FILE.py:FUNCTION".
         target: what the result is for; see `target_names`.
@@ -64,20 +67,25 @@ def optimize(
     chosen = recipe or ("data_free" if calibration is None else "default")
     plan = chosen if isinstance(chosen, Recipe) else Recipe.load(chosen)
     plan = plan.with_gates(min_sqnr_db=min_sqnr_db, max_drop=max_drop, must_pay=must_pay)
+    if plan.pack and output is not None and not is_packed(output):
+        raise RecipeError(
+            f"recipe {plan.name} makes a container; give the output {output} a name in .oxc"
+        )
     if isinstance(evaluator, str):
         evaluator = load_evaluator(evaluator)
+    plan = dataclasses.replace(plan, gates=plan.gates.for_score(evaluator is not None))
     aim = resolve_target(target)
     if not isinstance(model, Model):
         progress.stage(f"reading {Path(model).name}")
         model = load_model(model)
     if output is not None:
-        check_output(model.graph, Path(output), model.external)
+        check_result(model.graph, Path(output), model.external)
     progress.stage("measuring the original")
     measurements = Measurements(model, calibration, evaluator, seed=seed, compared=verify != "off")
     if plan.gates.max_drop is not None and evaluator is None:
         _check_agreement_tells(measurements)
-    run = Run(model, plan, measurements, aim, seed, verify, strict, progress)
-    return run.result(None if output is None else Path(output))
+    place = None if output is None else Path(output)
+    return Run(model, plan, measurements, aim, seed, verify, strict, progress, place).result()
 
 
 def _check_agreement_tells(measurements: Measurements) -> None:

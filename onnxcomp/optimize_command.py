@@ -14,6 +14,7 @@ from onnxcomp.optimize import Result
 from onnxcomp.parameters import external_files
 from onnxcomp.recipe import Recipe, compose, parse_pass
 from onnxcomp.recipe_file import recipe_as_toml
+from onnxcomp.result_writing import is_packed
 from onnxcomp.writing import check_target, write_text
 
 
@@ -26,6 +27,14 @@ def plan_of(recipe: str | None, passes: Sequence[str]) -> Recipe | None:
     if passes:
         return compose(map(parse_pass, passes))
     return None if recipe is None else Recipe.load(recipe)
+
+
+def output_for(model: Path, output: Path | None, plan: Recipe | None) -> Path:
+    """Where the result goes: where somebody said, or beside the model."""
+    if output is not None:
+        return output
+    packs = plan is not None and plan.pack
+    return model.with_name(f"{model.stem}.{'oxc' if packs else 'optimized.onnx'}")
 
 
 def load_for(model: Path, output: Path, extra: Mapping[str, Path | None]) -> Model:
@@ -43,7 +52,7 @@ def load_for(model: Path, output: Path, extra: Mapping[str, Path | None]) -> Mod
     loaded = load_model(model)
     taken = [model, *external_files(loaded.graph)]
     check_target(output, taken, "-o")
-    if loaded.external:
+    if loaded.external and not is_packed(output):
         check_target(output.with_name(f"{output.name}.data"), taken, "-o")
     taken.append(output)
     for option, path in extra.items():

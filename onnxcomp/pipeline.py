@@ -8,65 +8,33 @@ guarantee or a gate of the recipe is undone, and the report says why.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import onnx_graphsurgeon as gs
 
+from onnxcomp.coding_quality import Quantized
 from onnxcomp.errors import GateFailed, OnnxcompError, PassFailed, UnsupportedModel
-from onnxcomp.exporting import value_info
-from onnxcomp.gates import TIME, Measured, broken_gate, unfaithful
+from onnxcomp.gates import TIME, Measured, answers_margin, asked_for, broken_gate, unfaithful
 from onnxcomp.graph import Graph, sort_nodes
 from onnxcomp.inspection import count_macs, count_parameters
 from onnxcomp.kernel_use import kernels_of
 from onnxcomp.measuring import Measurements
 from onnxcomp.mixing import mix
-from onnxcomp.model import (
-    Model,
-    bytes_on_disk,
-    check_graph,
-    copy_model,
-    graph_bytes,
-    save_model,
-)
+from onnxcomp.model import Model, bytes_on_disk, check_graph, graph_bytes
 from onnxcomp.opset import convert_opset
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.progress import Progress
+from onnxcomp.promises import check_promises
 from onnxcomp.recipe import Gates, Recipe
 from onnxcomp.report import Cost, PassResult, Report
+from onnxcomp.result_writing import Result, is_packed, save_original, save_result, size_packed
 from onnxcomp.runtime import one_line
 from onnxcomp.targets import Target
 from onnxcomp.versions import versions
 
 Verify = Literal["each", "final", "off"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `optimize` returns.
-
-    Attributes:
-        graph: the optimized model.
-        report: what was done and what it cost.
-        external: whether `save` puts weights into a file of their own.
-        recipe: as it was run, with the nodes that were found to have to stay in float.
-    """
-
-    graph: Graph
-    report: Report
-    external: bool
-    recipe: Recipe
-
-    def save(self, path: str | os.PathLike[str]) -> int:
-        """Writes the model, complete or not at all; returns its bytes.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        return save_model(self.graph, path, external=self.external)
 
 
 class Run:
@@ -82,6 +50,7 @@ class Run:
         verify: Verify,
         strict: bool,
         progress: Progress,
+        output: Path | None = None,
     ) -> None:
         self.model, self.recipe, self.measurements = model, recipe, measurements
         self.gates = recipe.gates.in_force(measurements.carries_state)
@@ -95,7 +64,14 @@ class Run:
             advance=progress.advance,
             original=model.graph,
             must_pay=self.gates.must_pay and verify != "off",
+            held_back=measurements.held_back,
+            quality=None if verify == "off" else asked_for(self.gates),
+            margin=None if verify == "off" else self._margin,
         )
+        self.output = output
+        self.packs = recipe.pack if output is None else is_packed(output)
+        self.coded: Quantized | None = None  # codes of the graph so far
+        self.pending: Quantized | None = None  # those of the candidate
         self.graph = model.graph.copy()
         self.passes: list[PassResult] = []
         self.ran: list[Pass] = []
@@ -109,7 +85,7 @@ class Run:
                 f"the gate is {self.gates.min_sqnr_db:g} dB"
             )
 
-    def result(self, output: Path | None) -> Result:
+    def result(self) -> Result:
         """Runs the recipe, measures the end and writes it."""
         self._raise_opset()
         for step in self.recipe.passes:
@@ -118,8 +94,7 @@ class Run:
         kept = [outcome for outcome in self.passes if outcome.status == "kept"]
         try:
             if kept:
-                final = self._write(output)
-                return self._result(final, output)
+                return self._result(self._write())
         except (GateFailed, UnsupportedModel) as error:
             if self.strict:
                 raise
@@ -127,14 +102,21 @@ class Run:
                 outcome.status, outcome.reason = "undone", f"the result as a whole: {error}"
         self.notes.append("the output is the original: no pass was kept")
         self.graph = self.model.graph
-        if output is not None:
-            copy_model(self.model, output)
-        final = self.measurements.unchanged()
-        return self._result(final, output)
+        self.coded, final = None, self.measurements.unchanged()
+        if self.output is not None:
+            size = save_original(self.model, self.output)
+            final = dataclasses.replace(final, bytes=size if self.packs else final.bytes)
+        return self._result(final)
 
-    def _result(self, final: Measured, output: Path | None) -> Result:
+    def _result(self, final: Measured) -> Result:
         recipe = dataclasses.replace(self.recipe, passes=tuple(self.ran))
-        return Result(self.graph, self._report(final, output), self.model.external, recipe)
+        external = self.model.external
+        return Result(self.graph, self._report(final), external, recipe, self.coded)
+
+    def _margin(self, graph: gs.Graph) -> float:
+        """By how much a graph keeps the gates on its answers."""
+        measured = self.measurements.answers_of(graph)
+        return answers_margin(self.gates, self.measurements.original, measured)
 
     def _raise_opset(self) -> None:
         """Converts an opset below 13, or says why it had to stay."""
@@ -173,7 +155,7 @@ class Run:
 
     def _rewritten(self, step: Pass, outcome: PassResult) -> Graph | None:
         """The graph after a pass; None where it changed nothing or raised."""
-        candidate, report = self.graph.copy(), PassReport()
+        candidate, report = self.graph.copy(), PassReport(quantized=self.coded)
         start = time.perf_counter()
         try:
             removed = [e for p in self.passes if p.status == "kept" for e in p.removed]
@@ -193,6 +175,7 @@ class Run:
         if not report.changed:
             outcome.status = "unchanged"
             return None
+        self.pending = report.quantized
         return candidate
 
     def _judge(self, candidate: Graph, outcome: PassResult) -> tuple[str, bool]:
@@ -200,19 +183,27 @@ class Run:
         before = self.current
         answers = False
         try:
-            _check_promises(self.model.graph, candidate)
+            check_promises(self.model.graph, candidate)
             if self.verify == "each":
-                after, reason = self._gated(self.measurements.of(candidate), before, candidate)
+                after = self.measurements.of(candidate)
+                after = dataclasses.replace(after, bytes=self._bytes(candidate))
+                after, reason = self._gated(after, before, candidate)
                 answers = bool(unfaithful(self.gates, self.measurements.original, after))
             else:
-                after, reason = dataclasses.replace(before, bytes=graph_bytes(candidate)), ""
+                after, reason = dataclasses.replace(before, bytes=self._bytes(candidate)), ""
             outcome.bytes, outcome.fidelity = after.bytes, after.fidelity
             outcome.latency_ratio, outcome.score = after.latency_ratio, after.score
         except OnnxcompError as error:
             reason = str(error)
         if not reason:
-            self.graph, self.current = candidate, after
+            self.graph, self.current, self.coded = candidate, after, self.pending
         return reason, answers
+
+    def _bytes(self, candidate: Graph) -> int:
+        """Of a candidate: as a model until its weights have codes, then as a container."""
+        if self.packs and self.pending is not None:
+            return size_packed(candidate, self.pending)
+        return graph_bytes(candidate)
 
     def _mixed(self, step: Pass, outcome: PassResult, broken: str) -> tuple[Pass, str]:
         """``step`` with the fewest nodes left in float; why it has to be undone nevertheless."""
@@ -239,27 +230,28 @@ class Run:
         outcome.options = mixture.step.settings()
         return mixture.step, ""
 
-    def _write(self, output: Path | None) -> Measured:
+    def _write(self) -> Measured:
         """Writes the result where it is wanted, measured before it takes its name.
 
         Raises:
             GateFailed: it breaks a gate against the original.
             UnsupportedModel: it does not load or run.
         """
-        if output is None:
-            return self._verified(None)
-        self.progress.stage(f"writing {output.name}")
+        if self.output is None:
+            return self._verified(None, size_packed(self.graph, self.coded) if self.packs else None)
+        self.progress.stage(f"writing {self.output.name}")
         found: list[Measured] = []
-        save_model(
+        save_result(
             self.graph,
-            output,
+            self.coded,
+            self.output,
             external=self.model.external,
-            verify=lambda path: found.append(self._verified(path)),
+            verify=lambda path, size: found.append(self._verified(path, size)),
         )
         return found[0]
 
-    def _verified(self, path: Path | None) -> Measured:
-        size = self._size(path)
+    def _verified(self, path: Path | None, size: int | None) -> Measured:
+        size = size or self._size(path)
         if self.verify == "off":
             self.measurements.runs(self.graph, path)
             return dataclasses.replace(self.current, bytes=size)
@@ -291,7 +283,16 @@ class Run:
         path: Path | None = None,
         final: bool = False,
     ) -> tuple[Measured, str]:
-        """Figures and the gate they break; before time undoes anything it is measured longer."""
+        """Figures and the gate they break; before time undoes anything it is measured longer.
+
+        A recipe for containers is about bytes: time undoes nothing there.
+        """
+        if self.recipe.pack:
+            pair = (
+                dataclasses.replace(measured, latency_ratio=None, fastest_ratio=None)
+                for measured in (before, after)
+            )
+            return after, broken_gate(self.gates, self.measurements.original, *pair, final)
         reason = broken_gate(self.gates, self.measurements.original, before, after, final)
         if TIME in reason:
             old = None if final else self.graph
@@ -299,13 +300,13 @@ class Run:
             reason = broken_gate(self.gates, self.measurements.original, before, after, final)
         return after, reason
 
-    def _report(self, final: Measured, output: Path | None = None) -> Report:
+    def _report(self, final: Measured) -> Report:
         measurements, original = self.measurements, self.measurements.original
         before, after = measurements.latencies_ms
         unmeasured = self.verify == "off" or measurements.large
         return Report(
             model=str(self.model.path),
-            output="" if output is None else str(output),
+            output="" if self.output is None else str(self.output),
             recipe=self.recipe.name,
             target=self.context.target.name,
             seed=self.context.seed,
@@ -330,19 +331,3 @@ class Run:
             macs=count_macs(graph, self.measurements.shapes),
             latency_ms=latency_ms,
         )
-
-
-def _check_promises(original: gs.Graph, candidate: gs.Graph) -> None:
-    """A candidate is valid ONNX, and takes and gives what the original does.
-
-    Raises:
-        UnsupportedModel: with the first difference.
-    """
-    for kind in ("inputs", "outputs"):
-        pairs = zip(getattr(original, kind), getattr(candidate, kind), strict=False)
-        if len(getattr(original, kind)) != len(getattr(candidate, kind)):
-            raise UnsupportedModel(f"the number of {kind} changed")
-        for a, b in pairs:
-            if value_info(a) != value_info(b):
-                raise UnsupportedModel(f"the name, dtype or shape of {a.name!r} in {kind} changed")
-    check_graph(candidate)

@@ -45,6 +45,10 @@ class Gates:
         min_state_sqnr_db: the same for models that carry state from run to run, whose errors add
             up over runs that single samples do not show.
         max_drop: points that the evaluator may lose against the original.
+        max_scored_drop: the same of recipes that would rather go by a score: in force where there
+            is an evaluator, and then nothing on SQNR is.
+        aim_sqnr_db: no gate: how good a pass leaves the worst output, before a final Softmax, that
+            can choose. What somebody asks for takes the place of both.
         must_pay: a pass may make the model neither slower nor larger than it was before, and
             the result is never slower or larger than the original.
     """
@@ -52,7 +56,16 @@ class Gates:
     min_sqnr_db: float | None = None
     min_state_sqnr_db: float | None = None
     max_drop: float | None = None
+    max_scored_drop: float | None = None
+    aim_sqnr_db: float | None = None
     must_pay: bool = False
+
+    def for_score(self, scored: bool) -> Gates:
+        """These gates with or without an evaluator."""
+        most = self.max_scored_drop
+        if most is None or not scored:
+            return dataclasses.replace(self, max_scored_drop=None)
+        return Gates(max_drop=most, must_pay=self.must_pay)
 
     def in_force(self, carries_state: bool) -> Gates:
         """These gates for a model that carries state or does not."""
@@ -64,12 +77,21 @@ class Gates:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Passes with their options, in order, and the gates they must pass."""
+    """Passes with their options, in order, and the gates they must pass.
+
+    Attributes:
+        passes: in order.
+        gates: that each of them must pass.
+        name: in messages and in the report.
+        description: one line.
+        pack: whether the result is a container (.oxc) unless another name is given.
+    """
 
     passes: tuple[Pass, ...]
     gates: Gates = Gates()
     name: str = "custom"
     description: str = ""
+    pack: bool = False
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Recipe:
@@ -102,7 +124,7 @@ class Recipe:
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"recipe {name}: not valid TOML: {error}") from error
         where = f"recipe {name}"
-        _refuse_unknown(where, data, ["description", "gates", "passes"])
+        _refuse_unknown(where, data, ["description", "gates", "pack", "passes"])
         entries = data.get("passes", [])
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
             raise RecipeError(f"{where}: passes must be [[passes]] tables")
@@ -111,6 +133,7 @@ class Recipe:
             gates=_make(Gates, data.get("gates", {}), f"{where}: gates"),
             name=name,
             description=str(data.get("description", "")),
+            pack=_coerced(data.get("pack", False), bool, f"{where}: pack"),
         )
 
     def with_gates(self, **changes: Any) -> Recipe:
@@ -121,6 +144,10 @@ class Recipe:
         given = {key: value for key, value in changes.items() if value is not None}
         if "min_sqnr_db" in given:
             given["min_state_sqnr_db"] = None
+        if "max_drop" in given and self.gates.max_scored_drop is not None:
+            given = {"min_sqnr_db": None, "min_state_sqnr_db": None} | given
+        if given.keys() & {"min_sqnr_db", "max_drop"}:
+            given |= {"max_scored_drop": None, "aim_sqnr_db": None}
         return dataclasses.replace(self, gates=dataclasses.replace(self.gates, **given))
 
 

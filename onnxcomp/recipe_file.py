@@ -21,6 +21,8 @@ def recipe_as_toml(recipe: Recipe) -> str:
 
 def _lines(recipe: Recipe) -> Iterator[str]:
     yield f"description = {_value(recipe.description)}"
+    if recipe.pack:
+        yield "pack = true"
     gates = {
         key: value for key, value in dataclasses.asdict(recipe.gates).items() if value is not None
     }

@@ -87,6 +87,8 @@ def _gates(report: Report) -> str:
     said = []
     if gates.get("min_sqnr_db") is not None:
         said.append(f"SQNR at least {gates['min_sqnr_db']:g} dB")
+    if gates.get("aim_sqnr_db") is not None:
+        said.append(f"aim {gates['aim_sqnr_db']:g} dB before a Softmax")
     if gates.get("max_drop") is not None:
         said.append(f"score at most {gates['max_drop']:g} points lower")
     if gates.get("must_pay"):

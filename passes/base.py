@@ -17,6 +17,7 @@ from onnxcomp.graph import label
 
 if TYPE_CHECKING:
     from onnxcomp.calibration import Calibration
+    from onnxcomp.coding_quality import Quality, Quantized
     from onnxcomp.targets import Target
 
 Advance = Callable[[int, int], None]  # done, total
@@ -38,6 +39,9 @@ class PassContext:
         original: the model before the first pass, for reports in its names; not to be changed.
         removed: what earlier passes reported to have removed of it.
         must_pay: what saves neither time nor bytes is undone afterwards: better left out.
+        held_back: samples that the result is judged by, which are not to be fitted to.
+        quality: how far a pass may go that can choose, as the gates of the recipe have it.
+        margin: of a graph, what is left until a gate on its answers breaks, in dB or points.
     """
 
     target: Target
@@ -47,6 +51,9 @@ class PassContext:
     original: gs.Graph | None = None
     removed: Sequence[Mapping[str, Any]] = ()
     must_pay: bool = False
+    held_back: Calibration | None = None
+    quality: Quality | None = None
+    margin: Callable[[gs.Graph], float] | None = None
 
     @property
     def has_real_samples(self) -> bool:
@@ -75,6 +82,7 @@ class PassReport:
         removed: of each channel group that lost units, what left, in names of the original model;
             docs/report.md has the keys.
         factorized: of each weight that was taken apart, how; docs/report.md has the keys.
+        quantized: what weights were coded as, for a container.
         current: label of the node at work, for the message when the pass raises.
     """
 
@@ -84,6 +92,7 @@ class PassReport:
     notes: list[str] = field(default_factory=list)
     removed: list[dict[str, Any]] = field(default_factory=list)
     factorized: list[dict[str, Any]] = field(default_factory=list)
+    quantized: Quantized | None = None
     current: str = ""
 
     def change(self, node: gs.Node | str) -> None:

@@ -41,6 +41,7 @@ LAYERS: dict[str, set[str]] = {
         "onnxcomp.probing",
         "onnxcomp.recipe",
         "onnxcomp.recipe_file",
+        "onnxcomp.result_writing",
         "onnxcomp.sensitivity",
     },
     "passes": {"onnxcomp.passes"},

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from onnxcomp.coding_quality import Quality
 from onnxcomp.gates import (
     LARGER,
     LOSSLESS_DB,
@@ -15,11 +16,13 @@ from onnxcomp.gates import (
     TIME,
     Measured,
     answers_in_words,
+    answers_margin,
+    asked_for,
     broken_gate,
     points_lost,
     unfaithful,
 )
-from onnxcomp.recipe import Gates
+from onnxcomp.recipe import Gates, Recipe
 from onnxcomp.report import Fidelity, OutputFidelity
 
 PAY = Gates(must_pay=True)
@@ -127,6 +130,31 @@ def test_models_that_carry_state_have_the_stricter_gate() -> None:
     assert Gates(min_sqnr_db=40, min_state_sqnr_db=30).in_force(True).min_sqnr_db == 40
     assert Gates(min_state_sqnr_db=30).in_force(True).min_sqnr_db == 30
     assert Gates().in_force(True) == Gates()
+
+
+def test_a_score_takes_the_place_of_sqnr_and_whoever_asks_of_both() -> None:
+    gates = Gates(min_sqnr_db=10, min_state_sqnr_db=35, aim_sqnr_db=25, max_scored_drop=0.5)
+    recipe = Recipe(passes=(), gates=gates)
+    assert asked_for(gates.for_score(False)) == Quality(min_sqnr_db=25)
+    assert asked_for(gates.for_score(False).in_force(True)) == Quality(min_sqnr_db=35)
+    assert gates.for_score(True) == Gates(max_drop=0.5)
+    assert asked_for(gates.for_score(True)) == Quality(max_drop=0.5)
+    asked = recipe.with_gates(min_sqnr_db=15).gates
+    assert asked.for_score(True) == Gates(min_sqnr_db=15)
+    assert asked_for(asked) == Quality(min_sqnr_db=15)
+    assert recipe.with_gates(max_drop=2).gates.for_score(False) == Gates(max_drop=2)
+    both = recipe.with_gates(max_drop=2, min_sqnr_db=12).gates
+    assert both == Gates(max_drop=2, min_sqnr_db=12)
+    assert asked_for(Gates()) is None
+
+
+def test_the_margin_is_that_of_the_gate_that_breaks_first() -> None:
+    after = measured(500, 1.0, fidelity=agreeing(97.0))
+    original = measured(1000, 1.0)
+    assert answers_margin(Gates(), original, after) == math.inf
+    assert answers_margin(Gates(min_sqnr_db=18), original, after) == 2.0
+    assert answers_margin(Gates(min_sqnr_db=18, max_drop=4), original, after) == 1.0
+    assert answers_margin(Gates(min_sqnr_db=18, max_drop=2), original, after) == -1.0
 
 
 def agreeing(*top1: float | None) -> Fidelity:
