@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
+from onnxcomp.coding_inputs import NOT_GIVEN, NOT_READ, observed
 from onnxcomp.coding_quantizer import CodedWeight, quantize_vector, quantize_weight
+from onnxcomp.coding_refit import Bias, bias_of, refitted
 from onnxcomp.coding_steps import OutputNoise, relative_noise, step_of, unit_noise
 from onnxcomp.graph import all_graphs
 from onnxcomp.held_out import HELD_EVERY, is_held
@@ -18,7 +20,7 @@ from onnxcomp.quantization import Array
 from onnxcomp.rewriting import peek
 from onnxcomp.row_counts import Table, looked_up
 from onnxcomp.runtime import Feed
-from onnxcomp.weight_grams import observed_grams
+from onnxcomp.shelf import SHELF, Entry
 from onnxcomp.weight_sites import Layout, Weight, find_weights
 
 SMALLEST = 64  # elements; smaller constants stay: a container keeps them within the graph
@@ -44,7 +46,8 @@ class Coded:
         name: of the constant.
         values: float32.
         layout: how it is a matrix.
-        gram: of its inputs, where known.
+        rounded: why its codes are the nearest ones; empty where they are fitted to its inputs.
+        bias: what its errors' means are taken from, where there is one.
         multiples: of the step, for each row of a table; None for the same step everywhere.
         noise: share of the outputs' energy that a step of 1 costs; 0 where it costs none.
     """
@@ -52,9 +55,16 @@ class Coded:
     name: str
     values: Array
     layout: Layout
-    gram: Array | None = None
+    rounded: str = NOT_READ
+    bias: Bias | None = None
     multiples: Array | None = None
     noise: float = 0.0
+    _inputs: Entry | None = None
+
+    @property
+    def gram(self) -> Array | None:
+        """Of its inputs, float32, where known; not to be kept for longer than it is used."""
+        return None if self._inputs is None else self._inputs.arrays[0]
 
     def at(self, step: float) -> CodedWeight:
         """Its codes with that step."""
@@ -81,7 +91,7 @@ class Coded:
             found[share] = float(np.sum((error @ held) * error))
         best = min(found, key=lambda share: found[share], default=0.0)
         both = shown + (held - shown) / HELD_EVERY
-        self.gram = shrunk(both, best).astype(np.float32)
+        self._inputs, self.rounded = SHELF.put([shrunk(both, best).astype(np.float32)]), ""
 
 
 class CodingPlan:
@@ -117,12 +127,14 @@ class CodingPlan:
         shown = [feed for index, feed in enumerate(feeds) if not is_held(index)]
         if not samples.synthetic:
             parts = _listed(shown, graph), _listed(held, graph)
-            for weight, *grams in _observed(graph, chosen, parts, advance):
-                mine[weight.constant.name].trust(*grams)
+            self._fit(graph, chosen, parts, advance)
             tables = [weight for weight in chosen if weight.is_table]
             for weight, shares in zip(tables, _shares(graph, tables, parts[0]), strict=True):
                 if shares is not None:
                     mine[weight.constant.name].multiples = row_multiples(shares)
+        else:
+            for coded in self.weights:
+                coded.rounded = NOT_GIVEN
         self.noise = OutputNoise(graph, [*mine, *self.vectors], held[:PROBED])
         self._measure()
         if samples.synthetic:  # made-up inputs hardly reach what a network knows
@@ -142,7 +154,38 @@ class CodingPlan:
     def at(self, level: float) -> dict[str, CodedWeight]:
         """Codes of all constants, where each element of a weight may cause so much noise."""
         found = {w.name: w.at(step_of(level, w.values.size, w.noise)) for w in self.weights}
-        return found | self._coded_vectors(level)
+        plain = found | self._coded_vectors(level, self.vectors)
+        biased = [w for w in self.weights if w.bias is not None and w.bias.name in self.vectors]
+        if not biased:
+            return plain
+        shifts = {w.bias.name: w.bias.shift(w.values, found[w.name], w.layout) for w in biased}
+        moved = found | self._coded_vectors(level, refitted(self.vectors, shifts))
+        return min(plain, moved, key=self._share)  # residual networks may do worse with it
+
+    @property
+    def rounded(self) -> dict[str, str]:
+        """Weights whose codes are the nearest ones, and why."""
+        return {weight.name: weight.rounded for weight in self.weights if weight.rounded}
+
+    def _fit(
+        self,
+        graph: gs.Graph,
+        weights: Sequence[Weight],
+        parts: tuple[Calibration, Calibration],
+        advance: Advance,
+    ) -> None:
+        """Tells the weights what is known of their inputs."""
+        sites = {weight.constant.name: weight for weight in weights}
+        mine = {coded.name: coded for coded in self.weights}
+        for name, inputs in observed(graph, weights, parts, advance):
+            if isinstance(inputs, str):
+                mine[name].rounded = inputs
+                continue
+            mine[name].layout = inputs.layout
+            mine[name].trust(inputs.shown.matrix, inputs.held.matrix)
+            bias = bias_of(graph, sites[name])
+            if bias in self.vectors:
+                mine[name].bias = Bias(bias, inputs.mean)
 
     def _measure(self) -> None:
         known = []
@@ -165,25 +208,19 @@ class CodingPlan:
             step *= SOFTER if share > 0.1 else 1 / SOFTER
         return 0.0
 
-    def _share(self, coded: dict[str, CodedWeight]) -> float:
+    def _share(self, coded: Mapping[str, CodedWeight]) -> float:
         shares = self.noise.shares({name: weight.values for name, weight in coded.items()})
         return float(np.mean(shares))
 
     def _of_vectors(self, step: float) -> float:
-        return self._share(self._vectors_with(step))
+        return self._share(_coded(self.vectors, step))
 
-    def _vectors_with(self, step: float) -> dict[str, CodedWeight]:
-        return {
-            name: quantize_vector(values, step * float(np.sqrt(np.mean(np.square(values)))))
-            for name, values in self.vectors.items()
-        }
-
-    def _coded_vectors(self, level: float) -> dict[str, CodedWeight]:
+    def _coded_vectors(self, level: float, vectors: Mapping[str, Array]) -> dict[str, CodedWeight]:
         allowed = VECTOR_SHARE * level * self.elements
         step = COARSEST_VECTOR
         if self._vector_noise > 0:
             step = min(step, float(np.sqrt(allowed / self._vector_noise)))
-        return self._vectors_with(step)
+        return _coded(vectors, step)
 
 
 def shrunk(gram: Array, share: float) -> Array:
@@ -217,20 +254,12 @@ def _shares(graph: gs.Graph, tables: Sequence[Weight], samples: Calibration) -> 
     return looked_up(graph, wanted, samples)
 
 
-def _observed(
-    graph: gs.Graph,
-    weights: Sequence[Weight],
-    parts: tuple[Calibration, Calibration],
-    advance: Advance,
-) -> Iterator[tuple[Weight, Array, Array]]:
-    """The weights whose Gram matrices are known in both parts of the samples, with those."""
-    pairs = zip(
-        *(observed_grams(graph, weights, part, len(part), advance) for part in parts), strict=True
-    )
-    for (weight, first), (_, second) in pairs:
-        first, second = _fitting(first, weight), _fitting(second, weight)
-        if first is not None and second is not None:
-            yield weight, first, second
+def _coded(vectors: Mapping[str, Array], step: float) -> dict[str, CodedWeight]:
+    """Nearest codes of vectors, with that step in units of the root of their mean squares."""
+    return {
+        name: quantize_vector(values, step * float(np.sqrt(np.mean(np.square(values)))))
+        for name, values in vectors.items()
+    }
 
 
 def _listed(feeds: list[Feed], graph: gs.Graph) -> Calibration:
@@ -277,12 +306,3 @@ def _once(graph: gs.Graph) -> dict[str, gs.Constant]:
         for tensor in body.outputs:  # an output has to be a tensor that a node makes
             uses[tensor.name] += 1
     return {name: constant for name, constant in found.items() if uses[name] == 1}
-
-
-def _fitting(gram: Array | None, weight: Weight) -> Array | None:
-    """A Gram matrix that all readers of a weight agree on, or None."""
-    if gram is None or any(site.layout != weight.layout for site in weight.sites):
-        return None
-    groups = len(gram) if gram.ndim == 3 else 1
-    layout = weight.layout
-    return gram if gram.shape[-1] == layout.columns and layout.rows % groups == 0 else None
