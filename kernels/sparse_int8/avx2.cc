@@ -96,19 +96,24 @@ void multiply(const PackedWeights& weights, const Scaling& scaling, const Column
 }
 
 void transpose_bytes(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride) {
-  // Four rounds, each of which interleaves row i with row i + 8: index bits rotate by one.
-  __m128i rows[16], next[16];
-  for (int i = 0; i < 16; ++i)
-    rows[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * from_stride));
-  for (int round = 0; round < 4; ++round) {
-    for (int i = 0; i < 8; ++i) {
-      next[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
-      next[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+  for (int64_t column = 0; column < kTransposedColumns; column += 32) {
+    // Four rounds, each of which interleaves row i with row i + 8: index bits rotate by one.
+    __m256i rows[16], next[16];
+    for (int i = 0; i < 16; ++i) rows[i] = load(from + i * from_stride + column);
+    for (int round = 0; round < 4; ++round) {
+      for (int i = 0; i < 8; ++i) {
+        next[2 * i] = _mm256_unpacklo_epi8(rows[i], rows[i + 8]);
+        next[2 * i + 1] = _mm256_unpackhi_epi8(rows[i], rows[i + 8]);
+      }
+      for (int i = 0; i < 16; ++i) rows[i] = next[i];
     }
-    for (int i = 0; i < 16; ++i) rows[i] = next[i];
+    for (int i = 0; i < 16; ++i) {
+      uint8_t* row = to + (column + i) * to_stride;
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(row), _mm256_castsi256_si128(rows[i]));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(row + 16 * to_stride),
+                       _mm256_extracti128_si256(rows[i], 1));
+    }
   }
-  for (int i = 0; i < 16; ++i)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * to_stride), rows[i]);
 }
 
 // Eight rows of eight words.

@@ -2,6 +2,13 @@
 
 #include "sparse_int8/kernels.h"
 
+// Sums stay in registers only if no loop over them is left before gcc looks for that.
+#ifdef __GNUC__
+#define ONNXCOMP_UNROLLED _Pragma("GCC unroll 16")
+#else
+#define ONNXCOMP_UNROLLED
+#endif
+
 namespace onnxcomp::sparse_int8 {
 namespace {
 
@@ -22,8 +29,9 @@ __m512i rounded(__m512i sums, float scale) {
 
 template <int kVectors>
 void write_row(const __m512i* sums, float scale, int32_t zero_point, uint8_t* codes) {
-  int v = 0;
-  for (; v + 4 <= kVectors; v += 4) {
+  constexpr int kWhole = kVectors / 4 * 4;
+  ONNXCOMP_UNROLLED
+  for (int v = 0; v < kWhole; v += 4) {
     const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(zero_point));
     const __m512i low = _mm512_packs_epi32(rounded(sums[v], scale), rounded(sums[v + 1], scale));
     const __m512i high = _mm512_packs_epi32(rounded(sums[v + 2], scale), rounded(sums[v + 3], scale));
@@ -34,7 +42,8 @@ void write_row(const __m512i* sums, float scale, int32_t zero_point, uint8_t* co
         _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     _mm512_storeu_si512(codes + v * kLanes, _mm512_permutexvar_epi32(order, packed));
   }
-  for (; v < kVectors; ++v) {
+  ONNXCOMP_UNROLLED
+  for (int v = kWhole; v < kVectors; ++v) {
     const __m512i code = _mm512_add_epi32(rounded(sums[v], scale), _mm512_set1_epi32(zero_point));
     const __m512i positive = _mm512_max_epi32(code, _mm512_setzero_si512());
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + v * kLanes), _mm512_cvtusepi32_epi8(positive));
@@ -43,15 +52,19 @@ void write_row(const __m512i* sums, float scale, int32_t zero_point, uint8_t* co
 
 template <int kVectors>
 void write_row(const __m512i* sums, float scale, int32_t, float* results) {
+  ONNXCOMP_UNROLLED
   for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(results + v * kLanes, scaled(sums[v], scale));
 }
 
 template <int kRows, int kVectors>
 void accumulate(const int8_t* values, const uint8_t* x, __m512i (&sums)[kRows][kVectors]) {
   __m512i quads[kVectors];
+  ONNXCOMP_UNROLLED
   for (int v = 0; v < kVectors; ++v) quads[v] = load(x + v * kLanes * kQuad);
+  ONNXCOMP_UNROLLED
   for (int row = 0; row < kRows; ++row) {
     const __m512i value = broadcast_quad(values + row * kQuad);
+    ONNXCOMP_UNROLLED
     for (int v = 0; v < kVectors; ++v)
       sums[row][v] = _mm512_dpbusd_epi32(sums[row][v], quads[v], value);
   }
@@ -63,8 +76,11 @@ void multiply_block(const PackedWeights& weights, const Scaling& scaling, const 
                     int64_t block, Result* results, int64_t stride) {
   constexpr int kTogether = kRows * kVectors >= 8 ? 1 : 2;
   __m512i sums[kTogether][kRows][kVectors];
+  ONNXCOMP_UNROLLED
   for (int i = 0; i < kTogether; ++i) {
+    ONNXCOMP_UNROLLED
     for (int row = 0; row < kRows; ++row) {
+      ONNXCOMP_UNROLLED
       for (int v = 0; v < kVectors; ++v)
         sums[i][row][v] = _mm512_set1_epi32(i == 0 ? scaling.bias[block * kRows + row] : 0);
     }
@@ -72,6 +88,7 @@ void multiply_block(const PackedWeights& weights, const Scaling& scaling, const 
   const int64_t last = weights.offsets[block + 1];
   int64_t entry = weights.offsets[block];
   for (; entry + kTogether <= last; entry += kTogether) {
+    ONNXCOMP_UNROLLED
     for (int i = 0; i < kTogether; ++i) {
       accumulate<kRows, kVectors>(weights.values + (entry + i) * kRows * kQuad,
                                   columns.x + columns.places[weights.indices[entry + i]], sums[i]);
@@ -80,8 +97,10 @@ void multiply_block(const PackedWeights& weights, const Scaling& scaling, const 
   if (kTogether == 2 && entry < last)
     accumulate<kRows, kVectors>(weights.values + entry * kRows * kQuad,
                                 columns.x + columns.places[weights.indices[entry]], sums[0]);
+  ONNXCOMP_UNROLLED
   for (int row = 0; row < kRows; ++row) {
     if constexpr (kTogether == 2) {
+      ONNXCOMP_UNROLLED
       for (int v = 0; v < kVectors; ++v)
         sums[0][row][v] = _mm512_add_epi32(sums[0][row][v], sums[1][row][v]);
     }
@@ -141,19 +160,26 @@ void multiply(const PackedWeights& weights, const Scaling& scaling, const Column
 }
 
 void transpose_bytes(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride) {
-  // Four rounds, each of which interleaves row i with row i + 8: index bits rotate by one.
-  __m128i rows[16], next[16];
-  for (int i = 0; i < 16; ++i)
-    rows[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * from_stride));
+  // Four rounds, each of which interleaves row i with row i + 8: index bits rotate by one, in each
+  // quarter of the registers.
+  __m512i rows[16], next[16];
+  for (int i = 0; i < 16; ++i) rows[i] = load(from + i * from_stride);
   for (int round = 0; round < 4; ++round) {
     for (int i = 0; i < 8; ++i) {
-      next[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
-      next[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+      next[2 * i] = _mm512_unpacklo_epi8(rows[i], rows[i + 8]);
+      next[2 * i + 1] = _mm512_unpackhi_epi8(rows[i], rows[i + 8]);
     }
     for (int i = 0; i < 16; ++i) rows[i] = next[i];
   }
-  for (int i = 0; i < 16; ++i)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * to_stride), rows[i]);
+  for (int i = 0; i < 16; ++i) {
+    const auto quarter = [&](int64_t number) {
+      return reinterpret_cast<__m128i*>(to + (i + 16 * number) * to_stride);
+    };
+    _mm_storeu_si128(quarter(0), _mm512_castsi512_si128(rows[i]));
+    _mm_storeu_si128(quarter(1), _mm512_extracti32x4_epi32(rows[i], 1));
+    _mm_storeu_si128(quarter(2), _mm512_extracti32x4_epi32(rows[i], 2));
+    _mm_storeu_si128(quarter(3), _mm512_extracti32x4_epi32(rows[i], 3));
+  }
 }
 
 void transpose_words(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride) {

@@ -14,6 +14,8 @@ inline constexpr int64_t kLanes = 16;
 inline constexpr int64_t kTileVectors = 8;
 inline constexpr int64_t kTileColumns = kTileVectors * kLanes;
 inline constexpr int64_t kTileRows = 16;  // outputs
+// Columns of codes that are transposed together.
+inline constexpr int64_t kTransposedColumns = 64;
 
 // What becomes of a sum, for each row of each block: float32(sum + bias) * scale, then for codes
 // rounded to even, plus zero_point, clamped to 0 .. 255.
@@ -51,8 +53,9 @@ struct Kernel {
   void (*multiply_to_float)(const PackedWeights& weights, const Scaling& scaling,
                             const Columns& columns, BlockRange blocks, float* results,
                             int64_t stride);
-  // Squares of 16 x 16 elements of one or four bytes; strides in bytes.
+  // 16 rows of 64 bytes -> 64 rows of 16
   void (*transpose_bytes)(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride);
+  // 16 rows of 16 words of four bytes; strides in bytes
   void (*transpose_words)(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride);
   // to[i] = channels 0 to 3 at first + i
   void (*interleave)(const Planes& planes, int64_t first, int64_t count, uint8_t* to);

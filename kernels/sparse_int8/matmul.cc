@@ -6,7 +6,7 @@
 namespace onnxcomp::sparse_int8 {
 namespace {
 
-constexpr int64_t kQuadStride = kTileColumns * kQuad;
+constexpr int64_t kQuadStride = kTileTokens * kQuad;
 constexpr int64_t kSquare = 16;  // quads, or outputs, transposed together
 
 // Enough tasks that a few threads share them evenly, few enough that starting one costs nothing.
@@ -41,7 +41,7 @@ MatMul::MatMul(const Kernel& kernel, const Layer& layer, Scratch& scratch, const
 }
 
 int64_t MatMul::tokens_of(int64_t tile) const {
-  return std::min(kTileColumns, tokens_ - tile * kTileColumns);
+  return std::min(kTileTokens, tokens_ - tile * kTileTokens);
 }
 
 uint8_t* MatMul::panel(int64_t tile) const { return panels_ + tile * panel_bytes_; }
@@ -52,7 +52,7 @@ void MatMul::fill(int64_t task) const noexcept {
   uint8_t staged[kLanes * kBytes];
   for (int64_t token = 0; token < tokens_of(task); token += kLanes) {
     const int64_t tokens = std::min(kLanes, tokens_of(task) - token);
-    const uint8_t* x = x_ + (task * kTileColumns + token) * features;
+    const uint8_t* x = x_ + (task * kTileTokens + token) * features;
     uint8_t* to = panel(task) + token * kQuad;
     for (int64_t first = 0; first < features; first += kBytes) {
       const int64_t bytes = std::min(kBytes, features - first);
@@ -71,18 +71,14 @@ void MatMul::fill(int64_t task) const noexcept {
 // codes[rows, kTileColumns] -> Y[tokens, out_channels] at first_row
 void MatMul::write(const uint8_t* codes, int64_t tile, int64_t first_row, int64_t rows) const {
   const int64_t width = layer_.weights().out_channels;
-  for (int64_t token = 0; token < tokens_of(tile); token += kLanes) {
-    const int64_t tokens = std::min(kLanes, tokens_of(tile) - token);
-    uint8_t* y = codes_ + (tile * kTileColumns + token) * width + first_row;
-    if (tokens == kLanes && rows == kSquare) {
-      kernel_.transpose_bytes(codes + token, kTileColumns, y, width);
-      continue;
-    }
-    uint8_t staged[kLanes * kSquare];
-    kernel_.transpose_bytes(codes + token, kTileColumns, staged, kSquare);
-    for (int64_t i = 0; i < tokens; ++i)
-      std::memcpy(y + i * width, staged + i * kSquare, static_cast<size_t>(rows));
-  }
+  const int64_t tokens = tokens_of(tile);
+  uint8_t* y = codes_ + tile * kTileTokens * width + first_row;
+  if (tokens == kTileTokens && rows == kSquare)
+    return kernel_.transpose_bytes(codes, kTileColumns, y, width);
+  uint8_t staged[kTileTokens * kSquare];
+  kernel_.transpose_bytes(codes, kTileColumns, staged, kSquare);
+  for (int64_t i = 0; i < tokens; ++i)
+    std::memcpy(y + i * width, staged + i * kSquare, static_cast<size_t>(rows));
 }
 
 void MatMul::write(const float* sums, int64_t tile, int64_t first_row, int64_t rows) const {
@@ -90,7 +86,7 @@ void MatMul::write(const float* sums, int64_t tile, int64_t first_row, int64_t r
   const int64_t width = layer_.weights().out_channels;
   for (int64_t token = 0; token < tokens_of(tile); token += kLanes) {
     const int64_t tokens = std::min(kLanes, tokens_of(tile) - token);
-    float* y = results_ + (tile * kTileColumns + token) * width + first_row;
+    float* y = results_ + (tile * kTileTokens + token) * width + first_row;
     const auto* from = reinterpret_cast<const uint8_t*>(sums + token);
     if (tokens == kLanes && rows == kSquare) {
       kernel_.transpose_words(from, kTileColumns * kFloat, reinterpret_cast<uint8_t*>(y),
@@ -137,7 +133,7 @@ void MatMul::multiply(int64_t task) const noexcept {
 
 int64_t MatMul::work() const {
   const PackedWeights& weights = layer_.weights();
-  return tile_count() * kTileColumns * weights.entry_count() * weights.block_rows * kQuad;
+  return tile_count() * kTileTokens * weights.entry_count() * weights.block_rows * kQuad;
 }
 
 }  // namespace onnxcomp::sparse_int8

@@ -8,6 +8,9 @@
 
 namespace onnxcomp::sparse_int8 {
 
+// Tokens (rows of X) computed together. More of them do not fit the caches with all they read.
+inline constexpr int64_t kTileTokens = kTransposedColumns;
+
 // Y[tokens, out_channels] = scaled(X[tokens, in_channels] W^T), cut into independent tasks. First
 // every fill task, then every multiply task, each group in any order and on any threads; the result
 // does not depend on them. Tasks never throw.
@@ -28,7 +31,7 @@ class MatMul {
   int64_t work() const;
 
  private:
-  int64_t tile_count() const { return (tokens_ + kTileColumns - 1) / kTileColumns; }
+  int64_t tile_count() const { return (tokens_ + kTileTokens - 1) / kTileTokens; }
   int64_t tokens_of(int64_t tile) const;
   uint8_t* panel(int64_t tile) const;
   void write(const uint8_t* codes, int64_t tile, int64_t first_row, int64_t rows) const;

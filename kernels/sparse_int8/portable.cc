@@ -64,12 +64,12 @@ void multiply(const PackedWeights& weights, const Scaling& scaling, const Column
   }
 }
 
-template <int kBytes>
+template <int kColumns, int kBytes>
 void transpose(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride) {
-  for (int64_t i = 0; i < 16; ++i) {
-    for (int64_t j = 0; j < 16; ++j) {
+  for (int64_t row = 0; row < 16; ++row) {
+    for (int64_t column = 0; column < kColumns; ++column) {
       for (int64_t byte = 0; byte < kBytes; ++byte)
-        to[j * to_stride + i * kBytes + byte] = from[i * from_stride + j * kBytes + byte];
+        to[column * to_stride + row * kBytes + byte] = from[row * from_stride + column * kBytes + byte];
     }
   }
 }
@@ -82,7 +82,7 @@ void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to)
 
 }  // namespace
 
-const Kernel kPortable = {"portable",   multiply<uint8_t>, multiply<float>,
-                          transpose<1>, transpose<4>,      interleave};
+const Kernel kPortable = {"portable",       multiply<uint8_t>, multiply<float>,
+                          transpose<64, 1>, transpose<16, 4>,  interleave};
 
 }  // namespace onnxcomp::sparse_int8
