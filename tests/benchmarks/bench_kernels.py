@@ -1,0 +1,173 @@
+"""Sparse int8 operators beside onnxruntime's own, float32 and U8S8 QDQ, on the same layers.
+
+    python tests/benchmarks/bench_kernels.py --json speeds.json
+
+All sessions of a layer take turns in one process; a figure is the median of its single runs, by
+wall time, with inputs and outputs bound in place. int8 models read and write codes, the float one
+floats. The json is a list of {op, layer, pattern, sparsity, threads, isa, ours_ms, ort_fp32_ms,
+ort_int8_ms}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sparse_int8_models import (
+    block_sparse,
+    float_model,
+    qdq_model,
+    random_codes,
+    random_steps,
+    sparse_model,
+)
+
+from onnxcomp import kernels
+from onnxcomp.kernels.sparse_int8 import Window, available_isas, pack_int8
+
+WARM_S = 1e-3
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer and the zeros it is measured with."""
+
+    x_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    block_rows: int
+    sparsities: tuple[float, ...] = (0.7, 0.8, 0.9)
+
+    @property
+    def op(self) -> str:
+        return "sparse_int8_conv" if len(self.weight_shape) == 4 else "sparse_int8_matmul"
+
+    @property
+    def name(self) -> str:
+        out, in_channels, *kernel = self.weight_shape
+        if not kernel:
+            return f"{self.x_shape[0]}x{in_channels}x{out}"
+        return f"{kernel[0]}x{kernel[1]} {in_channels}->{out} @{self.x_shape[2]}"
+
+    @property
+    def window(self) -> Window | None:
+        if len(self.weight_shape) == 2:
+            return None
+        rows, columns = self.weight_shape[2] // 2, self.weight_shape[3] // 2
+        return Window(pads=(rows, columns, rows, columns))
+
+
+LAYERS = [
+    Layer(x_shape=(128, 768), weight_shape=(768, 768), block_rows=4),
+    Layer(x_shape=(128, 768), weight_shape=(768, 768), block_rows=1),
+    Layer(x_shape=(1, 128, 28, 28), weight_shape=(128, 128, 3, 3), block_rows=4),
+    Layer(x_shape=(1, 128, 28, 28), weight_shape=(128, 128, 3, 3), block_rows=1),
+    Layer(x_shape=(1, 128, 28, 28), weight_shape=(256, 128, 1, 1), block_rows=4),
+    Layer(x_shape=(1, 128, 28, 28), weight_shape=(256, 128, 1, 1), block_rows=1),
+    Layer(x_shape=(1, 256, 14, 14), weight_shape=(512, 256, 1, 1), block_rows=1),
+]
+
+
+def bound(model: onnx.ModelProto, x: np.ndarray[Any, Any], threads: int) -> Callable[[], None]:
+    """Runs the model into memory that is there already."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.register_custom_ops_library(str(kernels.library_path()))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    binding = session.io_binding()
+    (y,) = session.run(None, {"X": x})
+    binding.bind_ortvalue_input("X", onnxruntime.OrtValue.ortvalue_from_numpy(x))
+    binding.bind_ortvalue_output("Y", onnxruntime.OrtValue.ortvalue_from_numpy(y))
+    return lambda: session.run_with_iobinding(binding)
+
+
+def interleaved_medians_ms(runs: list[Callable[[], None]], rounds: int) -> list[float]:
+    """The median time of each."""
+    times_ms: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for run, found in zip(runs, times_ms, strict=True):
+            # Brings these weights back into the cache, and outlasts another session's workers,
+            # which spin for a while after their last run.
+            until = time.perf_counter() + WARM_S
+            while time.perf_counter() < until:
+                run()
+            start = time.perf_counter()
+            run()
+            found.append((time.perf_counter() - start) * 1e3)
+    return [statistics.median(found) for found in times_ms]
+
+
+def measure(layer: Layer, sparsity: float, threads: int, rounds: int) -> Row:
+    """One row of the table."""
+    rng = np.random.default_rng(0)
+    weight = block_sparse(rng, *layer.weight_shape, density=1 - sparsity, rows=layer.block_rows)
+    packed = pack_int8(weight, block_rows=layer.block_rows)
+    steps = random_steps(rng, weight.shape[0], biased=bool(packed.kernel_shape))
+    codes = random_codes(rng, *layer.x_shape)
+    scaling = steps.scaling(to_codes=True)
+    shape, window = layer.x_shape, layer.window
+    runs = [
+        bound(sparse_model(packed, scaling, shape, window), codes, threads),
+        bound(float_model(packed, steps, shape, window), codes.astype(np.float32), threads),
+        bound(qdq_model(packed, steps, shape, True, window), codes, threads),
+    ]
+    ours_ms, fp32_ms, int8_ms = interleaved_medians_ms(runs, rounds)
+    return {
+        "op": layer.op,
+        "layer": layer.name,
+        "pattern": f"{layer.block_rows}x4",
+        "sparsity": sparsity,
+        "threads": threads,
+        "isa": available_isas()[0],
+        "ours_ms": ours_ms,
+        "ort_fp32_ms": fp32_ms,
+        "ort_int8_ms": int8_ms,
+    }
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--rounds", type=int, default=60, help="runs that a median is of")
+    parser.add_argument("--only", default="", help="layers whose op, name and pattern contain this")
+    arguments = parser.parse_args()
+    rows = []
+    print("layer | pattern | zeros | threads | ours ms | x fp32 | x int8")
+    for layer in LAYERS:
+        if arguments.only not in f"{layer.op} {layer.name} {layer.block_rows}x4":
+            continue
+        for sparsity in layer.sparsities:
+            for threads in arguments.threads:
+                row = measure(layer, sparsity, threads, arguments.rounds)
+                rows.append(row)
+                ours_ms = row["ours_ms"]
+                print(
+                    f"{row['layer']} | {row['pattern']} | {sparsity:.0%} | {threads} | "
+                    f"{ours_ms:.3f} | {row['ort_fp32_ms'] / ours_ms:.1f} | "
+                    f"{row['ort_int8_ms'] / ours_ms:.1f}",
+                    flush=True,
+                )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
