@@ -109,6 +109,8 @@ def _candidates(entry: Entry, values: Array) -> Iterator[Candidate]:
         return
     if bits <= 32 or _fits(numbers, kind in SIGNED):
         yield Integer(), [functools.partial(_of_integers, numbers, bits, kind in SIGNED)], []
+    if bits == 8 and _are_pairs(numbers):
+        yield _fields(numbers, Planes(kind, False, (4, 4)))
     if bits > 16:
         yield _fields(numbers, Planes(kind, False, (16,) * (bits // 16)))
 
@@ -183,6 +185,13 @@ def _fits(numbers: Array, signed: bool) -> bool:
         values = numbers.view(np.int64)
         return bool((values == values.astype(np.int32)).all())
     return bool((numbers < 2**31).all())
+
+
+def _are_pairs(numbers: Array) -> bool:
+    """Whether bytes look like two codes of 4 bits each that know nothing of each other."""
+    some = _some(numbers)
+    halves = _coded_bits(some >> np.uint8(4)) + _coded_bits(some & np.uint8(15))
+    return some.size > 0 and halves < _coded_bits(some)
 
 
 def _fields(numbers: Array, planes: Planes) -> Candidate:
