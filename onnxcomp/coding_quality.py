@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnxcomp.coding_quantizer import CodedWeight
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.graph import Graph
 
+NAMED = 3  # weights that a line names
 KINDS = {
     "bits": "--bits",
     "min_sqnr_db": "--min-sqnr",
@@ -66,6 +67,7 @@ class Quantized:
         judged: how many those are.
         synthetic: whether they are made up.
         points_lost: what max_drop looks at, where that is the target.
+        rounded: weights whose codes are the nearest ones, not fitted to inputs, and why.
     """
 
     graph: Graph
@@ -78,14 +80,20 @@ class Quantized:
     judged: int
     synthetic: bool
     points_lost: float | None = None
+    rounded: Mapping[str, str] = field(default_factory=dict)
 
     def in_words(self) -> str:
-        """Its figures on a line."""
+        """Its figures on a line, and one for each reason to round weights to the nearest codes."""
         said = f"{self.bits_per_weight:.2f} bits a weight, {self.sqnr_db:.1f} dB"
         if self.points_lost is not None:
             said += f", {self.points_lost:.2f} points lost"
         of = "made-up samples" if self.synthetic else "samples"
-        return f"{said} on {self.judged} {of}"
+        lines = [f"{said} on {self.judged} {of}"]
+        for reason in dict.fromkeys(self.rounded.values()):
+            names = [name for name, why in self.rounded.items() if why == reason]
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            lines.append(f"nearest codes: {', '.join(names[:NAMED])}{more}: {reason}")
+        return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
         """Its figures, for JSON."""
@@ -96,4 +104,5 @@ class Quantized:
             "samples": self.judged,
             "synthetic": self.synthetic,
             "points_lost": self.points_lost,
+            "rounded": dict(self.rounded),
         }

@@ -142,6 +142,7 @@ class LevelSearch:
             sqnr_db=self._judge.sqnr_db(_values(codes)),
             judged=len(self._feeds),
             synthetic=self._synthetic,
+            rounded={name: why for name, why in self._plan.rounded.items() if name in codes},
         )
 
     def _errors(self, codes: Mapping[str, CodedWeight]) -> dict[str, float]:

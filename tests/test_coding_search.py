@@ -250,6 +250,7 @@ def test_the_command_takes_one_target(model: Path) -> None:
     run = CliRunner().invoke(main, ["pack", str(model), "--bits", "3", "-o", str(target)])
     assert run.exit_code == 0
     assert "made-up samples" in run.output
+    assert "nearest codes: w1, w2, w3: no samples were given" in run.output
     assert "bits a weight" in run.output
     assert verify(target) > 0
 
