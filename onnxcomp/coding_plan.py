@@ -66,9 +66,11 @@ class Coded:
         """Of its inputs, float32, where known; not to be kept for longer than it is used."""
         return None if self._inputs is None else self._inputs.arrays[0]
 
-    def at(self, step: float) -> CodedWeight:
+    def at(self, step: float, trellis: bool = False) -> CodedWeight:
         """Its codes with that step."""
-        return quantize_weight(self.values, self.layout, self.gram, step, multiples=self.multiples)
+        return quantize_weight(
+            self.values, self.layout, self.gram, step, multiples=self.multiples, trellis=trellis
+        )
 
     def trust(self, shown: Array, held: Array) -> None:
         """Takes what both of two Gram matrices say, as far as the first foretells the second.
@@ -151,9 +153,10 @@ class CodingPlan:
         """The level that should leave the outputs that SQNR, if errors add up."""
         return float(10 ** (-sqnr_db / 10)) / max(1, self.elements)
 
-    def at(self, level: float) -> dict[str, CodedWeight]:
+    def at(self, level: float, trellis: bool = False) -> dict[str, CodedWeight]:
         """Codes of all constants, where each element of a weight may cause so much noise."""
-        found = {w.name: w.at(step_of(level, w.values.size, w.noise)) for w in self.weights}
+        steps = {w.name: step_of(level, w.values.size, w.noise) for w in self.weights}
+        found = {w.name: w.at(steps[w.name], trellis) for w in self.weights}
         plain = found | self._coded_vectors(level, self.vectors)
         biased = [w for w in self.weights if w.bias is not None and w.bias.name in self.vectors]
         if not biased:

@@ -22,7 +22,7 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """What a quantized model has to keep; one of these.
+    """What a quantized model has to keep; one of the first four.
 
     Attributes:
         bits: payload bits of a weight, on average over all that are quantized.
@@ -30,12 +30,14 @@ class Quality:
         target_bytes: of the container.
         max_drop: points the evaluator may lose; without one, share of samples, in %, whose best
             class may change.
+        trellis: whether codes may depend on each other: fewer bits, slower to find.
     """
 
     bits: float | None = None
     min_sqnr_db: float | None = None
     target_bytes: int | None = None
     max_drop: float | None = None
+    trellis: bool = False
 
     def __post_init__(self) -> None:
         """Raises OnnxcompError unless exactly one is given, with a value that can be kept."""

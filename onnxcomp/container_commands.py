@@ -73,6 +73,11 @@ def quality_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="POINTS",
             help="Quantize as far as --evaluate loses at most so many points.",
         ),
+        click.option(
+            "--trellis",
+            is_flag=True,
+            help="Let codes of quantized weights depend on each other, for a smaller file.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -115,6 +120,7 @@ def pack_command(
     min_sqnr: float | None,
     target_bytes: int | None,
     max_drop: float | None,
+    trellis: bool,
     calibration: str | None,
     evaluate: str | None,
     seed: int,
@@ -131,6 +137,8 @@ def pack_command(
             "say --lossless or how good it has to be: one of --bits, --min-sqnr, --target-bytes, "
             "--max-drop"
         )
+    if lossless and trellis:
+        raise click.UsageError("--trellis is a way to quantize; --lossless does not")
     output = output or model.with_suffix(".oxc")
     with interruption_names(output), working() as progress:
         progress.stage(f"reading {model.name}")
@@ -148,7 +156,11 @@ def pack_command(
                 model,
                 output,
                 Quality(
-                    bits=bits, min_sqnr_db=min_sqnr, target_bytes=target_bytes, max_drop=max_drop
+                    bits=bits,
+                    min_sqnr_db=min_sqnr,
+                    target_bytes=target_bytes,
+                    max_drop=max_drop,
+                    trellis=trellis,
                 ),
                 calibration=calibration,
                 evaluator=evaluate,

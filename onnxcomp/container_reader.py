@@ -324,7 +324,7 @@ class ContainerReader:
 
 def _has_scale_a_row(entry: Entry, grid: Grid, place: Cut) -> bool:
     """Whether chunks of a float32 grid are whole rows with a scale each, or all share one."""
-    if entry.data_type != FLOAT or grid.block:
+    if type(grid) is not Grid or entry.data_type != FLOAT or grid.block:
         return False
     return grid.axis == WHOLE or (grid.axis == 0 and place.step > 0 and len(entry.dims) > 1)
 

@@ -32,6 +32,7 @@ from onnxcomp.representations import (
     Planes,
     Representation,
     Table,
+    Trellis,
     make_table,
 )
 from onnxcomp.restoring import unpacked_bits
@@ -77,7 +78,13 @@ def encode_lossless(entry: Entry, values: Array, *, prefer: Prefer = "size") -> 
 
 
 def encode_grid(
-    entry: Entry, codes: Array, scales: Array, axis: int | None, *, prefer: Prefer = "size"
+    entry: Entry,
+    codes: Array,
+    scales: Array,
+    axis: int | None,
+    along: int | None = None,
+    *,
+    prefer: Prefer = "size",
 ) -> Coded:
     """A FLOAT tensor as float32(code) * scale.
 
@@ -86,10 +93,13 @@ def encode_grid(
         codes: int32, as many as it has elements.
         scales: float32 [1], or one for each index along ``axis``.
         axis: None for a single scale.
+        along: axis that sequences of trellis codes run along; None where codes are the integers.
         prefer: "size" or "speed", of decoding.
     """
     table, stream = make_table(np.ascontiguousarray(scales, np.float32).view(np.uint32))
     grid = Grid(WHOLE if axis is None else axis, 0, table)
+    if along is not None:
+        grid = Trellis(grid.axis, grid.block, table, along)
     return _coded(entry, grid, [_of_array(codes)], _streams(table, stream), prefer)
 
 

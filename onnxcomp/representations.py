@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from onnxcomp.kernels.coding import MAX_CODES
 from onnxcomp.number_types import BITS, FLOATS, NAMES, WIDENED, number_type
 from onnxcomp.varints import Cursor, varint
 
@@ -168,6 +169,26 @@ class Grid(Representation):
 
 
 @dataclass(frozen=True)
+class Trellis(Grid):
+    """As `Grid`, of integers that depend on the codes before.
+
+    Attributes:
+        along: axis of the tensor that sequences of codes run along, each chunk from its start.
+    """
+
+    along: int
+    kind, name = 6, "trellis"
+
+    def to_bytes(self) -> bytes:
+        """Kind, axis of the sequences, and as `Grid`."""
+        return bytes([self.kind, self.along]) + super().to_bytes()[1:]
+
+    def describe(self) -> str:
+        """With the number of scales."""
+        return super().describe().replace("grid", self.name)
+
+
+@dataclass(frozen=True)
 class Codebook(Representation):
     """number = values[code]."""
 
@@ -219,6 +240,11 @@ def scale_shape(dims: tuple[int, ...], axis: int, block: int) -> tuple[int, ...]
     return (*dims[:axis], -(-dims[axis] // block), *dims[axis + 1 :])
 
 
+def has_trellis(dims: tuple[int, ...]) -> bool:
+    """Whether chunks of such a tensor are whole rows, which sequences of codes need."""
+    return len(dims) > 1 and math.prod(dims[1:]) <= MAX_CODES
+
+
 def read_representation(cursor: Cursor, data_type: int, dims: tuple[int, ...]) -> Representation:
     """The representation of a tensor, with what belongs to it.
 
@@ -232,6 +258,12 @@ def read_representation(cursor: Cursor, data_type: int, dims: tuple[int, ...]) -
         return _read_planes(cursor, data_type)
     if kind == Grid.kind:
         return _read_grid(cursor, data_type, dims)
+    if kind == Trellis.kind:
+        (along,) = cursor.take(1, "axis of its sequences")
+        if along >= len(dims) or not has_trellis(dims):
+            raise cursor.wrong(f"a shape of {len(dims)} axes has no sequences along axis {along}")
+        grid = _read_grid(cursor, data_type, dims)
+        return Trellis(grid.axis, grid.block, grid.scales, along)
     if kind == Codebook.kind:
         count = cursor.number(LARGEST_TABLE, "size of its codebook")
         if BITS[data_type] < 8:

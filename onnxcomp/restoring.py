@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxcomp.kernels.trellis import restore
 from onnxcomp.number_types import BFLOAT16, FLOAT, FLOAT16
-from onnxcomp.representations import WHOLE, Grid, scale_shape
+from onnxcomp.representations import WHOLE, Grid, Trellis, scale_shape
 
 Array = npt.NDArray[Any]
 
@@ -60,13 +62,15 @@ def from_grid(
     """Codes int32 [n], numbers ``start`` and on of a tensor -> bits of code * scale.
 
     Args:
-        codes: flat.
+        codes: flat; those of a trellis become integers in their place.
         scales: bits of float32, flat.
         grid: which scale belongs to which number.
         dims: of the tensor.
         data_type: of the tensor.
         start: number of the tensor that the first code is.
     """
+    if isinstance(grid, Trellis):
+        restore_trellis(codes, dims, grid.along)
     values = codes.astype(np.float32)
     steps = scales.view(np.float32)
     if grid.axis == WHOLE:
@@ -83,6 +87,19 @@ def from_grid(
         rounding = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
         return (bits + rounding >> np.uint32(16)).astype(np.uint16)
     return values.astype(np.float64).view(np.uint64)
+
+
+def restore_trellis(codes: Array, dims: tuple[int, ...], along: int) -> None:
+    """Codes int32 [n] of one chunk -> integers, in their place.
+
+    Args:
+        codes: of whole rows of a tensor, flat and contiguous.
+        dims: of the tensor.
+        along: axis that sequences run along; they start with the chunk.
+    """
+    inner = math.prod(dims[along + 1 :])
+    length = dims[along] if along else codes.size // inner
+    restore(codes.reshape(-1, length, inner))
 
 
 def from_codebook(codes: Array, values: Array) -> Array:

@@ -13,7 +13,7 @@ per channel, [out, d] where blocks of a row have scales of their own, or scalars
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -59,6 +59,7 @@ def gptq(
     *,
     damping: float = 0.01,
     act_order: bool = True,
+    choose: Callable[[Array], Array] = np.rint,
 ) -> Array:
     """Rounds column after column, each making up for the errors of those before it.
 
@@ -76,6 +77,8 @@ def gptq(
         damping: added to the diagonal of G, as a share of its mean.
         act_order: round the columns with the largest G_jj first, while errors can still be made
             up for by many others.
+        choose: gives the integers for what a column should be, [*groups, out] in units of the
+            scale; unless it is np.rint it sees the whole column at once.
 
     Returns:
         int32 codes [*groups, out, d].
@@ -85,13 +88,14 @@ def gptq(
     factor = upper_factor(gram, order, damping)
     back = np.argsort(order, -1)[..., :, None]
     codes = np.empty(weights.shape, np.int32)
-    for rows, w, s, z in _transposed(weights, scale, zero_point):
+    at_once = ROWS if choose is np.rint else max(1, weights.shape[-2])
+    for rows, w, s, z in _transposed(weights, scale, zero_point, at_once):
         w, s, z = (  # what is the same for all columns stays a view
             np.take_along_axis(x, order[..., :, None], -2) if x.strides[-2] else x
             for x in (w, s, z)
         )
         columns = _Columns(w, s, z, np.zeros(w.shape), np.empty(w.shape), np.empty(w.shape))
-        columns.round(factor, low, high)
+        columns.round(factor, low, high, choose)
         codes[..., rows, :] = np.take_along_axis(columns.codes, back, -2).swapaxes(-1, -2)
     return codes
 
@@ -116,27 +120,29 @@ class _Columns:
     def part(self, columns: slice) -> _Columns:
         return _Columns(*(getattr(self, f.name)[..., columns, :] for f in fields(self)))
 
-    def round(self, factor: Array, low: int, high: int) -> None:
+    def round(self, factor: Array, low: int, high: int, choose: Callable[[Array], Array]) -> None:
         """Halves the columns until few are left: nearly all the work is matrix products."""
         width = self.weights.shape[-2]
         if width <= LEAF:
             for j in range(width):
-                self._round_one(j, factor, low, high)
+                self._round_one(j, factor, low, high, choose)
             return
         middle = width // 2
         first, last = self.part(slice(middle)), self.part(slice(middle, None))
-        first.round(factor[..., :middle, :middle], low, high)
+        first.round(factor[..., :middle, :middle], low, high, choose)
         last.carried[...] += factor[..., :middle, middle:].swapaxes(-1, -2) @ first.errors
-        last.round(factor[..., middle:, middle:], low, high)
+        last.round(factor[..., middle:, middle:], low, high, choose)
 
-    def _round_one(self, j: int, factor: Array, low: int, high: int) -> None:
+    def _round_one(
+        self, j: int, factor: Array, low: int, high: int, choose: Callable[[Array], Array]
+    ) -> None:
         weights, scale, zero_point = (
             x[..., j, :] for x in (self.weights, self.scale, self.zero_point)
         )
         codes = self.carried[..., j, :] / factor[..., j, j, None]  # in place from here
         codes += weights
         codes /= scale
-        np.rint(codes, out=codes)
+        codes = np.asarray(choose(codes), np.float64)
         codes += zero_point
         np.maximum(codes, low, out=codes)
         np.minimum(codes, high, out=codes)
@@ -255,14 +261,17 @@ def _quotient(dividend: Array, divisor: Array) -> Array:
 
 
 def _transposed(
-    weights: Array, scale: Array | float, zero_point: Array | float
+    weights: Array,
+    scale: Array | float,
+    zero_point: Array | float,
+    at_once: int = ROWS,
 ) -> Iterator[tuple[slice, Array, Array, Array]]:
-    """Slices of at most ROWS rows, and weights, scale and zero point of each as float64 views
-    or copies [*groups, d, rows]: a column of the layer is contiguous then."""
+    """Slices of at most ``at_once`` rows, and weights, scale and zero point of each as float64
+    views or copies [*groups, d, rows]: a column of the layer is contiguous then."""
     scale, zero_point = (np.asarray(x, np.float64) for x in (scale, zero_point))
     scale, zero_point = (np.broadcast_to(x, weights.shape) for x in (scale, zero_point))
-    for first in range(0, weights.shape[-2], ROWS):
-        rows = slice(first, first + ROWS)
+    for first in range(0, weights.shape[-2], at_once):
+        rows = slice(first, first + at_once)
         w, s, z = (x[..., rows, :].swapaxes(-1, -2) for x in (weights, scale, zero_point))
         yield rows, np.ascontiguousarray(w, np.float64), s, z
 

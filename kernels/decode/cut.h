@@ -24,6 +24,9 @@ struct Cut {
     if (bits < 8 && step < rows) step -= step % 8;
   }
 
+  // Whether a row may be of several chunks, were there any rows.
+  bool splits_rows() const noexcept { return columns * kernel > kMost; }
+
   uint64_t count() const noexcept { return rows * columns * kernel; }
 
   uint64_t chunks() const noexcept {

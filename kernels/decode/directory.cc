@@ -95,6 +95,11 @@ class Reader {
         return read_planes(entry);
       case Kind::kGrid:
         return read_grid(entry);
+      case Kind::kTrellis:
+        entry->along = cursor_.take_byte("axis of its sequences");
+        if (entry->rank < 2 || entry->along >= entry->rank || directory_.cut(*entry).splits_rows())
+          cursor_.wrong("axis of its sequences");
+        return read_grid(entry);
       case Kind::kCodebook: {
         const uint64_t count = cursor_.number(kLargestCodebook, "size of its codebook");
         if (entry->bits < 8) cursor_.wrong("codebook of a type without whole bytes");

@@ -16,7 +16,7 @@ inline constexpr uint64_t kHeaderBytes = 16;
 inline constexpr int kMostFields = 64;
 inline constexpr int kWholeAxis = 255;
 
-enum class Kind : uint8_t { kInteger = 1, kPlanes = 2, kGrid = 3, kCodebook = 4, kSame = 5 };
+enum class Kind : uint8_t { kInteger = 1, kPlanes = 2, kGrid = 3, kCodebook = 4, kSame = 5, kTrellis = 6 };
 
 struct Chunk {
   uint64_t offset;
@@ -55,12 +55,14 @@ struct Entry {
   Kind kind;
   Planes planes;
   Table table;         // scales of a grid, values of a codebook
-  int axis;            // of a grid
+  int axis;            // of a grid or a trellis
   uint64_t block;
+  int along;           // axis of the sequences of a trellis
   bool of_base;        // `same`
   uint64_t same;       // index
 
-  bool has_table() const noexcept { return kind == Kind::kGrid || kind == Kind::kCodebook; }
+  bool has_table() const noexcept { return is_grid() || kind == Kind::kCodebook; }
+  bool is_grid() const noexcept { return kind == Kind::kGrid || kind == Kind::kTrellis; }
   int streams() const noexcept { return kind == Kind::kSame ? 0 : kind == Kind::kPlanes ? planes.count : 1; }
   Cut table_cut() const noexcept { return Cut(table.item, table.count, 1, 8); }
 };

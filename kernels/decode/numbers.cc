@@ -4,6 +4,7 @@
 
 #include "decode/data_types.h"
 #include "decode/floats.h"
+#include "trellis/trellis.h"
 
 namespace onnxcomp::decode {
 namespace {
@@ -68,6 +69,14 @@ void write_integers(const Part& part, uint8_t* out) noexcept {
   if (part.entry.bits < 8) return write_narrow_integers(part, out);
   store_all(part, part.entry.bits / 8, out,
             [&](uint64_t i) { return static_cast<uint64_t>(static_cast<int64_t>(part.codes[i])); });
+}
+
+void restore(const Part& part, int32_t* codes) noexcept {
+  uint64_t inner = 1;
+  for (int axis = part.entry.along + 1; axis < part.entry.rank; ++axis) inner *= part.dims[axis];
+  const uint64_t length = part.entry.along == 0 ? part.count / inner : part.dims[part.entry.along];
+  trellis::restore(codes, static_cast<int64_t>(part.count / (length * inner)), static_cast<int64_t>(length),
+                   static_cast<int64_t>(inner));
 }
 
 void write_grid(const Part& part, const uint8_t* scales, uint8_t* out) noexcept {

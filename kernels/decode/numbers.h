@@ -17,6 +17,7 @@ struct Part {
 
 // Bytes of `part.count` numbers. `out` needs no alignment.
 void write_integers(const Part& part, uint8_t* out) noexcept;
+void restore(const Part& part, int32_t* codes) noexcept;  // codes of a trellis -> integers, in their place
 void write_grid(const Part& part, const uint8_t* scales, uint8_t* out) noexcept;
 bool write_codebook(const Part& part, const uint8_t* values, uint8_t* out) noexcept;  // false: a code is outside
 

@@ -87,7 +87,8 @@ onnxcomp_status Container::decode_chunk(size_t index, uint64_t chunk, const Arra
   const Part part = {entry, dims, codes_.data(), cut.start(chunk), count};
   if (entry.kind == Kind::kPlanes) {
     write_planes(part, numbers.data(), target);
-  } else if (entry.kind == Kind::kGrid) {
+  } else if (entry.is_grid()) {
+    if (entry.kind == Kind::kTrellis) restore(part, codes_.data());
     write_grid(part, table.data(), target);
   } else if (entry.kind == Kind::kCodebook) {
     if (!write_codebook(part, table.data(), target))

@@ -46,6 +46,7 @@ from onnxcomp.representations import (
     Planes,
     Representation,
     Table,
+    Trellis,
     make_table,
     scale_shape,
 )
@@ -290,6 +291,8 @@ def representations(draw: st.DrawFn) -> tuple[Entry, list[list[bytes]]]:
         )
         table, stream = make_table(scales.view(np.uint32))
         how, tables = Grid(axis, block, table), [stream] * (table.inline is None)
+        if len(dims) > 1 and draw(st.booleans()):
+            how = Trellis(axis, block, table, draw(st.integers(0, len(dims) - 1)))
     elif kind is Codebook:
         values = np.frombuffer(
             rng.bytes(draw(st.integers(1, 300)) * 8), f"<u{BITS[data_type] // 8}"
@@ -535,6 +538,24 @@ def test_a_table_for_no_numbers_is_refused(library: Library, tmp_path: Path) -> 
         writer.finish()
     with pytest.raises(Refused, match="scales, more than numbers"):
         from_memory(library, (tmp_path / "m.oxc").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("dims", "along"), [((4, 3), 2), ((12,), 0), ((), 0), ((1, 2**20 + 1), 0), ((2, 2**11, 513), 2)]
+)
+def test_sequences_that_no_chunk_has_are_refused(
+    library: Library, tmp_path: Path, dims: tuple[int, ...], along: int
+) -> None:
+    entry = Entry(0, True, 0, 0, FLOAT, dims, Trellis(WHOLE, 0, Table(1, 4, bytes(4)), along))
+    with open(tmp_path / "m.oxc", "wb") as file:
+        writer = ContainerWriter(file, b"", external=True)
+        (shape, bits), *_ = stream_dims(entry)
+        writer.add(entry, [chunks(np.zeros(dims, np.int32), shape, bits)])
+        writer.finish()
+    with pytest.raises(Refused, match="wrong axis of its sequences"):
+        from_memory(library, (tmp_path / "m.oxc").read_bytes())
+    with pytest.raises(CorruptContainer, match=f"no sequences along axis {along}"):
+        ContainerReader(tmp_path / "m.oxc")
 
 
 def test_no_more_is_allocated_than_the_caller_allows(library: Library, packed: Path) -> None:
