@@ -10,6 +10,7 @@ from onnxcomp.passes.code_weights import CodeWeights
 from onnxcomp.passes.convert_float16 import ConvertFloat16
 from onnxcomp.passes.equalize_channels import EqualizeChannels
 from onnxcomp.passes.factorize_weights import FactorizeWeights
+from onnxcomp.passes.lower_binary import LowerBinary
 from onnxcomp.passes.prune_blocks import PruneBlocks
 from onnxcomp.passes.prune_channels import PruneChannels
 from onnxcomp.passes.quantize_dynamic import QuantizeDynamic
@@ -28,6 +29,7 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeStatic,
     QuantizeDynamic,
     QuantizeWeights,
+    LowerBinary,
     ConvertFloat16,
     CodeWeights,
 )
