@@ -91,7 +91,7 @@ def test_values_are_those_that_a_container_gives_back(
     coded = quantize_weight(weights, layout, None, 0.4, trellis=True)
     assert coded.along == along
     mean_square = np.mean((weights - coded.values) ** 2)
-    assert mean_square < 1.1 * 0.4**2 / 12  # so decoder and search agree on every state
+    assert mean_square < 1.2 * 0.4**2 / 12  # so decoder and search agree on every state
     graph = helper.make_graph(
         [helper.make_node("Identity", ["w"], ["y"])],
         "g",
