@@ -22,6 +22,9 @@ if(ONNXCOMP_TARGET_X86_64)
                               "${ONNXCOMP_BINARY_OPTIONS};${ONNXCOMP_BINARY_AVX2_OPTIONS}")
   set_source_files_properties(binary/avx512.cc PROPERTIES COMPILE_OPTIONS
                               "${ONNXCOMP_BINARY_OPTIONS};${ONNXCOMP_BINARY_AVX512_OPTIONS}")
+elseif(ONNXCOMP_TARGET_ARM64)
+  set(ONNXCOMP_BINARY_SIMD binary/neon.cc)
+  set_source_files_properties(binary/neon.cc PROPERTIES COMPILE_OPTIONS "${ONNXCOMP_BINARY_OPTIONS}")
 endif()
 set_source_files_properties(binary/portable.cc PROPERTIES
                             COMPILE_OPTIONS "${ONNXCOMP_BINARY_OPTIONS}")
