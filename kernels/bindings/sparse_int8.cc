@@ -42,14 +42,18 @@ void refuse(const std::string& defect) {
 }
 
 // values, indices, offsets; out_channels, in_channels, positions, groups, block_rows
-using Weights = std::tuple<Array<int8_t, 3>, Integers, Integers, int64_t, int64_t, int64_t, int64_t, int64_t>;
+using Weights =
+    std::tuple<Array<int8_t, 3>, Integers, Integers, int64_t, int64_t, int64_t, int64_t, int64_t>;
 // scale, bias, zero point of x and, for codes, of y
-using Scales = std::tuple<Array<float, 1>, std::optional<Integers>, int32_t, std::optional<int32_t>>;
+using Scales =
+    std::tuple<Array<float, 1>, std::optional<Integers>, int32_t, std::optional<int32_t>>;
 
 Layer make_layer(const Weights& given, const Scales& scales) {
   const auto& [values, indices, offsets, out, in, positions, groups, rows] = given;
-  const PackedWeights weights{values.data(), indices.data(), offsets.data(), out, in, positions, groups, rows};
-  refuse(find_defect(weights, {length(values.size()), length(indices.size()), length(offsets.size())}));
+  const PackedWeights weights{
+      values.data(), indices.data(), offsets.data(), out, in, positions, groups, rows};
+  refuse(find_defect(weights,
+                     {length(values.size()), length(indices.size()), length(offsets.size())}));
   const auto& [scale, bias, x_zero_point, y_zero_point] = scales;
   if (length(scale.size()) != out || (bias && length(bias->size()) != out))
     throw nb::value_error("the length of scale or bias is not out_channels");
@@ -57,12 +61,14 @@ Layer make_layer(const Weights& given, const Scales& scales) {
   for (const int32_t zero_point : {x_zero_point, y_zero_point.value_or(0)}) {
     if (zero_point < 0 || zero_point > 255) throw nb::value_error("a zero point is not 0 to 255");
   }
-  return Layer(weights, scale.data(), bias ? bias->data() : nullptr, x_zero_point, y_zero_point.value_or(0));
+  return Layer(weights, scale.data(), bias ? bias->data() : nullptr, x_zero_point,
+               y_zero_point.value_or(0));
 }
 
 const Kernel& kernel_of(const std::string& isa) {
   const Kernel* kernel = sparse_int8::find_kernel(isa.c_str());
-  if (kernel == nullptr) throw nb::value_error(("this processor has no kernel named " + isa).c_str());
+  if (kernel == nullptr)
+    throw nb::value_error(("this processor has no kernel named " + isa).c_str());
   return *kernel;
 }
 
@@ -108,19 +114,22 @@ nb::object sparse_int8_matmul(const Array<uint8_t, 2>& x, const Weights& weights
   if (length(x.shape(1)) != packed.in_channels)
     throw nb::value_error("the last dimension of x is not in_channels");
   const std::vector<size_t> shape{x.shape(0), static_cast<size_t>(packed.out_channels)};
-  return codes_or_results(std::get<3>(scales).has_value(), shape, [&](uint8_t* codes, float* results) {
-    Scratch scratch;
-    run(MatMul(kernel, layer, scratch, x.data(), length(x.shape(0)), codes, results));
-  });
+  return codes_or_results(
+      std::get<3>(scales).has_value(), shape, [&](uint8_t* codes, float* results) {
+        Scratch scratch;
+        run(MatMul(kernel, layer, scratch, x.data(), length(x.shape(0)), codes, results));
+      });
 }
 
 ConvAxis axis_of(const Axis& axis) {
-  return {std::get<0>(axis), std::get<1>(axis), std::get<2>(axis), std::get<3>(axis), std::get<4>(axis)};
+  return {std::get<0>(axis), std::get<1>(axis), std::get<2>(axis), std::get<3>(axis),
+          std::get<4>(axis)};
 }
 
 // (taps, stride, dilation, padding before and after) of the rows and of the columns
-nb::object sparse_int8_conv(const Array<uint8_t, 4>& x, const Weights& weights, const Scales& scales,
-                            const Axis& rows, const Axis& columns, const std::string& isa) {
+nb::object sparse_int8_conv(const Array<uint8_t, 4>& x, const Weights& weights,
+                            const Scales& scales, const Axis& rows, const Axis& columns,
+                            const std::string& isa) {
   const Kernel& kernel = kernel_of(isa);
   const Layer layer = make_layer(weights, scales);
   const PackedWeights& packed = layer.weights();
@@ -138,11 +147,12 @@ nb::object sparse_int8_conv(const Array<uint8_t, 4>& x, const Weights& weights, 
     if (size < 1) throw nb::value_error("x is smaller than the kernel");
     shape.push_back(static_cast<size_t>(size));
   }
-  return codes_or_results(std::get<3>(scales).has_value(), shape, [&](uint8_t* codes, float* results) {
-    Scratch scratch;
-    run(Conv(kernel, layer, window, scratch, x.data(), length(x.shape(0)), height, width, codes,
-             results));
-  });
+  return codes_or_results(std::get<3>(scales).has_value(), shape,
+                          [&](uint8_t* codes, float* results) {
+                            Scratch scratch;
+                            run(Conv(kernel, layer, window, scratch, x.data(), length(x.shape(0)),
+                                     height, width, codes, results));
+                          });
 }
 
 std::vector<std::string> available_int8_isas() {

@@ -42,13 +42,12 @@ template <ElementType kResult>
 auto SparseInt8Conv<kResult>::create(FunctionTable api, const KernelInfo* info)
     -> std::unique_ptr<Kernel> {
   constexpr bool kToCodes = kResult == ElementType::kUInt8;
-  const ConvShape window = read_window([&](const char* name, size_t count) {
-    return ints_attribute(api, info, name, count);
-  });
+  const ConvShape window = read_window(
+      [&](const char* name, size_t count) { return ints_attribute(api, info, name, count); });
   const int64_t positions = window.rows.taps * window.columns.taps;
   const int64_t groups = int_attribute(api, info, "group");
-  return std::unique_ptr<Kernel>(new Kernel{
-      api, read_sparse_int8_layer(api, info, positions, groups, kToCodes), window});
+  return std::unique_ptr<Kernel>(
+      new Kernel{api, read_sparse_int8_layer(api, info, positions, groups, kToCodes), window});
 }
 
 template <ElementType kResult>
@@ -64,14 +63,15 @@ void SparseInt8Conv<kResult>::compute(const Kernel& op, KernelContext* context) 
                                       op.window.rows.outputs(x.shape[2]),
                                       op.window.columns.outputs(x.shape[3])};
   if (shape[2] < 1 || shape[3] < 1)
-    throw InvalidArgument("X has shape " + describe(x.shape) + ", which is smaller than the kernel");
+    throw InvalidArgument("X has shape " + describe(x.shape) +
+                          ", which is smaller than the kernel");
   void* y = output(op.api, context, shape);
   if (shape[0] == 0) return;
   BorrowedScratch scratch;
-  const sparse_int8::Conv conv(*sparse_int8::find_kernel("auto"), op.layer, op.window, scratch.get(),
-                               static_cast<const uint8_t*>(x.data), x.shape[0], x.shape[2],
-                               x.shape[3], kToCodes ? static_cast<uint8_t*>(y) : nullptr,
-                               kToCodes ? nullptr : static_cast<float*>(y));
+  const sparse_int8::Conv conv(
+      *sparse_int8::find_kernel("auto"), op.layer, op.window, scratch.get(),
+      static_cast<const uint8_t*>(x.data), x.shape[0], x.shape[2], x.shape[3],
+      kToCodes ? static_cast<uint8_t*>(y) : nullptr, kToCodes ? nullptr : static_cast<float*>(y));
   run_sparse_int8(op.api, context, conv);
 }
 
@@ -79,9 +79,8 @@ template <ElementType kResult>
 void SparseInt8Conv<kResult>::infer_shape(FunctionTable api, ShapeInferContext* context) {
   SymbolicShape shape = input_shape(api, context, kX);
   if (shape.sizes.size() != 4) return;
-  const ConvShape window = read_window([&](const char* name, size_t count) {
-    return shape_attribute(api, context, name, count);
-  });
+  const ConvShape window = read_window(
+      [&](const char* name, size_t count) { return shape_attribute(api, context, name, count); });
   infer_size(window.rows, shape, 2);
   infer_size(window.columns, shape, 3);
   shape.sizes[1] = shape_attribute(api, context, "out_channels", 1)[0];

@@ -27,7 +27,8 @@ void refuse(const std::string& defect) {
 int32_t zero_point(FunctionTable api, const KernelInfo* info, const char* name) {
   const int64_t value = int_attribute(api, info, name);
   if (value < 0 || value > 255)
-    throw InvalidArgument(std::string(name) + " is " + std::to_string(value) + ", expected 0 to 255");
+    throw InvalidArgument(std::string(name) + " is " + std::to_string(value) +
+                          ", expected 0 to 255");
   return static_cast<int32_t>(value);
 }
 
@@ -80,14 +81,16 @@ sparse_int8::Layer read_sparse_int8_layer(FunctionTable api, const KernelInfo* i
                                indices.shape[0], offsets.shape[0]}));
 
   const int64_t channels = weights.out_channels;
-  const TensorView scale = channel_constant(api, info, kScale, "scale", ElementType::kFloat, channels);
+  const TensorView scale =
+      channel_constant(api, info, kScale, "scale", ElementType::kFloat, channels);
   const auto* scales = static_cast<const float*>(scale.data);
   refuse(sparse_int8::find_scale_defect(scales, channels));
   const int32_t* biases = nullptr;
   size_t inputs = 0;
   check(api, GetNodeInputCount::call(api, info, &inputs));
   if (inputs > kBias) {
-    const TensorView bias = channel_constant(api, info, kBias, "bias", ElementType::kInt32, channels);
+    const TensorView bias =
+        channel_constant(api, info, kBias, "bias", ElementType::kInt32, channels);
     biases = static_cast<const int32_t*>(bias.data);
   }
   return {weights, scales, biases, zero_point(api, info, "x_zero_point"),

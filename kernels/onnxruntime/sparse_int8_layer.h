@@ -17,8 +17,8 @@ enum SparseInt8Input : size_t { kX, kValues, kIndices, kOffsets, kScale, kBias }
 sparse_int8::Layer read_sparse_int8_layer(FunctionTable api, const KernelInfo* info,
                                           int64_t positions, int64_t groups, bool to_codes);
 
-// Scratch memory for one call. Calls of all sessions take turns with it: as much stays as there were
-// calls at a time, and no piece above 16 MiB.
+// Scratch memory for one call. Calls of all sessions take turns with it: as much stays as there
+// were calls at a time, and no piece above 16 MiB.
 class BorrowedScratch {
  public:
   BorrowedScratch();

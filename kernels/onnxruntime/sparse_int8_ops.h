@@ -11,10 +11,12 @@
 namespace onnxcomp::ort {
 
 // X, values, indices, offsets, scale, bias?
-inline constexpr InputType kSparseInt8Inputs[] = {
-    {ElementType::kUInt8, Characteristic::kRequired}, {ElementType::kInt8, Characteristic::kRequired},
-    {ElementType::kInt32, Characteristic::kRequired}, {ElementType::kInt32, Characteristic::kRequired},
-    {ElementType::kFloat, Characteristic::kRequired}, {ElementType::kInt32, Characteristic::kOptional}};
+inline constexpr InputType kSparseInt8Inputs[] = {{ElementType::kUInt8, Characteristic::kRequired},
+                                                  {ElementType::kInt8, Characteristic::kRequired},
+                                                  {ElementType::kInt32, Characteristic::kRequired},
+                                                  {ElementType::kInt32, Characteristic::kRequired},
+                                                  {ElementType::kFloat, Characteristic::kRequired},
+                                                  {ElementType::kInt32, Characteristic::kOptional}};
 
 // What both results of a layer share; `kOutput` says whether they are codes.
 template <ElementType kResult>

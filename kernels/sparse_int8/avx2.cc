@@ -11,8 +11,8 @@ __m256i load(const uint8_t* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
 
-// Products of bytes are added up in pairs, and a pair of u8 x s8 fits no 16 bits: bytes are widened,
-// the even ones of each quad and the odd ones apart.
+// Products of bytes are added up in pairs, and a pair of u8 x s8 fits no 16 bits: bytes are
+// widened, the even ones of each quad and the odd ones apart.
 struct WideQuads {
   __m256i even;
   __m256i odd;
@@ -47,9 +47,9 @@ void write_row(__m256i low, __m256i high, float scale, int32_t zero_point, uint8
   const __m256i ordered = _mm256_permute4x64_epi64(words, _MM_SHUFFLE(3, 1, 2, 0));
   const __m256i zero = _mm256_set1_epi16(static_cast<int16_t>(zero_point));
   const __m256i shifted = _mm256_adds_epi16(ordered, zero);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes),
-                   _mm_packus_epi16(_mm256_castsi256_si128(shifted),
-                                    _mm256_extracti128_si256(shifted, 1)));
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(codes),
+      _mm_packus_epi16(_mm256_castsi256_si128(shifted), _mm256_extracti128_si256(shifted, 1)));
 }
 
 void write_row(__m256i low, __m256i high, float scale, int32_t, float* results) {
@@ -150,9 +150,11 @@ void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to)
   const auto interleave_vector = [&](int64_t at) {
     __m128i rows[kQuad];
     for (int channel = 0; channel < kQuad; ++channel)
-      rows[channel] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(planes.channels[channel] + first + at));
+      rows[channel] =
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(planes.channels[channel] + first + at));
     auto* quads = reinterpret_cast<__m128i*>(to + at * kQuad);
-    const __m128i low[2] = {_mm_unpacklo_epi8(rows[0], rows[1]), _mm_unpacklo_epi8(rows[2], rows[3])};
+    const __m128i low[2] = {_mm_unpacklo_epi8(rows[0], rows[1]),
+                            _mm_unpacklo_epi8(rows[2], rows[3])};
     const __m128i high[2] = {_mm_unpackhi_epi8(rows[0], rows[1]),
                              _mm_unpackhi_epi8(rows[2], rows[3])};
     _mm_storeu_si128(quads, _mm_unpacklo_epi16(low[0], low[1]));
@@ -164,7 +166,8 @@ void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to)
   for (; i + kLanes <= count; i += kLanes) interleave_vector(i);
   if (i < count && count >= kLanes) return interleave_vector(count - kLanes);
   for (; i < count; ++i) {
-    for (int64_t channel = 0; channel < kQuad; ++channel) to[i * kQuad + channel] = planes.channels[channel][first + i];
+    for (int64_t channel = 0; channel < kQuad; ++channel)
+      to[i * kQuad + channel] = planes.channels[channel][first + i];
   }
 }
 

@@ -22,39 +22,52 @@ __m512 scaled(__m512i sums, float scale) {
   return _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_set1_ps(scale));
 }
 
-// The conversion turns what lies beyond 2^31 into -2^31, which is right for the negative ones only.
-__m512i rounded(__m512i sums, float scale) {
-  return _mm512_cvtps_epi32(_mm512_min_ps(scaled(sums, scale), _mm512_set1_ps(255.0f)));
-}
+// What becomes of a row's sums. The conversion turns what lies beyond 2^31 into -2^31, which is
+// right for the negative ones only, and can be spared a clamp where all are below.
+template <bool kBounded>
+struct Codes {
+  using Result = uint8_t;
 
-template <int kVectors>
-void write_row(const __m512i* sums, float scale, int32_t zero_point, uint8_t* codes) {
-  constexpr int kWhole = kVectors / 4 * 4;
-  ONNXCOMP_UNROLLED
-  for (int v = 0; v < kWhole; v += 4) {
-    const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(zero_point));
-    const __m512i low = _mm512_packs_epi32(rounded(sums[v], scale), rounded(sums[v + 1], scale));
-    const __m512i high = _mm512_packs_epi32(rounded(sums[v + 2], scale), rounded(sums[v + 3], scale));
-    const __m512i packed =
-        _mm512_packus_epi16(_mm512_adds_epi16(low, zero), _mm512_adds_epi16(high, zero));
-    // Packing goes by quarters of a register: dword 4 i + j holds columns 16 j + 4 i and on.
-    const __m512i order =
-        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    _mm512_storeu_si512(codes + v * kLanes, _mm512_permutexvar_epi32(order, packed));
+  static __m512i rounded(__m512i sums, float scale) {
+    const __m512 value = scaled(sums, scale);
+    return _mm512_cvtps_epi32(kBounded ? value : _mm512_min_ps(value, _mm512_set1_ps(255.0f)));
   }
-  ONNXCOMP_UNROLLED
-  for (int v = kWhole; v < kVectors; ++v) {
-    const __m512i code = _mm512_add_epi32(rounded(sums[v], scale), _mm512_set1_epi32(zero_point));
-    const __m512i positive = _mm512_max_epi32(code, _mm512_setzero_si512());
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + v * kLanes), _mm512_cvtusepi32_epi8(positive));
-  }
-}
 
-template <int kVectors>
-void write_row(const __m512i* sums, float scale, int32_t, float* results) {
-  ONNXCOMP_UNROLLED
-  for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(results + v * kLanes, scaled(sums[v], scale));
-}
+  template <int kVectors>
+  static void write(const __m512i* sums, float scale, int32_t zero_point, uint8_t* codes) {
+    constexpr int kWhole = kVectors / 4 * 4;
+    ONNXCOMP_UNROLLED
+    for (int v = 0; v < kWhole; v += 4) {
+      const __m512i zero = _mm512_set1_epi16(static_cast<int16_t>(zero_point));
+      const __m512i low = _mm512_packs_epi32(rounded(sums[v], scale), rounded(sums[v + 1], scale));
+      const __m512i high =
+          _mm512_packs_epi32(rounded(sums[v + 2], scale), rounded(sums[v + 3], scale));
+      const __m512i packed =
+          _mm512_packus_epi16(_mm512_adds_epi16(low, zero), _mm512_adds_epi16(high, zero));
+      // Packing goes by quarters of a register: dword 4 i + j holds columns 16 j + 4 i and on.
+      const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+      _mm512_storeu_si512(codes + v * kLanes, _mm512_permutexvar_epi32(order, packed));
+    }
+    ONNXCOMP_UNROLLED
+    for (int v = kWhole; v < kVectors; ++v) {
+      const __m512i code = _mm512_add_epi32(rounded(sums[v], scale), _mm512_set1_epi32(zero_point));
+      const __m512i positive = _mm512_max_epi32(code, _mm512_setzero_si512());
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + v * kLanes),
+                       _mm512_cvtusepi32_epi8(positive));
+    }
+  }
+};
+
+struct Floats {
+  using Result = float;
+
+  template <int kVectors>
+  static void write(const __m512i* sums, float scale, int32_t, float* results) {
+    ONNXCOMP_UNROLLED
+    for (int v = 0; v < kVectors; ++v)
+      _mm512_storeu_ps(results + v * kLanes, scaled(sums[v], scale));
+  }
+};
 
 template <int kRows, int kVectors>
 void accumulate(const int8_t* values, const uint8_t* x, __m512i (&sums)[kRows][kVectors]) {
@@ -71,9 +84,9 @@ void accumulate(const int8_t* values, const uint8_t* x, __m512i (&sums)[kRows][k
 }
 
 // As many sums under way at once as the latency of vpdpbusd asks for.
-template <int kRows, int kVectors, class Result>
+template <int kRows, int kVectors, class Written>
 void multiply_block(const PackedWeights& weights, const Scaling& scaling, const Columns& columns,
-                    int64_t block, Result* results, int64_t stride) {
+                    int64_t block, typename Written::Result* results, int64_t stride) {
   constexpr int kTogether = kRows * kVectors >= 8 ? 1 : 2;
   __m512i sums[kTogether][kRows][kVectors];
   ONNXCOMP_UNROLLED
@@ -104,58 +117,81 @@ void multiply_block(const PackedWeights& weights, const Scaling& scaling, const 
       for (int v = 0; v < kVectors; ++v)
         sums[0][row][v] = _mm512_add_epi32(sums[0][row][v], sums[1][row][v]);
     }
-    write_row<kVectors>(sums[0][row], scaling.scale[block * kRows + row], scaling.zero_point,
-                        results + row * stride);
+    Written::template write<kVectors>(sums[0][row], scaling.scale[block * kRows + row],
+                                      scaling.zero_point, results + row * stride);
   }
 }
 
-template <int kRows, int kVectors, class Result>
+template <int kRows, int kVectors, class Written>
 void multiply_blocks(const PackedWeights& weights, const Scaling& scaling, const Columns& columns,
-                     BlockRange blocks, Result* results, int64_t stride) {
+                     BlockRange blocks, typename Written::Result* results, int64_t stride) {
   for (int64_t block = blocks.first; block < blocks.last; ++block)
-    multiply_block<kRows, kVectors>(weights, scaling, columns, block,
-                                    results + (block - blocks.first) * kRows * stride, stride);
+    multiply_block<kRows, kVectors, Written>(weights, scaling, columns, block,
+                                             results + (block - blocks.first) * kRows * stride,
+                                             stride);
 }
 
-template <class Result>
+template <class Written>
 void multiply_single_rows(const PackedWeights& weights, const Scaling& scaling,
-                          const Columns& columns, BlockRange blocks, Result* results, int64_t stride) {
+                          const Columns& columns, BlockRange blocks,
+                          typename Written::Result* results, int64_t stride) {
   switch (columns.vectors) {
-    case 8: return multiply_blocks<1, 8>(weights, scaling, columns, blocks, results, stride);
-    case 7: return multiply_blocks<1, 7>(weights, scaling, columns, blocks, results, stride);
-    case 6: return multiply_blocks<1, 6>(weights, scaling, columns, blocks, results, stride);
-    case 5: return multiply_blocks<1, 5>(weights, scaling, columns, blocks, results, stride);
-    case 4: return multiply_blocks<1, 4>(weights, scaling, columns, blocks, results, stride);
-    case 3: return multiply_blocks<1, 3>(weights, scaling, columns, blocks, results, stride);
-    case 2: return multiply_blocks<1, 2>(weights, scaling, columns, blocks, results, stride);
-    default: return multiply_blocks<1, 1>(weights, scaling, columns, blocks, results, stride);
+    case 8:
+      return multiply_blocks<1, 8, Written>(weights, scaling, columns, blocks, results, stride);
+    case 7:
+      return multiply_blocks<1, 7, Written>(weights, scaling, columns, blocks, results, stride);
+    case 6:
+      return multiply_blocks<1, 6, Written>(weights, scaling, columns, blocks, results, stride);
+    case 5:
+      return multiply_blocks<1, 5, Written>(weights, scaling, columns, blocks, results, stride);
+    case 4:
+      return multiply_blocks<1, 4, Written>(weights, scaling, columns, blocks, results, stride);
+    case 3:
+      return multiply_blocks<1, 3, Written>(weights, scaling, columns, blocks, results, stride);
+    case 2:
+      return multiply_blocks<1, 2, Written>(weights, scaling, columns, blocks, results, stride);
+    default:
+      return multiply_blocks<1, 1, Written>(weights, scaling, columns, blocks, results, stride);
   }
 }
 
 // Registers hold the sums of four rows and four vectors.
-template <class Result>
+template <class Written>
 void multiply_four_rows(const PackedWeights& weights, const Scaling& scaling, Columns columns,
-                        BlockRange blocks, Result* results, int64_t stride) {
+                        BlockRange blocks, typename Written::Result* results, int64_t stride) {
   for (; columns.vectors > 4; columns.vectors -= 4) {
-    multiply_blocks<4, 4>(weights, scaling, columns, blocks, results, stride);
+    multiply_blocks<4, 4, Written>(weights, scaling, columns, blocks, results, stride);
     columns.x += 4 * kLanes * kQuad;
     results += 4 * kLanes;
   }
   switch (columns.vectors) {
-    case 4: return multiply_blocks<4, 4>(weights, scaling, columns, blocks, results, stride);
-    case 3: return multiply_blocks<4, 3>(weights, scaling, columns, blocks, results, stride);
-    case 2: return multiply_blocks<4, 2>(weights, scaling, columns, blocks, results, stride);
-    default: return multiply_blocks<4, 1>(weights, scaling, columns, blocks, results, stride);
+    case 4:
+      return multiply_blocks<4, 4, Written>(weights, scaling, columns, blocks, results, stride);
+    case 3:
+      return multiply_blocks<4, 3, Written>(weights, scaling, columns, blocks, results, stride);
+    case 2:
+      return multiply_blocks<4, 2, Written>(weights, scaling, columns, blocks, results, stride);
+    default:
+      return multiply_blocks<4, 1, Written>(weights, scaling, columns, blocks, results, stride);
   }
 }
 
-template <class Result>
+template <class Written>
 void multiply(const PackedWeights& weights, const Scaling& scaling, const Columns& columns,
-              BlockRange blocks, Result* results, int64_t stride) {
+              BlockRange blocks, typename Written::Result* results, int64_t stride) {
   if (weights.block_rows == 4) {
-    multiply_four_rows(weights, scaling, columns, blocks, results, stride);
+    multiply_four_rows<Written>(weights, scaling, columns, blocks, results, stride);
   } else {
-    multiply_single_rows(weights, scaling, columns, blocks, results, stride);
+    multiply_single_rows<Written>(weights, scaling, columns, blocks, results, stride);
+  }
+}
+
+void multiply_to_codes(const PackedWeights& weights, const Scaling& scaling, const Columns& columns,
+                       BlockRange blocks, uint8_t* codes, int64_t stride) {
+  if (scaling.bounded) {
+    multiply<Codes<true>>(weights, scaling, columns, blocks, codes, stride);
+  } else {
+    multiply<Codes<false>>(weights, scaling, columns, blocks, codes, stride);
   }
 }
 
@@ -228,14 +264,15 @@ void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to)
   for (int64_t i = 0; i < count; i += kLanes) {
     const int64_t at = i + kLanes <= count ? i : count - kLanes;  // the last vector overlaps
     for (int channel = 0; channel < kQuad; ++channel)
-      rows[channel] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(planes.channels[channel] + first + at));
+      rows[channel] =
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(planes.channels[channel] + first + at));
     _mm512_storeu_si512(to + at * kQuad, interleave_vector(rows));
   }
 }
 
 }  // namespace
 
-const Kernel kAvx512 = {"avx512",        multiply<uint8_t>, multiply<float>,
+const Kernel kAvx512 = {"avx512",        multiply_to_codes, multiply<Floats>,
                         transpose_bytes, transpose_words,   interleave};
 
 }  // namespace onnxcomp::sparse_int8

@@ -17,8 +17,9 @@ std::string find_axis_defect(const char* name, const ConvAxis& axis) {
     return std::string(what) + " of the " + name + " is " + std::to_string(found) + ", expected " +
            expected;
   };
-  for (const auto& [what, found] :
-       {std::pair{"the kernel", axis.taps}, {"the stride", axis.stride}, {"the dilation", axis.dilation}}) {
+  for (const auto& [what, found] : {std::pair{"the kernel", axis.taps},
+                                    {"the stride", axis.stride},
+                                    {"the dilation", axis.dilation}}) {
     if (found < 1 || found > kLargestWindow) return describe(what, found, "1 to 32768");
   }
   for (const int64_t pad : {axis.pad_before, axis.pad_after}) {
@@ -103,7 +104,8 @@ Conv::Conv(const Kernel& kernel, const Layer& layer, const ConvShape& shape, Scr
   tiles_ = (flat_columns() + kTileColumns - 1) / kTileColumns;
   if (images == 0) return;
   const int64_t rows = weights.block_count() * weights.block_rows;
-  parts_ = std::clamp<int64_t>(kTasksWanted / (images * tiles_), 1, (rows + kTileRows - 1) / kTileRows);
+  parts_ =
+      std::clamp<int64_t>(kTasksWanted / (images * tiles_), 1, (rows + kTileRows - 1) / kTileRows);
   if (weights.in_channels % kQuad != 0)
     missing_.assign(static_cast<size_t>(height * width), layer.x_zero_point());
   const double bytes = static_cast<double>(images) * static_cast<double>(quads_) *
@@ -135,14 +137,17 @@ int64_t Conv::quad_bytes() const {
   return static_cast<int64_t>(rows_.phases.size() * columns_.phases.size()) * plane_bytes();
 }
 
-// One row of one phase: to[columns_.length, kQuad], from a row that begins at `start` of each plane.
-void Conv::fill_row(const Planes& planes, int64_t start, const CopyPhase& phase, uint8_t* to) const {
+// One row of one phase: to[columns_.length, kQuad], from a row that begins at `start` of each
+// plane.
+void Conv::fill_row(const Planes& planes, int64_t start, const CopyPhase& phase,
+                    uint8_t* to) const {
   fill_with_padding(to, phase.first);
   fill_with_padding(to + phase.last * kQuad, columns_.length - phase.last);
   const int64_t stride = shape_.columns.stride;
   int64_t pixel = phase.pixel;
   if (stride == 1)
-    return kernel_.interleave(planes, start + pixel, phase.last - phase.first, to + phase.first * kQuad);
+    return kernel_.interleave(planes, start + pixel, phase.last - phase.first,
+                              to + phase.first * kQuad);
   constexpr int64_t kChunk = 256;
   uint8_t chunk[kChunk * kQuad];
   for (int64_t column = phase.first; column < phase.last;) {
@@ -230,10 +235,11 @@ void Conv::multiply_tile(Multiply multiply, int64_t image, int64_t tile, BlockRa
   alignas(64) Result results[kTileRows * kTileColumns];
   for (int64_t block = blocks.first; block < blocks.last;) {
     const int64_t group = block / group_blocks;
-    const int64_t last = std::min({block + blocks_together, blocks.last, (group + 1) * group_blocks});
+    const int64_t last =
+        std::min({block + blocks_together, blocks.last, (group + 1) * group_blocks});
     const int64_t quad = image * quads_ + group * weights.quads_per_position();
-    const Columns columns{copy_ + quad * quad_bytes() + first_column * kQuad,
-                          places_.data(), vectors};
+    const Columns columns{copy_ + quad * quad_bytes() + first_column * kQuad, places_.data(),
+                          vectors};
     const int64_t row = (block - group * group_blocks) * weights.block_rows;
     const int64_t computed = (last - block) * weights.block_rows;
     const int64_t rows = std::min(computed, group_outputs - row);

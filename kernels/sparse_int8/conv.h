@@ -38,8 +38,8 @@ struct CopyPhase {
   int64_t pixel;
 };
 
-// One axis of the padded copy. Its pixels are dealt out by their remainder modulo the stride, so that
-// the pixels that one tap reads are neighbours: a convolution of stride 1 over several images.
+// One axis of the padded copy. Its pixels are dealt out by their remainder modulo the stride, so
+// that the pixels that one tap reads are neighbours: a convolution of stride 1 over several images.
 struct CopyAxis {
   CopyAxis(const ConvAxis& axis, int64_t pixels);
 
@@ -54,14 +54,14 @@ struct CopyAxis {
 };
 
 // Y[images, out_channels, rows, columns] = scaled(conv(X[images, channels, height, width], W)), cut
-// into tasks as MatMul is. X is copied to [images, quads, row phases, column phases, rows, columns, 4],
-// padded by its zero point. Outputs are computed along the rows of the copy, across their ends: the
-// columns of a tile that are no output's are left out when it is written.
+// into tasks as MatMul is. X is copied to [images, quads, row phases, column phases, rows, columns,
+// 4], padded by its zero point. Outputs are computed along the rows of the copy, across their ends:
+// the columns of a tile that are no output's are left out when it is written.
 class Conv {
  public:
-  // Neither the shape nor the layer has a defect, `positions` is the number of taps, and at least one
-  // window fits. Exactly one of `codes` and `results` is given. X is copied to `scratch`; throws
-  // std::bad_alloc when there is no room for it.
+  // Neither the shape nor the layer has a defect, `positions` is the number of taps, and at least
+  // one window fits. Exactly one of `codes` and `results` is given. X is copied to `scratch`;
+  // throws std::bad_alloc when there is no room for it.
   Conv(const Kernel& kernel, const Layer& layer, const ConvShape& shape, Scratch& scratch,
        const uint8_t* x, int64_t images, int64_t height, int64_t width, uint8_t* codes,
        float* results);

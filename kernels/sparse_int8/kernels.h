@@ -23,10 +23,11 @@ struct Scaling {
   const int32_t* bias;  // [blocks, block_rows], less zero_point of x times the row's weights
   const float* scale;   // [blocks, block_rows]
   int32_t zero_point;
+  bool bounded;  // every scale is below 1, so no scaled sum reaches 2^31
 };
 
-// The columns of a tile. Quad q begins at x + places[q], four bytes a column; kLanes * vectors columns
-// of every quad can be read.
+// The columns of a tile. Quad q begins at x + places[q], four bytes a column; kLanes * vectors
+// columns of every quad can be read.
 struct Columns {
   const uint8_t* x;
   const int64_t* places;  // [quads]

@@ -26,6 +26,7 @@ Layer::Layer(const PackedWeights& weights, const float* scale, const int32_t* bi
       const auto at = static_cast<size_t>(block * rows + row);
       bias_[at] = static_cast<int32_t>(given - total * static_cast<uint32_t>(x_zero_point));
       scale_[at] = scale[channel];
+      bounded_ = bounded_ && scale[channel] < 1.0f;
     }
   }
 }

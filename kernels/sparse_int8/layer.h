@@ -18,7 +18,7 @@ class Layer {
 
   const PackedWeights& weights() const { return weights_; }
   uint8_t x_zero_point() const { return x_zero_point_; }
-  Scaling scaling() const { return {bias_.data(), scale_.data(), y_zero_point_}; }
+  Scaling scaling() const { return {bias_.data(), scale_.data(), y_zero_point_, bounded_}; }
 
  private:
   PackedWeights weights_;
@@ -26,6 +26,7 @@ class Layer {
   std::vector<int32_t> bias_;
   uint8_t x_zero_point_;
   int32_t y_zero_point_;
+  bool bounded_ = true;
 };
 
 // One line that says which scale is not a finite number of at least 0, or an empty string.

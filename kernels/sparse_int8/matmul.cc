@@ -105,7 +105,7 @@ void MatMul::multiply_tile(Multiply multiply, int64_t tile, BlockRange blocks) c
   const PackedWeights& weights = layer_.weights();
   const int64_t vectors = (tokens_of(tile) + kLanes - 1) / kLanes;
   const Columns columns{panel(tile), places_.data(), vectors};
-  alignas(64) Result results[kTileRows * kTileColumns] = {};
+  alignas(64) Result results[kTileRows * kTileColumns];
   const int64_t blocks_together = kTileRows / weights.block_rows;
   for (int64_t block = blocks.first; block < blocks.last; block += blocks_together) {
     const int64_t last = std::min(block + blocks_together, blocks.last);

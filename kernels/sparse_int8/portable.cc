@@ -69,14 +69,16 @@ void transpose(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to
   for (int64_t row = 0; row < 16; ++row) {
     for (int64_t column = 0; column < kColumns; ++column) {
       for (int64_t byte = 0; byte < kBytes; ++byte)
-        to[column * to_stride + row * kBytes + byte] = from[row * from_stride + column * kBytes + byte];
+        to[column * to_stride + row * kBytes + byte] =
+            from[row * from_stride + column * kBytes + byte];
     }
   }
 }
 
 void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to) {
   for (int64_t i = 0; i < count; ++i) {
-    for (int64_t channel = 0; channel < kQuad; ++channel) to[i * kQuad + channel] = planes.channels[channel][first + i];
+    for (int64_t channel = 0; channel < kQuad; ++channel)
+      to[i * kQuad + channel] = planes.channels[channel][first + i];
   }
 }
 
