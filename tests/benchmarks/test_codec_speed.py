@@ -1,4 +1,4 @@
-"""Speed and size of the rANS coder: `pytest -m benchmark -s tests/benchmarks`."""
+"""Speed and size of the coders: `pytest -m benchmark -s tests/benchmarks/test_codec_speed.py`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import numpy.typing as npt
 import pytest
 from onnx import load_model, numpy_helper
 
+from onnxcomp.container_loading import decoded
+from onnxcomp.container_packing import pack
+from onnxcomp.container_reader import ContainerReader
 from onnxcomp.kernels import _native, coding
 
 pytestmark = pytest.mark.benchmark
@@ -58,7 +61,8 @@ def entropy(codes: npt.NDArray[np.int32]) -> float:
 
 def row(codes: npt.NDArray[np.int32], profile: int) -> str:
     """Bits a weight and speeds of one profile, empty where it does not apply."""
-    payload = _native.encode_codes(codes, 1, profile, False)
+    back_end = 1 if profile >= 0 else coding.BACK_ENDS["cabac"]
+    payload = _native.encode_codes(codes, back_end, profile, False)
     if not payload:
         return ""
     again, scales = np.empty_like(codes), np.ones(1, np.float32)
@@ -69,8 +73,8 @@ def row(codes: npt.NDArray[np.int32], profile: int) -> str:
 
     bits = 8 * len(payload) / codes.size
     line = f"{bits:.3f} {bits / entropy(codes) - 1:+7.2%}  encode "
-    line += speed(lambda: _native.encode_codes(codes, 1, profile, False))
-    for isa in coding.available_isas():
+    line += speed(lambda: _native.encode_codes(codes, back_end, profile, False))
+    for isa in coding.available_isas() if profile >= 0 else ["auto"]:
         plain = speed(partial(_native.decode_codes, payload, again, isa))
         fused = speed(partial(_native.decode_scaled, payload, scales, out, isa))
         line += f"  {isa} {plain} / {fused}"
@@ -83,5 +87,28 @@ def test_million_weights_a_second(shared: Path) -> None:
     print("\nMw/s of one thread: int32 / float32. Bits a weight, and against the entropy.")
     for name, weight in layers(shared).items():
         codes = codes_of(weight, 1 / 3)
-        for profile, number in coding.RANS_PROFILES.items():
+        for profile, number in {**coding.RANS_PROFILES, "cabac": -1}.items():
             print(f"{name:20s} {profile:10s} {row(codes, number)}")
+
+
+def decoding(place: Path) -> dict[int, float]:
+    """Seconds that one thread and two take, by turns, for all values, checks included."""
+    found: dict[int, list[float]] = {1: [], 2: []}
+    with ContainerReader(place) as reader:
+        for _ in range(ROUNDS):
+            for threads, taken in found.items():
+                start = time.perf_counter()
+                decoded(reader, threads)
+                taken.append(time.perf_counter() - start)
+    return {threads: min(taken) for threads, taken in found.items()}
+
+
+def test_two_threads_beside_one(shared: Path, tmp_path: Path) -> None:
+    sources = [MINILM, shared / "kit/models/squeezenet11_fp32.onnx"]
+    for source in filter(Path.is_file, sources):
+        pack(source, tmp_path / "m.oxc")
+        tensors = load_model(str(source)).graph.initializer
+        weights = sum(numpy_helper.to_array(tensor).size for tensor in tensors)
+        taken = decoding(tmp_path / "m.oxc")
+        speeds = "  ".join(f"{n}: {weights / s / 1e6:.0f} Mw/s" for n, s in taken.items())
+        print(f"{source.stem:20s} threads {speeds}  {taken[1] / taken[2]:.2f} times")
