@@ -22,9 +22,9 @@ from onnxcomp.weight_sites import Layout
 
 LARGEST_CODE = 2**22  # far from where float32(code) is inexact
 DAMPING = 0.01
-LOW_RATE = 0.0  # bits a weight: above, codes that cost less make the outputs worse than they save
-TRELLIS_RATE = 1.15  # below, where most codes are zero, that gains more than trellis codes do
-RATE_WEIGHT = 0.06  # of a squared step, what a bit of a code is worth
+LOW_RATE = 2.2  # bits a weight: above, codes that cost less cost the outputs as much
+TRELLIS_RATE = 1.5  # below, where most codes are zero, that gains more than trellis codes do
+RATE_WEIGHT = 0.03  # of a squared step, what a bit of a code is worth
 TRELLIS_STEP = 0.62  # of theirs: what leaves about the same error
 TRELLIS_WEIGHT = 0.08  # of their squared step
 SEEN = 2**16  # weights that a rate is estimated from

@@ -255,6 +255,28 @@ def test_the_command_takes_one_target(model: Path) -> None:
     assert verify(target) > 0
 
 
+def test_what_a_trellis_gave_is_what_is_unpacked(model: Path) -> None:
+    """In two of three weights: w2 has groups of channels, where it does not apply."""
+    target, found, quantized = packed(model, "t.oxc", min_sqnr_db=25.0, trellis=True)
+    kinds = {tensor.name: tensor.representation.split(",")[0] for tensor in found.tensors}
+    assert [kinds[name] for name in ("w1", "w2", "w3")] == ["trellis", "grid", "trellis"]
+    assert 25.0 <= quantized.sqnr_db < 26.0
+    held = images(0, 32)[3::4]
+    assert sqnr(model, target, held) == pytest.approx(quantized.sqnr_db, abs=0.01)
+    assert verify(target) > 0
+
+
+def test_the_command_takes_a_trellis(model: Path) -> None:
+    target = model.with_name("trellis.oxc")
+    arguments = ["pack", str(model), "--bits", "4", "--trellis", "-o", str(target)]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    with ContainerReader(target) as reader:
+        assert any("trellis" in tensor.representation for tensor in contents(reader).tensors)
+    run = CliRunner().invoke(main, ["pack", str(model), "--lossless", "--trellis"])
+    assert run.exit_code == 2
+    assert "--trellis is a way to quantize" in run.output
+
+
 def test_made_up_samples_are_not_trusted(model: Path) -> None:
     """Without samples errors of weights count as if they reached the outputs undiminished."""
     target = model.with_name("free.oxc")

@@ -18,6 +18,7 @@ from onnxcomp.container_reader import ContainerReader
 from onnxcomp.container_unpacking import unpack
 from onnxcomp.kernels import trellis_reference
 from onnxcomp.kernels.coding import encode
+from onnxcomp.rounding import gptq
 from onnxcomp.weight_sites import Layout
 
 
@@ -33,6 +34,11 @@ def gram_of(seed: int, width: int) -> np.ndarray:
 
 def loss(error: np.ndarray, gram: np.ndarray) -> float:
     return float(np.sum((error @ gram) * error))
+
+
+def entropy(values: np.ndarray) -> float:
+    shares = np.unique(values, return_counts=True)[1] / values.size
+    return float(-(shares * np.log2(shares)).sum())
 
 
 @settings(max_examples=50, deadline=None)
@@ -59,6 +65,25 @@ def test_prices_are_bits_of_codes_with_their_signs() -> None:
     np.testing.assert_allclose(prices[:3], np.multiply(0.5, wanted), atol=0.004)
     assert len(prices) == 4
     assert prices[3] > prices[2] + 1
+
+
+@pytest.mark.parametrize(("step", "saved"), [(3.6, 0.03), (2.6, 0.02), (1.8, 0.005)])
+def test_cheap_codes_take_fewer_bits_for_the_same_error(step: float, saved: float) -> None:
+    """Against codes of a step that gives the same error, both with the scale of least squares."""
+    weights, gram = laplace(0, 400, 60).astype(np.float64), gram_of(1, 60)
+    layout = Layout((400, 60), (0, 1), 1)
+
+    def error(codes: np.ndarray) -> float:
+        whole, part = np.sum((weights @ gram) * weights), np.sum((weights @ gram) * codes)
+        return float(whole - part**2 / np.sum((codes @ gram) * codes))
+
+    cheap = quantize_weight(weights.astype(np.float32), layout, gram, step).codes
+    low, high = step / 2, 2 * step
+    for _ in range(20):
+        middle = (low + high) / 2
+        nearest = gptq(weights, gram, middle, 0, -(2**20), 2**20)
+        low, high = (middle, high) if error(nearest) < error(cheap) else (low, middle)
+    assert entropy(cheap) < entropy(nearest) * (1 - saved)
 
 
 @pytest.mark.parametrize("known", [True, False])
