@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp import coding_lookups as lookups
 from onnxcomp.calibration import Calibration
 from onnxcomp.coding_inputs import NOT_GIVEN, NOT_READ, observed
 from onnxcomp.coding_quantizer import CodedWeight, quantize_vector, quantize_weight
@@ -31,6 +32,8 @@ SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of products of different input
 SOFTER = 1 / 16  # next trial where an error was too large to tell, the inverse where too small
 OFTEN = 4  # halvings of the step, at most, for rows of tables that are looked up often
 UNSEEN = 1  # doublings for rows that samples do not look up: other texts may
+MUCH = 0.2  # share of the weights that makes it worth to look at the columns of a table
+JUDGED_ROWS = 4096  # of a table, at most
 VECTOR_SHARE = 0.01  # of the noise that vectors may cause, all together
 VECTOR_TRIAL = 2.0**-8  # of the root of their mean squares
 COARSEST_VECTOR = 2.0**-4
@@ -132,8 +135,10 @@ class CodingPlan:
             self._fit(graph, chosen, parts, advance)
             tables = [weight for weight in chosen if weight.is_table]
             for weight, shares in zip(tables, _shares(graph, tables, parts[0]), strict=True):
+                coded = mine[weight.constant.name]
                 if shares is not None:
-                    mine[weight.constant.name].multiples = row_multiples(shares)
+                    coded.multiples = row_multiples(shares)
+                    self._relate_columns(coded, graph, shown)
         else:
             for coded in self.weights:
                 coded.rounded = NOT_GIVEN
@@ -189,6 +194,20 @@ class CodingPlan:
             bias = bias_of(graph, sites[name])
             if bias in self.vectors:
                 mine[name].bias = Bias(bias, inputs.mean)
+
+    def _relate_columns(self, table: Coded, graph: gs.Graph, shown: Sequence[Feed]) -> None:
+        """Tells a table that is much of the model how its columns work together."""
+        rows, columns = table.values.shape
+        samples = min(lookups.samples_for(columns), len(shown) // 2 * 2)
+        if samples < 2 or table.values.size < MUCH * self.elements:
+            return
+        noise = OutputNoise(graph, [table.name], shown[:samples])
+        found = lookups.column_products(noise, table.name, table.values, samples)
+        if found is not None:
+            some = table.values[:: -(-rows // JUDGED_ROWS)]
+            judged = Coded(table.name, some, Layout(some.shape, (0, 1), 1))
+            judged.trust(*found)
+            table._inputs, table.rounded = judged._inputs, ""
 
     def _measure(self) -> None:
         known = []

@@ -81,14 +81,15 @@ def quantize_weight(
         gram: E[x xT] of its inputs, [d, d] or [groups, d, d] of a grouped Conv, whose rows are in
             the order of the groups; None rounds to the nearest code.
         step: distance of neighbouring values, about; of trellis codes, of those of one state.
-        multiples: of it, for each row, powers of two; not with ``gram``.
+        multiples: of it, for each row, powers of two; errors of rows then count by their inverse
+            squares. Not with groups.
         damping, act_order: of `rounding.gptq`.
         trellis: let integers depend on those before, where the layout allows it and the rate is
             not too low.
     """
     matrix = layout.matrix(values).astype(np.float64)
     step = max(step, float(np.abs(matrix).max(initial=0.0)) / LARGEST_CODE)
-    if multiples is not None and gram is None:
+    if multiples is not None:
         matrix /= multiples[:, None]
     rate = _rate(matrix, step)
     whole = gram is None or gram.ndim == 2

@@ -71,6 +71,24 @@ class OutputNoise:
             energy += _energies(wanted)
         return np.asarray(np.divide(noise, energy, where=energy > 0, out=np.zeros_like(noise)))
 
+    def response(self, changed: Mapping[str, Array], sample: int) -> Array:
+        """What changes at all outputs for one sample, each relative to its energy, float32 [n].
+
+        NaN where an output has another shape.
+
+        Args:
+            changed: new values of constants; the others have their own.
+            sample: which of the samples.
+        """
+        wanted = self._wanted[sample]
+        found = self._run(self._feeds[sample], changed, self.outputs)
+        scales = np.sqrt(np.where(self._energy > 0, self._energy, np.inf))
+        parts = [
+            (other - z).ravel() / scale if z.shape == other.shape else np.full(z.size, np.nan)
+            for z, other, scale in zip(wanted, found, scales, strict=True)
+        ]
+        return np.concatenate(parts).astype(np.float32)
+
     def sqnr_db(self, changed: Mapping[str, Array]) -> float:
         """Of the worst output; inf where nothing changes."""
         worst = float(self.shares(changed).max())
