@@ -16,7 +16,7 @@ if(ONNXCOMP_TARGET_X86_64)
   endif()
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # gcc 12's own headers start some results undefined on purpose, and gcc warns of it.
-    list(APPEND ONNXCOMP_BINARY_AVX512_OPTIONS -Wno-maybe-uninitialized)
+    list(APPEND ONNXCOMP_BINARY_AVX512_OPTIONS -Wno-maybe-uninitialized -Wno-uninitialized)
   endif()
   set_source_files_properties(binary/avx2.cc PROPERTIES COMPILE_OPTIONS
                               "${ONNXCOMP_BINARY_OPTIONS};${ONNXCOMP_BINARY_AVX2_OPTIONS}")

@@ -16,52 +16,68 @@ namespace {
 
 constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// counts[row][block]: the bits in which words `range` of a row and of a block's lanes differ.
 template <class V, int kRows, int kBlocks>
-void count_tile(const uint64_t* rows, const uint64_t* blocks, int64_t words, int32_t* counts) {
+void count_words(const uint64_t* rows, const uint64_t* blocks, int64_t words, Range range,
+                 typename V::Ints (&counts)[kRows][kBlocks]) {
+  typename V::Sum sums[kRows][kBlocks];
+  for (int r = 0; r < kRows; ++r) {
+    for (int b = 0; b < kBlocks; ++b) sums[r][b] = V::no_difference();
+  }
+  for (int64_t k = range.first; k < range.last; ++k) {
+    typename V::Lanes lanes[kBlocks];
+    for (int b = 0; b < kBlocks; ++b) lanes[b] = V::load(blocks + (b * words + k) * kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      const typename V::Word word = V::broadcast(rows[r * words + k]);
+      for (int b = 0; b < kBlocks; ++b) V::add_differences(sums[r][b], lanes[b], word);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int b = 0; b < kBlocks; ++b) counts[r][b] = V::counts(sums[r][b]);
+  }
+}
+
+// sink(row, block, counts): the bits in which a row and the lanes of a block differ.
+template <class V, int kRows, int kBlocks, class Sink>
+void count_tile(const uint64_t* rows, const uint64_t* blocks, int64_t words, const Sink& sink) {
   typename V::Ints totals[kRows][kBlocks];
-  for (int r = 0; r < kRows; ++r) {
-    for (int b = 0; b < kBlocks; ++b) totals[r][b] = V::ints(0);
-  }
-  for (int64_t first = 0; first < words; first += V::kWordsPerSum) {
-    const int64_t last = smaller(first + V::kWordsPerSum, words);
-    typename V::Sum sums[kRows][kBlocks];
+  count_words<V>(rows, blocks, words, {0, smaller(V::kWordsPerSum, words)}, totals);
+  for (int64_t first = V::kWordsPerSum; first < words; first += V::kWordsPerSum) {
+    typename V::Ints more[kRows][kBlocks];
+    count_words<V>(rows, blocks, words, {first, smaller(first + V::kWordsPerSum, words)}, more);
     for (int r = 0; r < kRows; ++r) {
-      for (int b = 0; b < kBlocks; ++b) sums[r][b] = V::no_difference();
-    }
-    for (int64_t k = first; k < last; ++k) {
-      typename V::Lanes lanes[kBlocks];
-      for (int b = 0; b < kBlocks; ++b) lanes[b] = V::load(blocks + (b * words + k) * kLanes);
-      for (int r = 0; r < kRows; ++r) {
-        const typename V::Word word = V::broadcast(rows[r * words + k]);
-        for (int b = 0; b < kBlocks; ++b) V::add_differences(sums[r][b], lanes[b], word);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      for (int b = 0; b < kBlocks; ++b) totals[r][b] = V::add(totals[r][b], V::counts(sums[r][b]));
+      for (int b = 0; b < kBlocks; ++b) totals[r][b] = V::add(totals[r][b], more[r][b]);
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int b = 0; b < kBlocks; ++b) V::store(totals[r][b], counts + r * kTileLanes + b * kLanes);
+    for (int b = 0; b < kBlocks; ++b) sink(r, b, totals[r][b]);
   }
 }
 
-template <class V, int kRows>
-void count_rows(const uint64_t* rows, const uint64_t* blocks, int64_t block_count, int64_t words,
-                int32_t* counts) {
+template <class V, int kRows, class Sink>
+void count_rows(const uint64_t* rows, int64_t row, const uint64_t* blocks, int64_t block_count,
+                int64_t words, const Sink& sink) {
   int64_t block = 0;
-  for (; block + V::kBlocks <= block_count; block += V::kBlocks)
-    count_tile<V, kRows, V::kBlocks>(rows, blocks + block * words * kLanes, words, counts + block * kLanes);
-  for (; block < block_count; ++block)
-    count_tile<V, kRows, 1>(rows, blocks + block * words * kLanes, words, counts + block * kLanes);
+  for (; block + V::kBlocks <= block_count; block += V::kBlocks) {
+    count_tile<V, kRows, V::kBlocks>(
+        rows + row * words, blocks + block * words * kLanes, words,
+        [&](int64_t r, int64_t b, const typename V::Ints& counts) { sink(row + r, block + b, counts); });
+  }
+  for (; block < block_count; ++block) {
+    count_tile<V, kRows, 1>(
+        rows + row * words, blocks + block * words * kLanes, words,
+        [&](int64_t r, int64_t, const typename V::Ints& counts) { sink(row + r, block, counts); });
+  }
 }
 
-// counts[row_count, kTileLanes]: the bits in which row r and lane l differ.
-template <class V>
+// The same for up to kTileRows rows and kTileBlocks blocks.
+template <class V, class Sink>
 void count_differences(const uint64_t* rows, int64_t row_count, const uint64_t* blocks,
-                       int64_t block_count, int64_t words, int32_t* counts) {
-  if (row_count == kTileRows) return count_rows<V, kTileRows>(rows, blocks, block_count, words, counts);
+                       int64_t block_count, int64_t words, const Sink& sink) {
+  if (row_count == kTileRows)
+    return count_rows<V, kTileRows>(rows, 0, blocks, block_count, words, sink);
   for (int64_t row = 0; row < row_count; ++row)
-    count_rows<V, 1>(rows + row * words, blocks, block_count, words, counts + row * kTileLanes);
+    count_rows<V, 1>(rows, row, blocks, block_count, words, sink);
 }
 
 template <class V>
@@ -76,9 +92,8 @@ typename V::Ints correct(const Corrections& corrections, int64_t channel, const 
 // The sums of one block of pixels.
 template <class V>
 typename V::Ints conv_sums(const ConvRows& conv, const Panel& panel, int64_t channel, int64_t block,
-                           const int32_t* counts) {
-  const typename V::Ints sums =
-      V::subtract_twice(V::ints(conv.signs), V::load(counts + block * kLanes));
+                           const typename V::Ints& counts) {
+  const typename V::Ints sums = V::subtract_twice(V::ints(conv.signs), counts);
   if (!panel.at_border) return sums;
   return V::add(sums, correct<V>(conv.corrections, channel, panel.classes + block * kLanes));
 }
@@ -95,50 +110,43 @@ void write_runs(const Panel& panel, const Element* lanes, Element* y) {
 
 template <class V>
 void conv_floats(const ConvRows& conv, const Panel& panel, Range channels, const FloatOutput& out) {
-  alignas(64) int32_t counts[kTileRows * kTileLanes];
-  alignas(64) float lanes[kTileLanes];
+  alignas(64) float lanes[kTileRows * kTileLanes];
   const int64_t blocks = blocks_of(panel);
   const bool in_place = panel.run_count == 1 && panel.lanes == blocks * kLanes;
   for (int64_t first = channels.first; first < channels.last; first += kTileRows) {
     const int64_t rows = smaller(kTileRows, channels.last - first);
-    count_differences<V>(conv.bits + first * conv.row_words, rows, panel.words, blocks,
-                         conv.row_words, counts);
-    for (int64_t row = 0; row < rows; ++row) {
+    float* y = out.y + first * conv.channel_stride;
+    float* to = in_place ? y + panel.runs[0].output : lanes;
+    const int64_t stride = in_place ? conv.channel_stride : kTileLanes;
+    const auto write = [&](int64_t row, int64_t block, const typename V::Ints& counts) {
       const int64_t channel = first + row;
-      float* y = out.y + channel * conv.channel_stride;
-      float* to = in_place ? y + panel.runs[0].output : lanes;
-      const typename V::Floats scale = V::floats(out.scale == nullptr ? 1.0f : out.scale[channel]);
-      const typename V::Floats bias = V::floats(out.bias == nullptr ? -0.0f : out.bias[channel]);
-      for (int64_t block = 0; block < blocks; ++block) {
-        const typename V::Ints sums =
-            conv_sums<V>(conv, panel, channel, block, counts + row * kTileLanes);
-        V::store(V::add(V::multiply(V::convert(sums), scale), bias), to + block * kLanes);
-      }
-      if (!in_place) write_runs(panel, lanes, y);
-    }
+      typename V::Floats sums = V::convert(conv_sums<V>(conv, panel, channel, block, counts));
+      if (out.scale != nullptr) sums = V::multiply(sums, V::floats(out.scale[channel]));
+      if (out.bias != nullptr) sums = V::add(sums, V::floats(out.bias[channel]));
+      V::store(sums, to + row * stride + block * kLanes);
+    };
+    count_differences<V>(conv.bits + first * conv.row_words, rows, panel.words, blocks,
+                         conv.row_words, write);
+    for (int64_t row = 0; !in_place && row < rows; ++row)
+      write_runs(panel, lanes + row * kTileLanes, y + row * conv.channel_stride);
   }
 }
 
 template <class V>
 void conv_bits(const ConvRows& conv, const Panel& panel, Range channels, const BitOutput& out) {
-  alignas(64) int32_t counts[kTileRows * kTileLanes];
   const int64_t blocks = blocks_of(panel);
   for (int64_t start = channels.first; start < channels.last; start += kWordBits) {
     alignas(64) uint64_t words[kTileLanes] = {};
     const int64_t stop = smaller(start + kWordBits, channels.last);
     for (int64_t first = start; first < stop; first += kTileRows) {
-      const int64_t rows = smaller(kTileRows, stop - first);
-      count_differences<V>(conv.bits + first * conv.row_words, rows, panel.words, blocks,
-                           conv.row_words, counts);
-      for (int64_t row = 0; row < rows; ++row) {
+      const auto set = [&](int64_t row, int64_t block, const typename V::Ints& counts) {
         const int64_t channel = first + row;
-        const uint64_t bit = uint64_t{1} << (channel - start);
-        for (int64_t block = 0; block < blocks; ++block) {
-          const typename V::Ints sums =
-              conv_sums<V>(conv, panel, channel, block, counts + row * kTileLanes);
-          V::set_where_at_least(sums, V::ints(out.thresholds[channel]), bit, words + block * kLanes);
-        }
-      }
+        const typename V::Ints sums = conv_sums<V>(conv, panel, channel, block, counts);
+        V::set_where_at_least(sums, V::ints(out.thresholds[channel]),
+                              uint64_t{1} << (channel - start), words + block * kLanes);
+      };
+      count_differences<V>(conv.bits + first * conv.row_words, smaller(kTileRows, stop - first),
+                           panel.words, blocks, conv.row_words, set);
     }
     write_runs(panel, words, out.y + start / kWordBits * conv.channel_stride);
   }
@@ -163,30 +171,32 @@ struct TileNumbers {
 template <class V>
 void gemm_floats(const GemmWeights& weights, const GemmRows& input, Range outputs,
                  const FloatOutput& out) {
-  alignas(64) int32_t counts[kTileRows * kTileLanes];
-  alignas(64) float lanes[kTileLanes];
-  TileNumbers<float> scales(1.0f), biases(-0.0f);
+  alignas(64) float lanes[kTileRows * kTileLanes];
+  TileNumbers<float> scales(1.0f), biases(0.0f);
   const int64_t words = weights.row_words();
   const typename V::Ints signs = V::ints(static_cast<int32_t>(weights.signs()));
   for (int64_t first = outputs.first; first < outputs.last; first += kTileLanes) {
     const int64_t width = smaller(kTileLanes, outputs.last - first);
     const int64_t blocks = (width + kLanes - 1) / kLanes;
+    const bool in_place = width == blocks * kLanes;
     const float* scale = scales.at(out.scale, first, width);
     const float* bias = biases.at(out.bias, first, width);
     for (int64_t above = 0; above < input.rows; above += kTileRows) {
       const int64_t rows = smaller(kTileRows, input.rows - above);
+      float* y = out.y + above * weights.out_features + first;
+      float* to = in_place ? y : lanes;
+      const int64_t stride = in_place ? weights.out_features : kTileLanes;
+      const auto write = [&](int64_t row, int64_t block, const typename V::Ints& counts) {
+        typename V::Floats sums = V::convert(V::subtract_twice(signs, counts));
+        if (out.scale != nullptr) sums = V::multiply(sums, V::load(scale + block * kLanes));
+        if (out.bias != nullptr) sums = V::add(sums, V::load(bias + block * kLanes));
+        V::store(sums, to + row * stride + block * kLanes);
+      };
       count_differences<V>(input.x + above * words, rows, weights.bits + first * words, blocks, words,
-                           counts);
-      for (int64_t row = 0; row < rows; ++row) {
-        float* y = out.y + (above + row) * weights.out_features + first;
-        float* to = width == blocks * kLanes ? y : lanes;
-        for (int64_t lane = 0; lane < width; lane += kLanes) {
-          const typename V::Ints sums =
-              V::subtract_twice(signs, V::load(counts + row * kTileLanes + lane));
-          V::store(V::add(V::multiply(V::convert(sums), V::load(scale + lane)), V::load(bias + lane)),
-                   to + lane);
-        }
-        for (int64_t i = 0; to == lanes && i < width; ++i) y[i] = lanes[i];
+                           write);
+      for (int64_t row = 0; !in_place && row < rows; ++row) {
+        for (int64_t i = 0; i < width; ++i)
+          y[row * weights.out_features + i] = lanes[row * kTileLanes + i];
       }
     }
   }
@@ -195,7 +205,6 @@ void gemm_floats(const GemmWeights& weights, const GemmRows& input, Range output
 template <class V>
 void gemm_bits(const GemmWeights& weights, const GemmRows& input, Range outputs,
                const BitOutput& out) {
-  alignas(64) int32_t counts[kTileRows * kTileLanes];
   TileNumbers<int32_t> numbers(INT32_MAX);  // no sum is that large
   const int64_t words = weights.row_words();
   const int64_t out_words = words_of(weights.out_features);
@@ -206,17 +215,17 @@ void gemm_bits(const GemmWeights& weights, const GemmRows& input, Range outputs,
     const int32_t* thresholds = numbers.at(out.thresholds, first, width);
     for (int64_t above = 0; above < input.rows; above += kTileRows) {
       const int64_t rows = smaller(kTileRows, input.rows - above);
+      uint64_t bits[kTileRows] = {};
+      const auto set = [&](int64_t row, int64_t block, const typename V::Ints& counts) {
+        const typename V::Ints levels = V::load(thresholds + block * kLanes);
+        const uint64_t found = V::at_least(V::subtract_twice(signs, counts), levels);
+        bits[row] |= found << (block * kLanes);
+      };
       count_differences<V>(input.x + above * words, rows, weights.bits + first * words, blocks, words,
-                           counts);
+                           set);
       for (int64_t row = 0; row < rows; ++row) {
-        uint64_t bits = 0;
-        for (int64_t lane = 0; lane < width; lane += kLanes) {
-          const typename V::Ints sums =
-              V::subtract_twice(signs, V::load(counts + row * kTileLanes + lane));
-          bits |= uint64_t{V::at_least(sums, V::load(thresholds + lane))} << lane;
-        }
         uint64_t& word = out.y[(above + row) * out_words + first / kWordBits];
-        word = first % kWordBits == 0 ? bits : word | bits << kTileLanes;
+        word = first % kWordBits == 0 ? bits[row] : word | bits[row] << kTileLanes;
       }
     }
   }
