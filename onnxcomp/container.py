@@ -11,7 +11,7 @@ from onnxcomp.representations import Representation, Same, read_representation
 from onnxcomp.varints import Cursor, varint
 
 MAGIC = b"\x89OXC\r\n\x1a\n"
-VERSION = 0  # experimental: nothing reads what an earlier build wrote
+VERSION = 1  # tests/golden has files of it, which are read for ever
 NEEDS_BASE, EXTERNAL_DATA, TELLS_ERRORS = 1, 2, 4  # feature bits
 KNOWN_FEATURES = NEEDS_BASE | EXTERNAL_DATA | TELLS_ERRORS
 HEADER = struct.Struct("<8sHHI")  # magic, version, reserved, feature bits

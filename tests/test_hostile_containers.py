@@ -51,6 +51,7 @@ from onnxcomp.representations import (
     Planes,
     Same,
     Table,
+    Trellis,
 )
 from onnxcomp.zstandard import compress
 
@@ -176,6 +177,7 @@ def change_entry(draw: st.DrawFn, entry: Entry) -> None:
                 st.just(Integer()),
                 st.builds(Same, sizes, st.booleans()),
                 st.builds(Grid, st.integers(0, 255), sizes, st.just(table)),
+                st.builds(Trellis, st.integers(0, 255), sizes, st.just(table), st.integers(0, 5)),
                 st.builds(Codebook, st.just(table)),
                 st.builds(
                     Planes,
@@ -295,7 +297,7 @@ def test_many_scales_take_their_own_bytes_twice_at_most(tmp_path: Path) -> None:
 
 
 def test_a_base_that_is_a_delta_package_is_refused(seeds: list[Parts], tmp_path: Path) -> None:
-    (delta,) = (parts for parts in seeds if parts.features & NEEDS_BASE)
+    delta = next(parts for parts in seeds if parts.features & NEEDS_BASE)
     paths = [tmp_path / name for name in ("whole.oxc", "delta.oxc", "second.oxc")]
     paths[0].write_bytes(delta.base)
     paths[1].write_bytes(delta.whole())

@@ -8,7 +8,7 @@ namespace onnxcomp::decode {
 namespace {
 
 constexpr uint8_t kMagic[] = {0x89, 'O', 'X', 'C', '\r', '\n', 0x1a, '\n'};
-constexpr uint64_t kVersion = 0;
+constexpr uint64_t kVersion = 1;
 constexpr uint64_t kFooterBytes = 40;
 
 uint64_t little_endian(const uint8_t* at, int bytes) noexcept {

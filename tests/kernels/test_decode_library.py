@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import itertools
+import json
 import math
 import shutil
 import struct
@@ -17,6 +19,7 @@ import onnx
 import pytest
 from containers import model_of_many_kinds
 from decode_library import Container, Library, Refused
+from golden_containers import NAMES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -53,6 +56,7 @@ from onnxcomp.representations import (
 from onnxcomp.testing import small_convnet
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -618,3 +622,57 @@ def test_wrong_arguments_and_failing_callbacks_have_their_own_status(
             stop = status(lambda allowed=allowed: container.written(accept=lambda n: n < allowed))
             assert stop == c.CANNOT_WRITE
         assert len(container.written()) == full
+
+
+# --- golden containers ------------------------------------------------------------------------
+
+
+def with_base(library: Library, name: str, container: Container) -> Container | None:
+    """The base that a golden delta package needs."""
+    if not container.ask("is_delta"):
+        return None
+    base = from_memory(library, (GOLDEN / "model-1.oxc").read_bytes())
+    container.set_base(base)
+    return base
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_containers_hold_the_known_bytes(library: Library, name: str) -> None:
+    known = json.loads((GOLDEN / "containers-1.json").read_text("utf-8"))[name]
+    with from_memory(library, (GOLDEN / f"{name}-1.oxc").read_bytes()) as container:
+        base = with_base(library, name, container)
+        external = container.ask("has_data_file")
+        found = container.written("write_data_file" if external else "write_model")
+        assert hashlib.sha256(found).hexdigest() == known["model.data" if external else "model"]
+        assert base is None or name == "delta"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_byte_of_golden_containers_is_under_a_check(library: Library, name: str) -> None:
+    """All 255 others of the smallest; a payload of a container that was open before."""
+    data = (GOLDEN / f"{name}-1.oxc").read_bytes()
+    memory = ctypes.create_string_buffer(data, len(data))
+    size, flips = ctypes.c_size_t(len(data)), (0x01, 0x80, 0xFF)
+    with ContainerReader(GOLDEN / f"{name}-1.oxc") as reader:
+        chunks = [
+            (index, chunk)
+            for index, entry in enumerate(reader.directory.entries)
+            for stream in entry.streams
+            for chunk in stream
+        ]
+    owner = {chunk.offset + i: index for index, chunk in chunks for i in range(chunk.length)}
+    with Container(library, "memory", memory, size) as container:
+        for place, byte in enumerate(data):
+            for flip in range(1, 256) if name == "tiny" else flips:
+                memory[place] = byte ^ flip
+                with pytest.raises(Refused) as refused:
+                    container.decode(owner[place]) if place in owner else Container(
+                        library, "memory", memory, size
+                    )
+                assert refused.value.status in (c.CORRUPT, c.UNSUPPORTED, c.NOT_A_CONTAINER)
+            memory[place] = byte
+        for index in {index for index, _ in chunks}:
+            container.decode(index)
+    for end in range(len(data)):
+        with pytest.raises(Refused):
+            from_memory(library, data[:end])
