@@ -202,6 +202,9 @@ class CodingPlan:
         if samples < 2 or table.values.size < MUCH * self.elements:
             return
         noise = OutputNoise(graph, [table.name], shown[:samples])
+        samples = noise.samples // 2 * 2  # outputs may be too large to keep those of all
+        if samples < 2:
+            return
         found = lookups.column_products(noise, table.name, table.values, samples)
         if found is not None:
             some = table.values[:: -(-rows // JUDGED_ROWS)]

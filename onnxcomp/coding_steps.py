@@ -20,6 +20,7 @@ from onnxcomp.quantization import Array
 from onnxcomp.runtime import Feed, open_session
 
 SMALLEST_SHARE = 1e-14  # of the outputs' energy: below, an error drowns in rounding of float32
+MOST_BYTES = 1 << 30  # of outputs that are kept to compare with
 LARGEST_SHARE = 0.3  # above, what a network makes of an error says nothing about smaller ones
 
 
@@ -32,7 +33,7 @@ class OutputNoise:
         Args:
             graph: is copied.
             names: of the constants that may change.
-            feeds: samples.
+            feeds: samples; of those whose outputs take much memory the first few.
 
         Raises:
             CalibrationError: there are no samples.
@@ -44,8 +45,10 @@ class OutputNoise:
         self._defaults = _fed(twin, frozenset(names))
         outputs = list(dict.fromkeys(before_softmax(tensor) for tensor in graph.outputs))
         self._session = open_session(twin, extra_outputs=outputs, threads=1)
-        self._feeds = list(feeds)
-        first = self._run(self._feeds[0], {}, outputs)
+        first = self._run(feeds[0], {}, outputs)
+        taken = sum(value.nbytes for value in first if _is_float(value))
+        kept = MOST_BYTES // max(1, taken)
+        self._feeds = list(feeds[: max(1, kept)])
         self.outputs = [
             name for name, value in zip(outputs, first, strict=True) if _is_float(value)
         ]
@@ -53,6 +56,11 @@ class OutputNoise:
             raise UnsupportedModel("no output of the model is a tensor of floats to compare")
         self._wanted = [self._run(feed, {}, self.outputs) for feed in self._feeds]
         self._energy = sum(_energies(answer) for answer in self._wanted)
+
+    @property
+    def samples(self) -> int:
+        """How many outputs are compared on."""
+        return len(self._feeds)
 
     def shares(self, changed: Mapping[str, Array], samples: int | None = None) -> Array:
         """Energy of what changes at each output over its own, float64 [outputs].

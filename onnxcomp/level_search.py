@@ -140,7 +140,7 @@ class LevelSearch:
             bits_per_weight=self._bits(codes),
             weights=self._elements(codes),
             sqnr_db=self._judge.sqnr_db(_values(codes)),
-            judged=len(self._feeds),
+            judged=self._judge.samples,
             synthetic=self._synthetic,
             rounded={name: why for name, why in self._plan.rounded.items() if name in codes},
         )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp import coding_plan
+from onnxcomp import coding_plan, coding_steps
 from onnxcomp.calibration import Calibration
 from onnxcomp.coding_lookups import column_products, samples_for
 from onnxcomp.coding_plan import CodingPlan
@@ -52,6 +52,15 @@ def test_outputs_that_are_not_finite_tell_nothing() -> None:
     noise = OutputNoise(lookups(), ["table"], [{"x": np.arange(10, 17)}] * 2)
     table = np.where(np.arange(600)[:, None] == 12, np.float32(3e38), TABLE)
     assert column_products(noise, "table", table, 2) is None
+
+
+def test_outputs_that_are_compared_fit_in_memory(monkeypatch: Any) -> None:
+    monkeypatch.setattr(coding_steps, "MOST_BYTES", 3 * 7 * 6 * 4)
+    noise = OutputNoise(lookups(), ["table"], texts(9))
+    assert noise.samples == 3
+    assert len(noise.shares({"table": TABLE * np.float32(1.1)})) == 1
+    monkeypatch.setattr(coding_steps, "MOST_BYTES", 1)
+    assert OutputNoise(lookups(), ["table"], texts(9)).samples == 1
 
 
 def test_wide_tables_take_fewer_samples() -> None:
