@@ -302,7 +302,7 @@ def tiny_model() -> onnx.ModelProto:
         "grid": np.arange(-40, 40, dtype=np.float32).reshape(8, 10) * np.float32(0.3),
         "rows": rng.integers(-8, 8, (6, 90)).astype(np.float32) * rng.random((6, 1), np.float32),
         "few": np.repeat(rng.standard_normal(6).astype(np.float32), 20),
-        "codes": np.arange(300).astype(np.int8),
+        "codes": rng.integers(-9, 9, 300).astype(np.int8),
     }
     initializers = [numpy_helper.from_array(v, n) for n, v in tensors.items()]
     return helper.make_model(helper.make_graph([], "g", [], [], initializers))
