@@ -5,12 +5,6 @@
 namespace onnxcomp::binary {
 namespace {
 
-int32_t count_ones(uint64_t word) {
-  int32_t ones = 0;
-  for (; word != 0; word &= word - 1) ++ones;
-  return ones;
-}
-
 // Smallest number of steps that reach `distance` or beyond.
 int64_t steps_to(int64_t distance, int64_t step) {
   return distance <= 0 ? 0 : (distance + step - 1) / step;

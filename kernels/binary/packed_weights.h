@@ -12,7 +12,18 @@ inline constexpr int64_t kLanes = 8;
 
 inline constexpr int64_t kFormatVersion = 1;
 
-inline constexpr int64_t words_of(int64_t channels) { return (channels + kWordBits - 1) / kWordBits; }
+// Of internal linkage: each file has its own, compiled for the instructions that it may use.
+static constexpr int64_t words_of(int64_t channels) {
+  return (channels + kWordBits - 1) / kWordBits;
+}
+
+// Warren, Hacker's Delight, 5-1: pairs, nibbles and bytes are summed in place.
+static constexpr int32_t count_ones(uint64_t x) {
+  x -= (x >> 1) & 0x5555555555555555u;
+  x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
+  x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+  return static_cast<int32_t>((x * 0x0101010101010101u) >> 56);
+}
 
 // How a window slides over an image; vertical first, pads are top, left, bottom, right.
 struct Window {

@@ -28,14 +28,6 @@ struct PortableVector {
   }
   static Ints counts(const Sum& sum) { return sum; }
 
-  // Warren, Hacker's Delight, 5-1: pairs, nibbles and bytes are summed in place.
-  static int32_t count_ones(uint64_t x) {
-    x -= (x >> 1) & 0x5555555555555555u;
-    x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
-    x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
-    return static_cast<int32_t>((x * 0x0101010101010101u) >> 56);
-  }
-
   static Ints ints(int32_t number) {
     Ints v;
     for (int i = 0; i < kLanes; ++i) v.lanes[i] = number;
