@@ -95,8 +95,8 @@ def medians_ms(runs: list[Run], rounds: int, threads: int) -> list[float]:
     times_ms: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for run, found in zip(runs, times_ms, strict=True):
-            until = time.perf_counter() + WARM_S  # its weights are back in the cache then
-            while time.perf_counter() < until:
+            until = clock() + WARM_S  # its weights are back in the cache then
+            while clock() < until:
                 run()
             start = clock()
             for _ in range(4):
