@@ -215,6 +215,44 @@ def test_packed_format_is_the_documented_one() -> None:
 PACKED = pack_int8(np.eye(6, 20, 3, np.int8) + np.eye(6, 20, 9, np.int8), block_rows=4)
 SCALING = Scaling(scale=np.ones(6, np.float32), y_zero_point=0)
 
+NUMBERS = st.integers(-2, 12) | st.sampled_from([-(2**31), 2**31 - 1, 2**24])
+
+
+@st.composite
+def corrupted_weights(draw: st.DrawFn) -> PackedInt8:
+    """A small packed weight of which some numbers, or the length of an array, are another."""
+    kernel_shape = draw(st.sampled_from([(1, 1), (2, 3)]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    groups = draw(st.sampled_from([1, 2]))
+    weight = random_weight(rng, (groups * 5, 6, *kernel_shape), 0.7, extreme=False)
+    packed = pack_int8(weight, block_rows=draw(st.sampled_from([1, 4])), groups=groups)
+    arrays = {"indices": packed.indices.copy(), "offsets": packed.offsets.copy()}
+    # Weights of rows and channels that do not exist count for nothing.
+    arrays["values"] = rng.integers(-128, 128, packed.values.shape).astype(np.int8)
+    for _ in range(draw(st.integers(0, 2))):
+        array = arrays[draw(st.sampled_from(["indices", "offsets"]))]
+        if array.size:
+            array[draw(st.integers(0, array.size - 1))] = draw(NUMBERS)
+    shortened = draw(st.sampled_from([None, None, *arrays]))
+    if shortened:
+        arrays[shortened] = arrays[shortened][:-1]
+    return dataclasses.replace(packed, **arrays)
+
+
+@given(corrupted_weights())
+@settings(max_examples=300, deadline=None)
+def test_corrupted_weights_are_refused_or_mean_something(packed: PackedInt8) -> None:
+    rng = np.random.default_rng(0)
+    x = random_codes(rng, 1, packed.groups * packed.in_channels, 5, 6)
+    scale = np.full(packed.out_channels, 0.01, np.float32)
+    scaling = Scaling(scale=scale, x_zero_point=100, y_zero_point=120)
+    for isa in sparse_int8.available_isas():
+        try:
+            y = sparse_int8.sparse_int8_conv(x, packed, scaling, isa=isa)
+        except KernelError:
+            continue
+        np.testing.assert_array_equal(y, reference.sparse_int8_conv(x, packed, scaling))
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
