@@ -17,7 +17,7 @@ from onnxcomp.coding_packing import exact_bytes, grid_bytes, packed_bytes, with_
 from onnxcomp.coding_plan import Advance, CodingPlan
 from onnxcomp.coding_quality import Quality, Quantized
 from onnxcomp.coding_quantizer import CodedWeight
-from onnxcomp.coding_steps import OutputNoise
+from onnxcomp.coding_steps import OutputNoise, relative_noise, step_of
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.evaluation import Evaluator, Reference, score
 from onnxcomp.graph import Graph
@@ -105,11 +105,30 @@ class LevelSearch:
         if not self._plan.weights:
             raise NothingToCode("no float32 weights to quantize; --lossless packs what there is")
         names = [*(weight.name for weight in self._plan.weights), *self._plan.vectors]
-        values = {weight.name: weight.values for weight in self._plan.weights} | self._plan.vectors
-        sizes = {name: exact_bytes(value, prefer) for name, value in values.items()}
-        self._exact = {name: size for name, size in sizes.items() if size is not None}
+        self._leave_exact()
         self._feeds, self._synthetic = list(held.feeds(JUDGED)), held.synthetic
         self._judge = OutputNoise(graph, names, self._feeds)
+
+    def _leave_exact(self) -> None:
+        """Leaves weights alone that take no more as they are: binary ones, for one.
+
+        That is decided where the search starts, as the biases of layers depend on it, and as if
+        errors reached the outputs undiminished: trial steps that make none say nothing.
+        """
+        kept, level = [], self._start
+        for weight in self._plan.weights:
+            size = exact_bytes(weight.values, self._prefer)
+            noise = max(weight.noise, relative_noise(weight.values))
+            step = step_of(level, weight.values.size, noise)
+            if size is None or size > grid_bytes(weight.at(step), self._prefer):
+                kept.append(weight)
+        self._plan.weights = kept
+        sizes = {n: exact_bytes(v, self._prefer) for n, v in self._plan.vectors.items()}
+        self._exact = {name: size for name, size in sizes.items() if size is not None}
+
+    @property
+    def _start(self) -> float:
+        return self._plan.level_for(self._quality.min_sqnr_db or TYPICAL_SQNR_DB)
 
     def result(self) -> Quantized:
         """Searches the level, and tells what it gives.
@@ -118,7 +137,7 @@ class LevelSearch:
             OnnxcompError: no level keeps the quality.
         """
         sign = -1.0 if self._quality.is_size else 1.0  # sizes fall with the level, losses grow
-        start = math.log2(self._plan.level_for(self._quality.min_sqnr_db or TYPICAL_SQNR_DB))
+        start = math.log2(self._start)
         bounds = FINEST if sign > 0 else -COARSEST, COARSEST if sign > 0 else -FINEST
         if self._synthetic and self._quality.min_sqnr_db is not None:
             bounds = FINEST, start  # what made-up samples show is too good to be true
@@ -168,7 +187,7 @@ class LevelSearch:
         return margin
 
     def _at(self, level: float) -> dict[str, CodedWeight]:
-        """Codes of a level, of all that is not shorter as it is: binary weights, for one."""
+        """Codes of a level, without vectors that are shorter as they are."""
         codes = self._plan.at(level, self._quality.trellis)
         for name, size in self._exact.items():
             if size <= grid_bytes(codes[name], self._prefer):

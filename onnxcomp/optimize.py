@@ -11,10 +11,10 @@ from onnxcomp.errors import RecipeError
 from onnxcomp.evaluation import Evaluator, load_evaluator
 from onnxcomp.measuring import Measurements
 from onnxcomp.model import Model, load_model
-from onnxcomp.pipeline import Result, Run, Verify
+from onnxcomp.pipeline import Run, Verify
 from onnxcomp.progress import Progress
 from onnxcomp.recipe import Recipe
-from onnxcomp.result_writing import check_result, is_packed
+from onnxcomp.result_writing import Result, check_result, is_packed
 from onnxcomp.targets import resolve_target
 
 __all__ = ["Result", "optimize"]

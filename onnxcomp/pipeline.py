@@ -16,7 +16,15 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.coding_quality import Quantized
 from onnxcomp.errors import GateFailed, OnnxcompError, PassFailed, UnsupportedModel
-from onnxcomp.gates import TIME, Measured, answers_margin, asked_for, broken_gate, unfaithful
+from onnxcomp.gates import (
+    TIME,
+    Measured,
+    answers_margin,
+    asked_for,
+    broken_gate,
+    unfaithful,
+    untimed,
+)
 from onnxcomp.graph import Graph, sort_nodes
 from onnxcomp.inspection import count_macs, count_parameters
 from onnxcomp.kernel_use import kernels_of
@@ -288,11 +296,8 @@ class Run:
         A recipe for containers is about bytes: time undoes nothing there.
         """
         if self.recipe.pack:
-            pair = (
-                dataclasses.replace(measured, latency_ratio=None, fastest_ratio=None)
-                for measured in (before, after)
-            )
-            return after, broken_gate(self.gates, self.measurements.original, *pair, final)
+            original = self.measurements.original
+            return after, broken_gate(self.gates, original, untimed(before), untimed(after), final)
         reason = broken_gate(self.gates, self.measurements.original, before, after, final)
         if TIME in reason:
             old = None if final else self.graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,11 +28,13 @@ class CodeWeights(Pass):
         min_sqnr_db: what the worst output keeps, before a final Softmax, on the samples held
             back. Without it the gates of the recipe say how far to go, and without gates 25 dB.
         bits: of a weight in the container, on average; instead of the above.
+        trellis: let codes depend on those before: fewer bits, slower to find.
         samples: at most so many are run to observe what layers read.
     """
 
     min_sqnr_db: float | None = None
     bits: float | None = None
+    trellis: bool = False
     samples: int = SAMPLES
 
     def __post_init__(self) -> None:
@@ -74,7 +77,7 @@ class CodeWeights(Pass):
         replace_constants(graph, coded)
         report.quantized = found
         report.numbers["bits_per_weight"] = round(found.bits_per_weight, 2)
-        report.notes.append(found.in_words())
+        report.notes += found.in_words().splitlines()
         for node, reason in refused_nodes(graph):
             report.skip(node, reason)
         for weight in find_weights(graph):
@@ -92,11 +95,10 @@ class CodeWeights(Pass):
         report.changed[:] = dict.fromkeys(report.changed)
 
     def _quality(self, context: PassContext) -> Quality:
-        if self.bits is not None:
-            return Quality(bits=self.bits)
-        if self.min_sqnr_db is not None:
-            return Quality(min_sqnr_db=self.min_sqnr_db)
-        return context.quality or Quality(min_sqnr_db=SQNR_DB)
+        given = context.quality or Quality(min_sqnr_db=SQNR_DB)
+        if self.bits is not None or self.min_sqnr_db is not None:
+            given = Quality(min_sqnr_db=self.min_sqnr_db, bits=self.bits)
+        return dataclasses.replace(given, trellis=self.trellis)
 
 
 def _readers(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Constant]]:
