@@ -313,6 +313,46 @@ def test_malformed_gemms_are_refused(change: dict[str, Any], message: str) -> No
         binary_layers.gemm(np.zeros((1, 2), np.uint64), dataclasses.replace(GEMM, **change))
 
 
+@given(
+    shape=st.tuples(*[st.integers(0, 4)] * 3),
+    fits=st.booleans(),
+    image=st.tuples(*[st.integers(0, 4)] * 4),
+    in_channels=st.sampled_from([1, 65, 128, 2**31, 2**62, 0, -1]),
+    group=st.sampled_from([1, 1, 2, 3, 0, -1]),
+    window=st.tuples(*[st.tuples(*[st.sampled_from([1, 2, 3, 0, -1])] * 2)] * 5),
+    isa=st.sampled_from(ISAS),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_numbers_are_computed_or_refused(
+    shape: tuple[int, int, int],
+    fits: bool,
+    image: tuple[int, int, int, int],
+    in_channels: int,
+    group: int,
+    window: tuple[tuple[int, int], ...],
+    isa: str,
+) -> None:
+    words = reference_binary.word_count(in_channels)
+    if fits and min(window[0]) > 0 and 0 < words < 4:
+        shape = (shape[0], window[0][0] * window[0][1], words)
+        image = (image[0], words, *image[2:])
+    packed = binary_layers.PackedConv(
+        bits=np.ones(shape, np.uint64),
+        in_channels=in_channels,
+        kernel_shape=window[0],
+        strides=window[1],
+        dilations=window[2],
+        pads=(*window[3], *window[4]),
+        group=group,
+    )
+    bits = np.ones(image, np.uint64)
+    try:
+        y = binary_layers.conv(bits, packed, isa=isa)
+    except KernelError:
+        return
+    np.testing.assert_array_equal(y, reference_binary.conv_sums(bits, packed))
+
+
 def test_misfit_arguments_are_refused() -> None:
     image, row = np.zeros((1, 2, 4, 4), np.uint64), np.zeros((1, 2), np.uint64)
     short = np.ones(3, np.float32)
