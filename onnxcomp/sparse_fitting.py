@@ -84,7 +84,7 @@ def _scores(weights: Array, carried: Array, square: Array, pattern: Pattern) -> 
     """
     block = np.arange(len(square)) // pattern.columns
     within = np.where(block[:, None] == block, square, 0.0)
-    return np.square(within.T @ weights + carried)
+    return np.asarray(np.square(within.T @ weights + carried))
 
 
 def alternate(

@@ -104,7 +104,7 @@ class Pattern:
 
 def magnitude(weights: Array) -> Array:
     """What is lost with each weight where nothing is known of inputs: its square, [out, d]."""
-    return np.square(weights, dtype=np.float64)
+    return np.asarray(np.square(weights, dtype=np.float64))
 
 
 def wanda(weights: Array, gram: Array) -> Array:
