@@ -76,10 +76,10 @@ def sparse_int8_conv(
             "[images, channels, height, width] and [rows, columns]"
         )
     pads = (window.pads[:2], window.pads[2:])
-    axes = zip(packed.kernel_shape, window.strides, window.dilations, *pads, strict=True)
+    rows, columns = zip(packed.kernel_shape, window.strides, window.dilations, *pads, strict=True)
     try:
         return _native.sparse_int8_conv(
-            _contiguous("x", x, np.uint8), _weights(packed), _scales(scaling), *axes, isa
+            _contiguous("x", x, np.uint8), _weights(packed), _scales(scaling), rows, columns, isa
         )
     except (TypeError, ValueError) as error:
         raise KernelError(f"sparse int8 Conv: {str(error).splitlines()[0]}") from error
