@@ -163,10 +163,13 @@ class CodingPlan:
         steps = {w.name: step_of(level, w.values.size, w.noise) for w in self.weights}
         found = {w.name: w.at(steps[w.name], trellis) for w in self.weights}
         plain = found | self._coded_vectors(level, self.vectors)
-        biased = [w for w in self.weights if w.bias is not None and w.bias.name in self.vectors]
-        if not biased:
+        shifts = {
+            w.bias.name: w.bias.shift(w.values, found[w.name], w.layout)
+            for w in self.weights
+            if w.bias is not None and w.bias.name in self.vectors
+        }
+        if not shifts:
             return plain
-        shifts = {w.bias.name: w.bias.shift(w.values, found[w.name], w.layout) for w in biased}
         moved = found | self._coded_vectors(level, refitted(self.vectors, shifts))
         return min(plain, moved, key=self._share)  # residual networks may do worse with it
 
