@@ -11,7 +11,7 @@ import pytest
 from fuzz_seeds import SEEDS, write_seeds
 
 KERNELS = Path(__file__).resolve().parent.parent.parent / "kernels"
-RUNS = {"codec": 1500, "container": 10000, "zstd": 5000}
+RUNS = {"codec": 1500, "container": 3000, "zstd": 5000}
 CLANGS = ["clang++", *(f"clang++-{version}" for version in range(30, 13, -1))]
 SANITIZERS = "-fsanitize=address,undefined"
 
