@@ -141,9 +141,7 @@ def _encode(
     coded = grids.get(_name(skeleton, hole))
     fits = coded is not None and coded.codes.shape == entry.dims and entry.data_type == FLOAT
     if fits and coded is not None and coded.values.tobytes() == hole.values.tobytes():
-        return encode_grid(
-            entry, coded.codes, coded.scales, coded.axis, coded.along, prefer=prefer
-        )
+        return encode_grid(entry, coded.codes, coded.scales, coded.axis, coded.along, prefer=prefer)
     return encode_lossless(entry, hole.values, prefer=prefer)
 
 
