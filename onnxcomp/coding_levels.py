@@ -60,5 +60,8 @@ def largest_level(
             x += math.copysign(max(min(abs(away), 8.0) * 1.1, reach), found if found else 1.0)
             x, reach = min(max(x, low), high), 2 * reach
     if good is None:
-        raise OnnxcompError("no steps are fine enough, or coarse enough, for that")
+        raise OnnxcompError(
+            "no steps of the weights are fine enough, or coarse enough, for that: ask for less, or "
+            "pack --lossless"
+        )
     return good[0]
