@@ -12,6 +12,7 @@ weights per CPU second; nncodec's encoding includes its quantizer, onnxcomp's do
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -127,14 +128,17 @@ def _row(tool: str, model: str, size: float, weights: int, seconds: tuple[float,
     }
 
 
-def packed_to(subject: Subject, wanted_db: float, folder: Path) -> tuple[Row, Quantized]:
+def packed_to(
+    subject: Subject, wanted_db: float, folder: Path, trellis: bool = False
+) -> tuple[Row, Quantized]:
     """What onnxcomp makes of a model, and how good its file is."""
-    quality, place = Quality(min_sqnr_db=wanted_db), folder / "m.oxc"
+    quality, place = Quality(min_sqnr_db=wanted_db, trellis=trellis), folder / "m.oxc"
     found = quantize_for_coding(str(subject.path), quality, calibration=subject.fitted)
     encode = _busy(lambda: pack_codes(found.graph, found.codes, place, threads=1))
     decode = _busy(lambda: verify(place, threads=1))
     unpack(place, folder / "back.onnx")
-    row = _row("onnxcomp", subject.name, place.stat().st_size, found.weights, (encode, decode))
+    tool = "trellis" if trellis else "onnxcomp"
+    row = _row(tool, subject.name, place.stat().st_size, found.weights, (encode, decode))
     row["sqnr_db"] = subject.sqnr_db(onnx.load_model(str(folder / "back.onnx")))
     return {**row, "wanted_db": wanted_db}, found
 
@@ -242,13 +246,19 @@ def integers(subject: Subject, found: Quantized) -> Row:
     return {**row, "entropy_bytes": round(bits / 8), "ratio": 8 * size / bits}
 
 
-def rows_of(name: str, wanted: tuple[float, ...], nncodec: str | None, zipnn: str | None) -> Any:
+def rows_of(
+    name: str,
+    wanted: tuple[float, ...],
+    nncodec: str | None,
+    zipnn: str | None,
+    trellis: bool,
+) -> Any:
     """All rows of a model, one after the other."""
     with tempfile.TemporaryDirectory() as place:
         subject, folder = Subject.of(name), Path(place)
         rival = Rival(nncodec, subject, folder) if nncodec else None
-        for wanted_db in wanted:
-            row, found = packed_to(subject, wanted_db, folder)
+        for wanted_db, chain in itertools.product(wanted, (True, False) if trellis else (False,)):
+            row, found = packed_to(subject, wanted_db, folder, chain)
             yield row
             if rival:
                 theirs = rival.near(row["sqnr_db"])
@@ -282,6 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print a list of rows")
+    parser.add_argument("--trellis", action="store_true", help="pack with --trellis, too")
     parser.add_argument("--model", action="append", help="of the kit, or a file; all of the kit's")
     parser.add_argument("--db", type=float, action="append", help="SQNR asked for")
     for tool in ("nncodec", "zipnn"):
@@ -292,7 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = []
     for name in said.model or WANTED_DB:
         wanted = tuple(said.db or WANTED_DB.get(name, (25.0,)))
-        for row in rows_of(name, wanted, said.nncodec, said.zipnn):
+        for row in rows_of(name, wanted, said.nncodec, said.zipnn, said.trellis):
             found.append(row)
             if not said.json:
                 print(in_words(row), flush=True)
