@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxcomp.coding_steps import OutputNoise
+from onnxcomp.output_noise import OutputNoise
 from onnxcomp.quantization import Array
 
 RUNS = 3072  # of one sample each

@@ -14,9 +14,10 @@ from onnxcomp.calibration import Calibration
 from onnxcomp.coding_inputs import NOT_GIVEN, NOT_READ, observed
 from onnxcomp.coding_quantizer import CodedWeight, quantize_vector, quantize_weight
 from onnxcomp.coding_refit import Bias, bias_of, refitted
-from onnxcomp.coding_steps import OutputNoise, relative_noise, step_of, unit_noise
+from onnxcomp.coding_steps import relative_noise, step_of, unit_noise
 from onnxcomp.graph import all_graphs
 from onnxcomp.held_out import HELD_EVERY, is_held
+from onnxcomp.output_noise import OutputNoise
 from onnxcomp.quantization import Array
 from onnxcomp.rewriting import peek
 from onnxcomp.row_counts import Table, looked_up

@@ -17,11 +17,12 @@ from onnxcomp.coding_packing import exact_bytes, grid_bytes, packed_bytes, with_
 from onnxcomp.coding_plan import Advance, CodingPlan
 from onnxcomp.coding_quality import Quality, Quantized
 from onnxcomp.coding_quantizer import CodedWeight
-from onnxcomp.coding_steps import OutputNoise, relative_noise, step_of
+from onnxcomp.coding_steps import relative_noise, step_of
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.evaluation import Evaluator, Reference, score
 from onnxcomp.graph import Graph
 from onnxcomp.lossless import Prefer
+from onnxcomp.output_noise import OutputNoise
 from onnxcomp.quantization import Array
 from onnxcomp.runtime import Session, open_session
 

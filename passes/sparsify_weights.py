@@ -11,8 +11,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
-from onnxcomp.coding_steps import OutputNoise
 from onnxcomp.graph import Names, label, replace_constants
+from onnxcomp.output_noise import OutputNoise
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.quantization import Array
 from onnxcomp.sparse_layers import SparseLayer, shared_sparsity

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp import coding_plan, coding_steps
+from onnxcomp import coding_plan, output_noise
 from onnxcomp.calibration import Calibration
 from onnxcomp.coding_lookups import column_products, samples_for
 from onnxcomp.coding_plan import CodingPlan
 from onnxcomp.coding_quantizer import quantize_weight
-from onnxcomp.coding_steps import OutputNoise
+from onnxcomp.output_noise import OutputNoise
 from onnxcomp.testing import graph_of
 from onnxcomp.weight_sites import Layout
 
@@ -55,11 +55,11 @@ def test_outputs_that_are_not_finite_tell_nothing() -> None:
 
 
 def test_outputs_that_are_compared_fit_in_memory(monkeypatch: Any) -> None:
-    monkeypatch.setattr(coding_steps, "MOST_BYTES", 3 * 7 * 6 * 4)
+    monkeypatch.setattr(output_noise, "MOST_BYTES", 3 * 7 * 6 * 4)
     noise = OutputNoise(lookups(), ["table"], texts(9))
     assert noise.samples == 3
     assert len(noise.shares({"table": TABLE * np.float32(1.1)})) == 1
-    monkeypatch.setattr(coding_steps, "MOST_BYTES", 1)
+    monkeypatch.setattr(output_noise, "MOST_BYTES", 1)
     assert OutputNoise(lookups(), ["table"], texts(9)).samples == 1
 
 
