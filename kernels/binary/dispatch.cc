@@ -1,8 +1,7 @@
 #include "binary/dispatch.h"
 
-#include <cstring>
-
 #include "cpu/features.h"
+#include "cpu/kernel_choice.h"
 
 namespace onnxcomp::binary {
 namespace {
@@ -31,12 +30,6 @@ const std::vector<const Kernel*>& available_kernels() {
   return kernels;
 }
 
-const Kernel* find_kernel(const char* isa) {
-  if (std::strcmp(isa, "auto") == 0) return available_kernels().front();
-  for (const Kernel* kernel : available_kernels()) {
-    if (std::strcmp(isa, kernel->isa) == 0) return kernel;
-  }
-  return nullptr;
-}
+const Kernel* find_kernel(const char* isa) { return kernel_named(available_kernels(), isa); }
 
 }  // namespace onnxcomp::binary

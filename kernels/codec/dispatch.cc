@@ -1,8 +1,7 @@
 #include "codec/dispatch.h"
 
-#include <cstring>
-
 #include "cpu/features.h"
+#include "cpu/kernel_choice.h"
 
 namespace onnxcomp::codec {
 namespace {
@@ -30,12 +29,6 @@ const std::vector<const LaneKernel*>& available_kernels() {
   return kernels;
 }
 
-const LaneKernel* find_kernel(const char* isa) {
-  if (std::strcmp(isa, "auto") == 0) return available_kernels().front();
-  for (const LaneKernel* kernel : available_kernels()) {
-    if (std::strcmp(isa, kernel->isa) == 0) return kernel;
-  }
-  return nullptr;
-}
+const LaneKernel* find_kernel(const char* isa) { return kernel_named(available_kernels(), isa); }
 
 }  // namespace onnxcomp::codec
