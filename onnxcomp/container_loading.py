@@ -34,7 +34,7 @@ from onnxcomp.number_types import (
     UINT32,
     UINT64,
 )
-from onnxcomp.runtime import one_line
+from onnxcomp.runtime import one_line, with_our_own
 from onnxcomp.skeleton import every_tensor, parsed
 from onnxcomp.varints import varint
 from onnxcomp.wire import (
@@ -72,7 +72,8 @@ def load_session(
     Args:
         path: of the container.
         base: the container that a delta package was made from.
-        options: of the session; the weights are added to them.
+        options: of the session; the weights are added to them, and our operators where the model
+            has some.
         providers: execution providers; None for the CPU.
         threads: that decode; None for one a processor.
 
@@ -88,10 +89,12 @@ def load_session(
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
     if values:
         options.add_external_initializers(list(weights), values)
+
+    def load() -> ort.InferenceSession:
+        return ort.InferenceSession(model, options, providers=providers or ["CPUExecutionProvider"])
+
     try:
-        session = ort.InferenceSession(
-            model, options, providers=providers or ["CPUExecutionProvider"]
-        )
+        session = with_our_own(load, options)
     except Exception as error:
         raise UnsupportedModel(f"{path}: onnxruntime cannot load it: {one_line(error)}") from error
     session._onnxcomp_weights = values  # it reads some of them where they are

@@ -7,7 +7,7 @@ those in memory are handed over, of which it keeps a copy. So nothing is limited
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,16 +161,23 @@ def _session(
         )
 
     try:
-        try:
-            inner = load()
-        except Exception as error:
-            if not _lacks_our_own(error):
-                raise
-            _register_our_own(options)
-            inner = load()
+        inner = with_our_own(load, options)
     except Exception as error:
         raise UnsupportedModel(f"onnxruntime cannot load the model: {one_line(error)}") from error
     return Session(inner, weights)
+
+
+def with_our_own(
+    load: Callable[[], onnxruntime.InferenceSession], options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    """What ``load`` opens with ``options``, which get our operators if the model has some."""
+    try:
+        return load()
+    except Exception as error:
+        if not _lacks_our_own(error):
+            raise
+    _register_our_own(options)
+    return load()
 
 
 def _lacks_our_own(error: Exception) -> bool:

@@ -19,6 +19,7 @@ from onnxcomp.container_loading import SMALLEST_HANDED, decoded
 from onnxcomp.container_packing import pack
 from onnxcomp.container_reader import ContainerReader
 from onnxcomp.errors import CorruptContainer, UnsupportedModel
+from onnxcomp.kernels import library_path
 from onnxcomp.skeleton import point_to
 from onnxcomp.testing import model_of
 
@@ -86,6 +87,25 @@ def test_weights_are_handed_over_and_those_of_branches_put_in(tmp_path: Path) ->
     assert not left.HasField("raw_data")
     for attribute in parsed.graph.node[-1].attribute:
         assert len(attribute.g.initializer[0].raw_data) == SIDE * SIDE * 4
+
+
+def test_our_own_operators_are_known_without_being_asked_for(tmp_path: Path) -> None:
+    model = model_of("""<ir_version: 8, opset_import: ["" : 17, "onnxcomp" : 1]>
+        signs (float[N, 70] x) => (uint64[N, 2] y) {
+            z = MatMul (x, w) y = onnxcomp.PackSigns <comparison = 1> (z) }""")
+    w = np.diag(np.resize(np.float32([1, -1]), 70))
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    assert w.nbytes > SMALLEST_HANDED  # the second attempt is handed it again
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    pack(tmp_path / "m.onnx", tmp_path / "m.oxc")
+    for known in (False, True):
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        if known:  # as a caller did who registered them
+            options.register_custom_ops_library(str(library_path()))
+        session = onnxcomp.load_session(tmp_path / "m.oxc", options=options)
+        (y,) = session.run(None, {"x": np.ones((1, 70), np.float32)})
+        assert y.tolist() == [[0x5555555555555555, 0b010101]]
 
 
 def test_the_models_of_this_repository_answer_alike(models: Path, tmp_path: Path) -> None:
