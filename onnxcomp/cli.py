@@ -29,6 +29,7 @@ from onnxcomp.options import (
     working,
 )
 from onnxcomp.program import Program, interruption_names
+from onnxcomp.run_command import run_command
 
 
 def _command(name: str, *example: str) -> Decorator:
@@ -65,10 +66,8 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _packing in COMMANDS:
-    main.add_command(_packing)
-
-# --- commands ---------------------------------------------------------------------------------
+for _elsewhere in (*COMMANDS, run_command):
+    main.add_command(_elsewhere)
 
 
 @_command(

@@ -223,6 +223,7 @@ _UNREADABLE = (  # what zipfile and numpy raise on files that are cut short, alt
     ValueError,
     OverflowError,
     RuntimeError,
+    MemoryError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -279,9 +280,20 @@ def _folder(path: Path, signature: Signature) -> Samples:
 
 def _read_files(files: list[Path]) -> Iterator[tuple[str, Any]]:
     for file in files:
-        feed = {}
-        with _open_npz(file) as archive:
-            for name in _members(archive):
-                with _open_member(archive, name, file) as stream, _readable(file, name):
-                    feed[name] = npy.read_array(stream, allow_pickle=False)
-        yield str(file), feed
+        yield str(file), read_arrays(file)
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz, whole.
+
+    Raises:
+        CalibrationError: unreadable, or an array of Python objects.
+    """
+    if not path.is_file():
+        raise CalibrationError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    arrays = {}
+    with _open_npz(path) as archive:
+        for name in _members(archive):
+            with _open_member(archive, name, path) as stream, _readable(path, name):
+                arrays[name] = npy.read_array(stream, allow_pickle=False)
+    return arrays

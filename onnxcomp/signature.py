@@ -55,12 +55,11 @@ class InputSpec:
         return None if self.shape is None else len(self.shape)
 
     def __str__(self) -> str:
-        axes = (
-            ""
-            if self.shape is None
-            else ", ".join("?" if d is None else str(d) for d in self.shape)
-        )
-        return f"{self.name!r} [{axes}] {self.dtype}" if self.shape is not None else repr(self.name)
+        kind = "string" if self.dtype.kind == "O" else str(self.dtype)
+        if self.shape is None:
+            return f"{self.name!r} {kind}"
+        axes = ", ".join("?" if d is None else str(d) for d in self.shape)
+        return f"{self.name!r} [{axes}] {kind}"
 
     def check_shape(self, shape: tuple[int, ...], where: str) -> None:
         """Compares with the fixed axes of the signature.

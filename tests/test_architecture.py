@@ -22,6 +22,7 @@ LAYERS: dict[str, set[str]] = {
         "onnxcomp.options",
         "onnxcomp.program",
         "onnxcomp.report_tables",
+        "onnxcomp.run_command",
         "onnxcomp.sensitivity_table",
         "onnxcomp.tables",
     },
