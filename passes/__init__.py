@@ -11,6 +11,7 @@ from onnxcomp.passes.convert_float16 import ConvertFloat16
 from onnxcomp.passes.equalize_channels import EqualizeChannels
 from onnxcomp.passes.factorize_weights import FactorizeWeights
 from onnxcomp.passes.lower_binary import LowerBinary
+from onnxcomp.passes.lower_sparse import LowerSparse
 from onnxcomp.passes.prune_blocks import PruneBlocks
 from onnxcomp.passes.prune_channels import PruneChannels
 from onnxcomp.passes.quantize_dynamic import QuantizeDynamic
@@ -28,6 +29,7 @@ PASSES: tuple[type[Pass], ...] = (
     EqualizeChannels,
     QuantizeStatic,
     QuantizeDynamic,
+    LowerSparse,
     QuantizeWeights,
     LowerBinary,
     ConvertFloat16,

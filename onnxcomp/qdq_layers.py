@@ -1,0 +1,256 @@
+"""Layers between DequantizeLinear and QuantizeLinear, read as sums of products of codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.graph import consumers, is_constant, is_output, is_standard, producer
+from onnxcomp.quantization import TINY, Array
+
+LAYERS = ("Conv", "Gemm", "MatMul")
+UNPADDED = ("NOTSET", "VALID")  # of auto_pad
+LARGEST_SUM = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class QdqLayer:
+    """A Conv, MatMul or Gemm of uint8 codes and int8 weights, with what runs inside it.
+
+    A sum of products of codes stands for sum * sum_scale, with the bias in the same units.
+
+    Attributes:
+        node: the operator.
+        x: the codes it reads, uint8.
+        x_scale: of x, a scalar of float32.
+        x_zero_point: of x.
+        weight_name: of the weight's codes.
+        weight: int8 [out, in / group, *kernel]; of MatMul and Gemm [out, in].
+        weight_scale: float32 [out].
+        bias: int32 [out], or None.
+        end: the float tensor that the layer and its bias make.
+        has_relu: whether a Relu is between it and the codes; their lowest code is 0 then.
+        quantize: the QuantizeLinear that alone reads the end, or None: then floats are made.
+    """
+
+    node: gs.Node
+    x: gs.Tensor
+    x_scale: np.float32
+    x_zero_point: int
+    weight_name: str
+    weight: Array
+    weight_scale: Array
+    bias: Array | None
+    end: gs.Variable
+    has_relu: bool
+    quantize: gs.Node | None
+
+    @property
+    def sum_scale(self) -> Array:
+        """What one unit of a sum stands for, float32 [out]."""
+        found: Array = self.x_scale * self.weight_scale
+        return found
+
+    @property
+    def y_scale(self) -> np.float32:
+        """Of the codes it makes; 1 where it makes floats."""
+        scale = np.float32(1) if self.quantize is None else _scalar(self.quantize.inputs[1])
+        return np.float32(scale)
+
+    @property
+    def y_zero_point(self) -> int | None:
+        """Of the codes it makes; None where it makes floats."""
+        return None if self.quantize is None else int(_scalar(self.quantize.inputs[2]))
+
+    @property
+    def made(self) -> gs.Variable:
+        """The codes or floats that an operator in its place makes."""
+        return self.end if self.quantize is None else self.quantize.outputs[0]
+
+    @property
+    def group(self) -> int:
+        """The groups of its channels; 1 but for some Convs."""
+        return int(self.node.attrs.get("group", 1))
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """The attributes of a Conv, each written out."""
+        attrs, rank = self.node.attrs, self.weight.ndim - 2
+        pads = attrs.get("pads") if attrs.get("auto_pad", "NOTSET") == "NOTSET" else None
+        return {
+            "kernel_shape": [int(size) for size in self.weight.shape[2:]],
+            "strides": [int(step) for step in attrs.get("strides") or [1] * rank],
+            "dilations": [int(step) for step in attrs.get("dilations") or [1] * rank],
+            "pads": [int(size) for size in pads or [0] * 2 * rank],
+            "group": self.group,
+        }
+
+
+def has_coded_weight(node: gs.Node) -> bool:
+    """Whether it is a layer whose weight is dequantized from constant codes."""
+    if not is_standard(node) or node.op not in LAYERS or len(node.inputs) < 2:
+        return False
+    source = _dequantizer(node.inputs[1])
+    return source is not None and is_constant(source.inputs[0])
+
+
+def qdq_layer(graph: gs.Graph, node: gs.Node) -> QdqLayer | str:
+    """The layer of a node that `has_coded_weight`, or what keeps it from being one of codes.
+
+    Parameters are taken as they are in the graph. A bias that is no codes, as the Add behind a
+    MatMul has, is rounded to units of a sum, which are far below those of the result.
+    """
+    refusal = _form_refusal(node)
+    source = _dequantizer(node.inputs[0])
+    if refusal or source is None or is_constant(source.inputs[0]):
+        return refusal or "its input is floats, not codes"
+    weight = _weight(node)
+    if isinstance(weight, str):
+        return weight
+    if any(not is_constant(t) for t in source.inputs[1:]) or source.inputs[1].values.size != 1:
+        return "its input does not have one constant scale"
+    if len(source.inputs) < 3 or source.inputs[2].dtype != np.uint8:
+        return "its input is not codes of uint8"
+    if source.inputs[1].dtype != np.float32:
+        return "its input's scale is not float32"
+    codes, scale = weight
+    x_scale, x_zero_point = np.float32(_scalar(source.inputs[1])), int(_scalar(source.inputs[2]))
+    bias, end = _bias(graph, node, len(codes))
+    if isinstance(bias, str):
+        return bias
+    units = x_scale * scale
+    if not (np.isfinite(units).all() and (units >= TINY).all()):
+        return "the scale of its sums leaves the range of float32"
+    reach = np.abs(codes.reshape(len(codes), -1).astype(np.int64)).sum(axis=1) * 255.0
+    if bias is not None:
+        bias = np.rint(bias / units)
+        reach = reach + np.abs(bias)
+    if not (reach <= LARGEST_SUM).all():
+        return "its sums may leave 32 bits"
+    quantize, has_relu = _quantizer(graph, end)
+    return QdqLayer(
+        node=node,
+        x=source.inputs[0],
+        x_scale=x_scale,
+        x_zero_point=x_zero_point,
+        weight_name=node.inputs[1].inputs[0].inputs[0].name,
+        weight=codes,
+        weight_scale=scale,
+        bias=None if bias is None else bias.astype(np.int32),
+        end=end,
+        has_relu=has_relu,
+        quantize=quantize,
+    )
+
+
+def _form_refusal(node: gs.Node) -> str:
+    attrs, shape = node.attrs, node.inputs[1].inputs[0].inputs[0].shape
+    if node.op == "Conv":
+        if len(shape) != 4:
+            return f"its kernel has {len(shape) - 2} dimensions, not 2"
+        if attrs.get("group", 1) > 1 == shape[1]:
+            return "depthwise: one input for each output leaves nothing to skip"
+        padding = attrs.get("auto_pad", "NOTSET")
+        return "" if padding in UNPADDED else f"its padding is by auto_pad {padding}"
+    if len(shape) != 2:
+        return f"its weight has {len(shape)} dimensions, not 2"
+    scaled = attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0
+    return "it scales or transposes its input" if scaled or attrs.get("transA", 0) else ""
+
+
+def _weight(node: gs.Node) -> tuple[Array, Array] | str:
+    """Codes by output and a scale for each output."""
+    source = node.inputs[1].inputs[0]
+    tensor, scale = source.inputs[:2]
+    if tensor.dtype != np.int8:
+        return "its weights are not codes of int8"
+    if not all(is_constant(t) for t in source.inputs) or scale.dtype != np.float32:
+        return "its weights' scales are not constants of float32"
+    if len(source.inputs) > 2 and np.asarray(source.inputs[2].values).any():
+        return "its weights have a zero point"
+    by_output = node.op == "Conv" or bool(node.attrs.get("transB", 0))
+    steps, out = np.asarray(scale.values), tensor.shape[0 if by_output else 1]
+    axis = source.attrs.get("axis", 1) % len(tensor.shape)
+    if steps.size > 1 and (steps.shape != (out,) or axis != (0 if by_output else 1)):
+        return "its weights' scales are not one for each output"
+    codes = np.asarray(tensor.values)
+    if 0 in codes.shape:
+        return "its weight is empty"
+    steps = np.broadcast_to(steps.reshape(-1), (out,))
+    return np.ascontiguousarray(codes if by_output else codes.T), np.ascontiguousarray(steps)
+
+
+def _bias(graph: gs.Graph, node: gs.Node, out: int) -> tuple[Array | str | None, gs.Variable]:
+    """Real numbers [out], float64, and the tensor that has them added."""
+    made = node.outputs[0]
+    if len(node.inputs) > 2 and node.inputs[2].name:
+        values = _real(node.inputs[2])
+        if (
+            values is None
+            or values.size not in (1, out)
+            or values.shape[-1:] not in ((), (1,), (out,))
+        ):
+            return "its bias is not one constant for each output", made
+        return np.broadcast_to(values.reshape(-1), (out,)), made
+    readers = consumers(made)
+    if node.op != "MatMul" or is_output(graph, made) or [n.op for n in readers] != ["Add"]:
+        return None, made
+    for tensor in readers[0].inputs:
+        values = None if tensor is made else _real(tensor)
+        if values is not None and values.shape in ((), (1,), (out,)):
+            return np.broadcast_to(values.reshape(-1), (out,)), readers[0].outputs[0]
+    return None, made
+
+
+def _quantizer(graph: gs.Graph, end: gs.Variable) -> tuple[gs.Node | None, bool]:
+    """The QuantizeLinear that alone reads ``end``, or a Relu that its lowest code stands for."""
+    found = _only_reader(graph, end)
+    if found is not None and found.op == "Relu":
+        found = _only_reader(graph, found.outputs[0])
+        coded = found is not None and _makes_uint8(found)
+        lowest = coded and found is not None and int(_scalar(found.inputs[2])) == 0
+        return (found, True) if lowest else (None, False)
+    return (found, False) if found is not None and _makes_uint8(found) else (None, False)
+
+
+def _only_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
+    readers = consumers(tensor)
+    if is_output(graph, tensor) or len(readers) != 1 or not is_standard(readers[0]):
+        return None
+    return readers[0]
+
+
+def _makes_uint8(node: gs.Node) -> bool:
+    if node.op != "QuantizeLinear" or len(node.inputs) < 3:
+        return False
+    scale, zero_point = node.inputs[1:3]
+    if not (is_constant(scale) and is_constant(zero_point)):
+        return False
+    single = scale.values.size == zero_point.values.size == 1
+    return bool(single and scale.dtype == np.float32 and zero_point.dtype == np.uint8)
+
+
+def _real(tensor: gs.Tensor) -> Array | None:
+    """The real numbers of a constant, or of one that is dequantized; float64."""
+    if is_constant(tensor):
+        return np.asarray(tensor.values, np.float64) if tensor.dtype == np.float32 else None
+    source = _dequantizer(tensor)
+    if source is None or not all(is_constant(t) for t in source.inputs):
+        return None
+    codes, scale, *zero_point = (np.asarray(t.values) for t in source.inputs)
+    if codes.dtype != np.int32 or codes.ndim > 1 or any(z.any() for z in zero_point):
+        return None
+    return codes * scale.astype(np.float64)
+
+
+def _dequantizer(tensor: gs.Tensor) -> gs.Node | None:
+    node = producer(tensor)
+    found = node is not None and is_standard(node) and node.op == "DequantizeLinear"
+    return node if found else None
+
+
+def _scalar(tensor: gs.Constant) -> Any:
+    return np.asarray(tensor.values).reshape(-1)[0]
