@@ -42,6 +42,7 @@ HELD_BACK = 4  # every fourth sample decides how far the regression may go
 FEWEST, HELD_VALUES = 8, 1 << 23  # samples, and values of one tensor over all of them
 RIDGES = (3.0, np.inf)  # as shares of the mean diagonal; inf leaves W as it was. Less overfits
 SWEEPS = 2
+SPARSE, NO_STEP = 0.25, 1e30  # zeros of a layer so many of which are kept: no step reaches a code
 
 
 class Options(Protocol):
@@ -285,9 +286,11 @@ def _refine_layer(layer: Layer, pairs: list[tuple[Array, Array]], seed: list[int
     (target,) = whole.regressions(weights, [RIDGES[int(np.argmin(losses))]])
     scale, high = layer.scale, 2 ** (layer.bits - 1) - 1
     damping = max(LEAST_DAMPING, whole.gram.shape[-1] / whole.count)
-    codes = gptq(target, whole.gram, scale, 0, -high, high, damping=damping)
+    zeros = weights == 0
+    steps = np.where(zeros, NO_STEP, scale) if zeros.mean() >= SPARSE else scale
+    codes = gptq(target, whole.gram, steps, 0, -high, high, damping=damping)
     if layer.bits <= FEW_BITS:  # with more, nothing is gained on samples never seen
-        codes = descend(target, codes, whole.gram, scale, 0, -high, high, sweeps=SWEEPS)
+        codes = descend(target, codes, whole.gram, steps, 0, -high, high, sweeps=SWEEPS)
     layer.codes.values = layer.stored(codes).astype(np.int8)
     if written is not None:
         shift = output_shift(weights, codes * scale, *means)

@@ -186,6 +186,21 @@ def test_codes_have_the_bits_asked_for_and_exposed_layers_theirs(bits: int) -> N
         assert exposed // 2 < found[name] <= exposed
 
 
+@pytest.mark.parametrize("bits", [3, 4])
+def test_the_zeros_of_a_sparse_layer_stay(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse = network()
+    weight = sparse.tensors()["w3"]
+    zeros = np.random.default_rng(9).random(weight.shape) < 0.5
+    weight.values = np.where(zeros, np.float32(0), weight.values)
+    monkeypatch.setattr(f"{__name__}.network", sparse.copy)
+    options = {"weight_bits": bits, "exposed_bits": bits}
+    plain, nearest = (quantized(rounding=r, **options)[0] for r in ("gptq", "nearest"))
+    codes, others = (graph.tensors()["w3.codes"].values for graph in (plain, nearest))
+    assert not codes[zeros].any()
+    assert (codes != others)[~zeros].mean() > 0.05
+    assert noise(plain) < 0.8 * noise(nearest)
+
+
 def test_the_runtime_computes_what_the_codes_say() -> None:
     """The first layer in integers, by definition, from the written codes: within one code."""
     graph, _ = quantized(weight_bits=4, exposed_bits=4)
