@@ -109,7 +109,8 @@ def magnitude(weights: Array) -> Array:
 
 def wanda(weights: Array, gram: Array) -> Array:
     """E[(w x)^2] of each weight alone, [out, d]: the square of Wanda's score."""
-    return magnitude(weights) * np.maximum(np.diagonal(gram), 0).astype(np.float64)
+    energies = np.maximum(np.diagonal(gram), 0).astype(np.float64)
+    return np.asarray(magnitude(weights) * energies)
 
 
 def loss(weights: Array, sparse: Array, gram: Array) -> float:
