@@ -103,7 +103,7 @@ int main(int count, char** arguments) {
       runs = std::atoll(arguments[i] + 6);
     else if (std::strncmp(arguments[i], "-seed=", 6) == 0)
       seed = std::atoll(arguments[i] + 6);
-    else
+    else if (arguments[i][0] != '-')  // libFuzzer has more options
       seeds = read_files(arguments[i]);
   }
   if (seeds.empty()) return 2;

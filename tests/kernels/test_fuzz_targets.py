@@ -74,7 +74,9 @@ def test_a_target_ends_where_something_unexpected_happens(targets: Path, tmp_pat
     source.write_text(
         '#include "fuzz/target.h"\n'
         'extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {\n'
-        "  return data[size] == 7 ? 0 : 0;\n"
+        "  static volatile uint8_t read;\n"  # a compiler would leave out what nothing comes of
+        "  read = data[size];\n"
+        "  return 0;\n"
         "}\n"
     )
     driver = KERNELS / "fuzz" / "driver.cc"
