@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from onnxcomp.quantization import Array
 from onnxcomp.sparse_fitting import alternate, refit, sparse_gpt
-from onnxcomp.sparsity import Pattern, loss, magnitude, wanda
+from onnxcomp.sparsity import Pattern, magnitude, wanda
 from onnxcomp.weight_sites import Layout, Weight
 
 
@@ -52,6 +53,7 @@ class SparseLayer:
         """Number of weights."""
         return math.prod(self.weight.layout.shape)
 
+    @cached_property
     def scores(self) -> Array:
         """What is lost with each block that a pattern without n:m could remove, ascending."""
         found = [self.pattern.losses(self._scores(group)) for group in range(len(self.matrices))]
@@ -71,18 +73,6 @@ class SparseLayer:
         places = _places(layout, self.pattern.width)
         matrix[:, places[places >= 0]] = whole[:, places >= 0]
         return layout.restored(matrix.astype(np.float32))
-
-    def lost(self, sparse: Array) -> float:
-        """E|W x - V x|^2 over E|W x|^2, or of the weights themselves."""
-        layout = self.weight.layout
-        matrix = layout.matrix(sparse).reshape(len(self.matrices), -1, layout.columns)
-        others = _taken(matrix, _places(layout, self.pattern.width))
-        error = whole = 0.0
-        for group, (values, other) in enumerate(zip(self.matrices, others, strict=True)):
-            gram = np.eye(values.shape[1]) if self.grams is None else self.grams[group]
-            error += loss(values, other, gram)
-            whole += loss(values, np.zeros_like(values), gram)
-        return error / whole if whole > 0 else 0.0
 
     def _scores(self, group: int) -> Array:
         values = self.matrices[group]
@@ -116,7 +106,7 @@ def shared_sparsity(
     """
     costs, sizes, owners = [], [], []
     for at, (layer, price) in enumerate(zip(layers, prices, strict=True)):
-        scores = layer.scores()
+        scores = layer.scores
         may = scores[: int(most * len(scores))] * price
         costs.append(may)
         sizes.append(np.full(len(may), layer.size / len(scores)))

@@ -119,7 +119,7 @@ class SparsifyWeights(Pass):
             noise = OutputNoise(graph, list(layers), list(samples.feeds(JUDGED)))
             for name, layer in layers.items():
                 sparse = layer.sparse("sparsegpt", sparsity)
-                alone = layer.scores()[: round(sparsity * len(layer.scores()))].sum()
+                alone = layer.scores[: round(sparsity * len(layer.scores))].sum()
                 effect = float(noise.shares({name: sparse}).mean())
                 prices[name] = effect / alone if alone > 0 else 0.0
         found = shared_sparsity(list(layers.values()), sparsity, list(prices.values()), MOST)
