@@ -49,6 +49,11 @@ class SparseLayer:
         return cls(weight, pattern, matrices, grams)
 
     @property
+    def name(self) -> str:
+        """Of the constant."""
+        return str(self.weight.constant.name)
+
+    @property
     def size(self) -> int:
         """Number of weights."""
         return math.prod(self.weight.layout.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,55 +86,55 @@ class SparsifyWeights(Pass):
         for step in range(1, self.steps + 1):
             weights = [w for w in find_weights(graph) if w.constant.name in chosen]
             observed = observed_grams(graph, weights, samples, self.samples, context.advance)
-            layers = {
-                weight.constant.name: SparseLayer.of(
-                    weight, gram, chosen[weight.constant.name]._zeros
-                )
+            layers: Iterable[SparseLayer] = (
+                SparseLayer.of(weight, gram, chosen[weight.constant.name]._zeros)
                 for weight, gram in observed
-            }
+            )
             share = 1 - (1 - step / self.steps) ** 3
-            wanted = {name: share * chosen[name].sparsity for name in layers}
-            if self.allocation == "global":
+            wanted = {name: share * mine.sparsity for name, mine in chosen.items()}
+            if self.allocation == "global":  # all have to be known; else each is let go
+                layers = list(layers)
                 wanted = self._shared_out(graph, layers, share * self.sparsity, samples)
-            made = {}
-            for name, layer in layers.items():
+            made, blind = dict[str, Array](), 0
+            for layer in layers:
                 report.current = label(layer.weight.sites[0].layer)
-                made[name] = layer.sparse(chosen[name].method, wanted[name])
+                made[layer.name] = layer.sparse(chosen[layer.name].method, wanted[layer.name])
+                blind += layer.grams is None
             report.current = ""
             new = {old: names.fresh(f"{old}.sparse") if step == 1 else old for old in made}
             replace_constants(graph, {o: gs.Constant(n, made[o]) for o, n in new.items()})
             chosen = {n: chosen[o] for o, n in new.items()}
-        self._tell(list(layers.values()), made, report)
+        self._tell(weights, made, blind, report)
 
     def _shared_out(
         self,
         graph: gs.Graph,
-        layers: Mapping[str, SparseLayer],
+        layers: Sequence[SparseLayer],
         sparsity: float,
         samples: Calibration | None,
     ) -> dict[str, float]:
         """The sparsity of each layer, by what the outputs lose with that of all in one alone."""
-        prices = dict.fromkeys(layers, 1.0)
+        prices = [1.0] * len(layers)
         if samples is not None:
-            noise = OutputNoise(graph, list(layers), list(samples.feeds(JUDGED)))
-            for name, layer in layers.items():
+            names = [layer.name for layer in layers]
+            noise = OutputNoise(graph, names, list(samples.feeds(JUDGED)))
+            for at, layer in enumerate(layers):
                 sparse = layer.sparse("sparsegpt", sparsity)
                 alone = layer.scores[: round(sparsity * len(layer.scores))].sum()
-                effect = float(noise.shares({name: sparse}).mean())
-                prices[name] = effect / alone if alone > 0 else 0.0
-        found = shared_sparsity(list(layers.values()), sparsity, list(prices.values()), MOST)
-        return dict(zip(layers, found, strict=True))
+                effect = float(noise.shares({layer.name: sparse}).mean())
+                prices[at] = effect / alone if alone > 0 else 0.0
+        found = shared_sparsity(layers, sparsity, prices, MOST)
+        return {layer.name: part for layer, part in zip(layers, found, strict=True)}
 
     def _tell(
-        self, layers: Sequence[SparseLayer], made: Mapping[str, Array], report: PassReport
+        self, weights: Sequence[Weight], made: Mapping[str, Array], blind: int, report: PassReport
     ) -> None:
         zeros = sum(int(np.count_nonzero(values == 0)) for values in made.values())
         report.numbers["sparsity"] = round(zeros / sum(v.size for v in made.values()), 4)
-        report.numbers["sparse_weights"] = len(layers)
-        for layer in layers:
-            for site in layer.weight.sites:
+        report.numbers["sparse_weights"] = len(weights)
+        for weight in weights:
+            for site in weight.sites:
                 report.change(site.layer)
-        blind = sum(layer.grams is None for layer in layers)
         if blind:
             report.notes.append(
                 f"{blind} weights became zero by their own size alone: no samples were given, or "
