@@ -8,9 +8,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run
 
-from onnxcomp.cli import main
 from onnxcomp.testing import small_convnet
 
 
@@ -19,12 +18,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     onnx.save(small_convnet(), tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, list(arguments), env={"COLUMNS": "80"})
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_a_model_goes_there_and_back(folder: Path) -> None:

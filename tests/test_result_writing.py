@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
+from command_line import run
 
 from onnxcomp import load_model, optimize
-from onnxcomp.cli import main
 from onnxcomp.container_reader import is_container
 from onnxcomp.container_unpacking import unpack, verify
 from onnxcomp.recipe import Recipe
@@ -24,12 +23,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     onnx.save(small_convnet(), tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, list(arguments), env={"COLUMNS": "80"})
-    assert result.exit_code == code, result.output
-    return result
 
 
 def test_the_smallest_recipe_writes_a_container_beside_the_model(folder: Path) -> None:

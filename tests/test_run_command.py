@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from click.testing import CliRunner, Result
-from onnx import helper, numpy_helper
+from click.testing import Result
+from onnx import helper
+from sparse_models import save_sparse_model
 
-from onnxcomp import kernels
-from onnxcomp.cli import main
 from onnxcomp.container_packing import pack
 from onnxcomp.testing import model_of, small_attention, small_mlp
 
@@ -32,9 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, ["run", *arguments], env={"COLUMNS": "80"})
-    assert result.exit_code == code, result.output
-    return result
+    return command_line.run("run", *arguments, code=code)
 
 
 def refused(*arguments: str) -> str:
@@ -53,24 +51,6 @@ def by_onnxruntime(path: Path | str, feed: dict[str, Any]) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, feed), strict=True))
-
-
-def sparse_model(path: Path) -> np.ndarray[Any, Any]:
-    """Writes X [tokens, 256] -> SparseMatMul -> Y [tokens, 128]; returns the dense weight."""
-    rng = np.random.default_rng(1)
-    kept = rng.random((256, 128)) < 0.3
-    weight = np.where(kept, rng.standard_normal((256, 128)), 0).astype(np.float32)
-    packed = kernels.pack(weight, block_size=1)
-    assert packed.values.nbytes > 2**15  # a session of a container is handed the values
-    model = model_of("""<ir_version: 8, opset_import: ["" : 17, "onnxcomp" : 1]>
-        sparse (float[tokens, 256] X) => (float[tokens, 128] Y) {
-            Y = onnxcomp.SparseMatMul (X, values, indices, offsets) }""")
-    for name, number in packed.attributes.items():
-        model.graph.node[0].attribute.append(helper.make_attribute(name, number))
-    for name in ("values", "indices", "offsets"):
-        model.graph.initializer.append(numpy_helper.from_array(getattr(packed, name), name))
-    onnx.save(model, path)
-    return weight
 
 
 def test_several_inputs_get_the_answers_of_onnxruntime(folder: Path) -> None:
@@ -93,7 +73,7 @@ def test_several_inputs_get_the_answers_of_onnxruntime(folder: Path) -> None:
 
 
 def test_our_operators_are_known_in_models_and_in_containers(folder: Path) -> None:
-    weight = sparse_model(folder / "sparse.onnx")
+    weight = save_sparse_model(folder / "sparse.onnx")
     pack(folder / "sparse.onnx", folder / "sparse.oxc")
     x = np.random.default_rng(3).standard_normal((5, 256), np.float32)
     np.savez(folder / "in.npz", X=x)
@@ -106,7 +86,7 @@ def test_our_operators_are_known_in_models_and_in_containers(folder: Path) -> No
 
 
 def test_a_delta_package_runs_with_its_base(folder: Path) -> None:
-    weight = sparse_model(folder / "sparse.onnx")
+    weight = save_sparse_model(folder / "sparse.onnx")
     pack(folder / "sparse.onnx", folder / "old.oxc")
     pack(folder / "sparse.onnx", folder / "delta.oxc", base=folder / "old.oxc")
     np.savez(folder / "in.npz", X=np.eye(256, dtype=np.float32))

@@ -10,13 +10,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from sparse_models import save_sparse_model
 
 from onnxcomp import kernels
-from onnxcomp.testing import model_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HEADERS = (
@@ -50,24 +48,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "program"
 
 
-def save_sparse(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """The model of the page, X [tokens, 256] -> Y [tokens, 128]; returns its dense weight."""
-    rng = np.random.default_rng(0)
-    weight = rng.standard_normal((256, 128)) * (rng.random((256, 128)) < 0.1)
-    packed = kernels.pack(weight.astype(np.float32), block_size=1)
-    model = model_of("""<ir_version: 8, opset_import: ["" : 17, "onnxcomp" : 1]>
-        sparse (float[tokens, 256] X) => (float[tokens, 128] Y) {
-            Y = onnxcomp.SparseMatMul (X, values, indices, offsets) }""")
-    for name, number in packed.attributes.items():
-        model.graph.node[0].attribute.append(helper.make_attribute(name, number))
-    for name in ("values", "indices", "offsets"):
-        model.graph.initializer.append(numpy_helper.from_array(getattr(packed, name), name))
-    onnx.save(model, path)
-    return weight.astype(np.float32)
-
-
 def test_the_program_of_the_page_runs_a_model(program: Path, tmp_path: Path) -> None:
-    weight = save_sparse(tmp_path / "sparse.onnx")
+    weight = save_sparse_model(tmp_path / "sparse.onnx")
     done = subprocess.run(
         [program, kernels.library_path(), tmp_path / "sparse.onnx"],
         capture_output=True,
@@ -79,7 +61,7 @@ def test_the_program_of_the_page_runs_a_model(program: Path, tmp_path: Path) -> 
 
 
 def test_without_the_library_the_program_fails(program: Path, tmp_path: Path) -> None:
-    save_sparse(tmp_path / "sparse.onnx")
+    save_sparse_model(tmp_path / "sparse.onnx")
     done = subprocess.run(
         [program, tmp_path / "none.so", tmp_path / "sparse.onnx"],
         cwd=tmp_path,
