@@ -2,7 +2,7 @@
 
 Codes Q for weights W move the mean of a layer's output by (Q - W) E[x]; a bias gives that back:
 b + (W - Q) E[x] (Nagel et al., "Data-free quantization through weight equalization and bias
-correction", 2019, there from statistics of normalizations, here from samples).
+correction", 2019, there from statistics of normalizations, here from samples): `rounding_bias`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.coding_quantizer import CodedWeight
 from onnxcomp.graph import all_graphs, consumers, is_constant
-from onnxcomp.quantization import Array
+from onnxcomp.quantization import Array, rounding_bias
 from onnxcomp.weight_sites import Layout, Weight
 
 
@@ -39,10 +39,9 @@ class Bias:
             coded: Q.
             layout: of both.
         """
-        error = layout.matrix(values.astype(np.float64) - coded.values)
-        mean = self.mean if self.mean.ndim == 2 else self.mean[None]
-        grouped = error.reshape(len(mean), -1, error.shape[1])
-        return np.asarray(np.einsum("god,gd->go", grouped, mean).reshape(-1))
+        groups = len(self.mean) if self.mean.ndim == 2 else 1
+        weights, rounded = layout.matrix(values), layout.matrix(coded.values)
+        return rounding_bias(weights, rounded, self.mean.reshape(-1), groups)
 
 
 def bias_of(graph: gs.Graph, weight: Weight) -> str | None:
