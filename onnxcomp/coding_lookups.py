@@ -1,4 +1,4 @@
-"""What errors of looked-up rows do to the outputs, columns with columns, measured.
+"""What errors of looked-up rows do to the outputs: by how often a row is looked up, and by column.
 
 The rows of a table are read as they are, so a table has no Gram matrix of inputs. But its columns
 do not matter alike, and errors of two of them can cancel further on: with J the Jacobian of the
@@ -18,6 +18,24 @@ from onnxcomp.quantization import Array
 RUNS = 3072  # of one sample each
 SAMPLES = 8  # at most; more cost more than they tell
 DIFFERENCE = 0.1  # of the standard deviation of the table
+OFTEN = 4  # halvings of the step, at most, for rows of tables that are looked up often
+UNSEEN = 1  # doublings for rows that samples do not look up: other texts may
+
+
+def row_multiples(shares: Array) -> Array:
+    """How much finer or coarser than rows looked up once the rows of a table are coded.
+
+    A row's error counts as often as the row is looked up, so steps go as the inverse root of that,
+    in powers of two. Of rows that samples do not show only their number is known: one of them may
+    be the commonest word of other texts, so they are at most twice as coarse.
+
+    Args:
+        shares: of lookups, [rows], as `RowCounts` gives them.
+    """
+    seen = shares[shares > shares.min()]
+    once = seen.min() if seen.size else shares.min()
+    doublings = np.rint(np.log2(once / shares) / 2)
+    return np.asarray(2.0 ** np.clip(doublings, -OFTEN, UNSEEN))
 
 
 def samples_for(columns: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxcomp.coding_inputs import NOT_GIVEN, NOT_READ, observed
 from onnxcomp.coding_quantizer import CodedWeight, quantize_vector, quantize_weight
 from onnxcomp.coding_refit import Bias, bias_of, refitted
 from onnxcomp.coding_steps import relative_noise, step_of, unit_noise
+from onnxcomp.errors import OnnxcompError
 from onnxcomp.graph import all_graphs
 from onnxcomp.held_out import HELD_EVERY, is_held
 from onnxcomp.output_noise import OutputNoise
@@ -31,8 +32,6 @@ TRIAL = 0.3  # first trial step, in standard deviations of the weight
 TRIALS = 5
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of products of different inputs that are let go
 SOFTER = 1 / 16  # next trial where an error was too large to tell, the inverse where too small
-OFTEN = 4  # halvings of the step, at most, for rows of tables that are looked up often
-UNSEEN = 1  # doublings for rows that samples do not look up: other texts may
 MUCH = 0.2  # share of the weights that makes it worth to look at the columns of a table
 JUDGED_ROWS = 4096  # of a table, at most
 VECTOR_SHARE = 0.01  # of the noise that vectors may cause, all together
@@ -40,6 +39,10 @@ VECTOR_TRIAL = 2.0**-8  # of the root of their mean squares
 COARSEST_VECTOR = 2.0**-4
 
 Advance = Callable[[int, int], None]
+
+
+class NothingToCode(OnnxcompError):
+    """A model has no weights that codes would shorten."""
 
 
 @dataclass
@@ -115,6 +118,8 @@ class CodingPlan:
         samples: Calibration,
         limit: int | None = None,
         advance: Advance = lambda done, total: None,
+        *,
+        left: Collection[str] = (),
     ) -> None:
         """Observes the inputs of layers and tries a step for each weight.
 
@@ -123,9 +128,15 @@ class CodingPlan:
             samples: to observe and to measure on.
             limit: of their number.
             advance: told of runs over samples.
+            left: names of constants that get no codes.
+
+        Raises:
+            NothingToCode: no float32 constant but those is a matrix.
         """
         found = find_weights(graph)
-        self.weights, self.vectors = _constants(graph, found)
+        self.weights, self.vectors = _constants(graph, found, left)
+        if not self.weights:
+            raise NothingToCode("no float32 weights to quantize; --lossless packs what there is")
         mine = {coded.name: coded for coded in self.weights}
         chosen = [w for w in found if w.constant.name in mine]
         feeds = list(samples.feeds(limit))
@@ -138,7 +149,7 @@ class CodingPlan:
             for weight, shares in zip(tables, _shares(graph, tables, parts[0]), strict=True):
                 coded = mine[weight.constant.name]
                 if shares is not None:
-                    coded.multiples = row_multiples(shares)
+                    coded.multiples = lookups.row_multiples(shares)
                     self._relate_columns(coded, graph, shown)
         else:
             for coded in self.weights:
@@ -149,6 +160,10 @@ class CodingPlan:
             for coded in self.weights:
                 coded.noise = max(coded.noise, relative_noise(coded.values))
         self._vector_noise = self._of_vectors(VECTOR_TRIAL) / VECTOR_TRIAL**2
+
+    def leave(self, names: Collection[str]) -> None:
+        """Gives no codes to these weights after all."""
+        self.weights = [weight for weight in self.weights if weight.name not in names]
 
     @property
     def elements(self) -> int:
@@ -258,22 +273,6 @@ def shrunk(gram: Array, share: float) -> Array:
     return np.asarray(gram * keep)
 
 
-def row_multiples(shares: Array) -> Array:
-    """How much finer or coarser than rows looked up once the rows of a table are coded.
-
-    A row's error counts as often as the row is looked up, so steps go as the inverse root of that,
-    in powers of two. Of rows that samples do not show only their number is known: one of them may
-    be the commonest word of other texts, so they are at most twice as coarse.
-
-    Args:
-        shares: of lookups, [rows], as `RowCounts` gives them.
-    """
-    seen = shares[shares > shares.min()]
-    once = seen.min() if seen.size else shares.min()
-    doublings = np.rint(np.log2(once / shares) / 2)
-    return np.asarray(2.0 ** np.clip(doublings, -OFTEN, UNSEEN))
-
-
 def _shares(graph: gs.Graph, tables: Sequence[Weight], samples: Calibration) -> list[Array | None]:
     """Shares of the rows of tables; None of those that nobody looks up in the samples."""
     wanted = [
@@ -295,12 +294,16 @@ def _listed(feeds: list[Feed], graph: gs.Graph) -> Calibration:
     return Calibration.from_source(feeds, graph)
 
 
-def _constants(graph: gs.Graph, found: Sequence[Weight]) -> tuple[list[Coded], dict[str, Array]]:
-    """The float32 constants that get codes: matrices, and vectors by name."""
+def _constants(
+    graph: gs.Graph, found: Sequence[Weight], left: Collection[str]
+) -> tuple[list[Coded], dict[str, Array]]:
+    """The float32 constants that get codes, but those left: matrices, and vectors by name."""
     sites = {weight.constant.name: weight for weight in found}
     weights, vectors = [], dict[str, Array]()
     for name, constant in _once(graph).items():
         if constant.dtype != np.float32 or np.prod(constant.shape, dtype=np.int64) < SMALLEST:
+            continue
+        if name in left:
             continue
         values = peek(constant)
         if not np.isfinite(values).all() or not values.any():

@@ -33,10 +33,6 @@ TYPICAL_SQNR_DB = 25.0  # where searches for other targets start
 FINEST, COARSEST = -80.0, 0.0  # log2 of the level
 
 
-class NothingToCode(OnnxcompError):
-    """A model has no weights that codes would shorten."""
-
-
 class PointsLost:
     """Points that a model loses against the original."""
 
@@ -95,18 +91,14 @@ class LevelSearch:
             advance: told of runs over samples.
 
         Raises:
-            OnnxcompError: there is nothing to quantize.
+            NothingToCode: there is nothing to quantize.
         """
         self._graph, self._quality, self._extra, self._prefer = graph, quality, margin, prefer
         self._rest: int | None = None  # bytes of a container besides what has codes
         self._kept: Mapping[str, CodedWeight] = {}  # codes of the last level that keeps the quality
-        self._plan = CodingPlan(graph, fitted, samples, advance)
-        self._plan.weights = [weight for weight in self._plan.weights if weight.name not in left]
-        self._plan.vectors = {n: v for n, v in self._plan.vectors.items() if n not in left}
-        if not self._plan.weights:
-            raise NothingToCode("no float32 weights to quantize; --lossless packs what there is")
-        names = [*(weight.name for weight in self._plan.weights), *self._plan.vectors]
+        self._plan = CodingPlan(graph, fitted, samples, advance, left=left)
         self._leave_exact()
+        names = [*(weight.name for weight in self._plan.weights), *self._plan.vectors]
         self._feeds, self._synthetic = list(held.feeds(JUDGED)), held.synthetic
         self._judge = OutputNoise(graph, names, self._feeds)
 
@@ -116,14 +108,14 @@ class LevelSearch:
         That is decided where the search starts, as the biases of layers depend on it, and as if
         errors reached the outputs undiminished: trial steps that make none say nothing.
         """
-        kept, level = [], self._start
+        exact, level = [], self._start
         for weight in self._plan.weights:
             size = exact_bytes(weight.values, self._prefer)
             noise = max(weight.noise, relative_noise(weight.values))
             step = step_of(level, weight.values.size, noise)
-            if size is None or size > grid_bytes(weight.at(step), self._prefer):
-                kept.append(weight)
-        self._plan.weights = kept
+            if size is not None and size <= grid_bytes(weight.at(step), self._prefer):
+                exact.append(weight.name)
+        self._plan.leave(exact)
         sizes = {n: exact_bytes(v, self._prefer) for n, v in self._plan.vectors.items()}
         self._exact = {name: size for name, size in sizes.items() if size is not None}
 

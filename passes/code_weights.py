@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.coding_plan import SMALLEST
+from onnxcomp.coding_plan import SMALLEST, NothingToCode
 from onnxcomp.coding_quality import Quality
 from onnxcomp.graph import all_nodes, is_constant, label, replace_constants
-from onnxcomp.level_search import SAMPLES, LevelSearch, NothingToCode
+from onnxcomp.level_search import SAMPLES, LevelSearch
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.weight_sites import find_weights, refused_nodes
 

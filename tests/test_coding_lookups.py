@@ -1,4 +1,4 @@
-"""How columns of a table work together: against a layer that is known."""
+"""How rows and columns of a table matter: against counts and a layer that are known."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp import coding_plan, output_noise
 from onnxcomp.calibration import Calibration
-from onnxcomp.coding_lookups import column_products, samples_for
+from onnxcomp.coding_lookups import column_products, row_multiples, samples_for
 from onnxcomp.coding_plan import CodingPlan
 from onnxcomp.coding_quantizer import quantize_weight
 from onnxcomp.output_noise import OutputNoise
+from onnxcomp.row_counts import RowCounts
 from onnxcomp.testing import graph_of
 from onnxcomp.weight_sites import Layout
 
@@ -83,3 +84,21 @@ def test_a_small_table_is_not_looked_at(monkeypatch: Any) -> None:
     graph = lookups()
     plan = CodingPlan(graph, Calibration.from_source(texts(16), graph))
     assert plan.rounded["table"] == "its rows are looked up"
+
+
+def test_rows_looked_up_often_are_coded_more_finely() -> None:
+    counts = RowCounts(1000)
+    counts.update(np.repeat(np.arange(40), 1))
+    counts.update(np.repeat(np.arange(100, 110), 4))
+    counts.update(np.repeat([200, 201], [64, 10000]))
+    shares = counts.result().matrix
+    multiples = row_multiples(shares)
+    np.testing.assert_array_equal(multiples[:40], np.ones(40))
+    np.testing.assert_array_equal(multiples[100:110], np.full(10, 1 / 2))
+    assert multiples[200] == 1 / 8
+    assert multiples[201] == 1 / 16  # no finer, though 1 / 100 would be in proportion
+    assert shares[500] < shares[0] / 16  # four times as coarse, in proportion
+    assert (np.delete(multiples, [*range(40), *range(100, 110), 200, 201]) == 2).all()
+    even = RowCounts(8)
+    even.update(np.arange(8))
+    np.testing.assert_array_equal(row_multiples(even.result().matrix), np.ones(8))

@@ -15,14 +15,13 @@ from onnx import numpy_helper
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.cli import main
-from onnxcomp.coding_plan import CodingPlan, row_multiples, shrunk
+from onnxcomp.coding_plan import CodingPlan, shrunk
 from onnxcomp.coding_search import Quality, Quantized, pack_quantized, quantize_for_coding
 from onnxcomp.container_contents import Contents, contents
 from onnxcomp.container_reader import ContainerReader
 from onnxcomp.container_unpacking import unpack, verify
 from onnxcomp.errors import OnnxcompError
 from onnxcomp.kernels.coding import encode
-from onnxcomp.row_counts import RowCounts
 from onnxcomp.testing import graph_of, model_of
 
 NET = """
@@ -213,24 +212,6 @@ def test_few_samples_are_not_trusted_about_products() -> None:
 def test_shrinking_scales_what_is_off_the_diagonal() -> None:
     gram = np.asarray([[[2.0, 1.0], [1.0, 4.0]]])
     np.testing.assert_allclose(shrunk(gram, 0.25), [[[2.0, 0.75], [0.75, 4.0]]])
-
-
-def test_rows_looked_up_often_are_coded_more_finely() -> None:
-    counts = RowCounts(1000)
-    counts.update(np.repeat(np.arange(40), 1))
-    counts.update(np.repeat(np.arange(100, 110), 4))
-    counts.update(np.repeat([200, 201], [64, 10000]))
-    shares = counts.result().matrix
-    multiples = row_multiples(shares)
-    np.testing.assert_array_equal(multiples[:40], np.ones(40))
-    np.testing.assert_array_equal(multiples[100:110], np.full(10, 1 / 2))
-    assert multiples[200] == 1 / 8
-    assert multiples[201] == 1 / 16  # no finer, though 1 / 100 would be in proportion
-    assert shares[500] < shares[0] / 16  # four times as coarse, in proportion
-    assert (np.delete(multiples, [*range(40), *range(100, 110), 200, 201]) == 2).all()
-    even = RowCounts(8)
-    even.update(np.arange(8))
-    np.testing.assert_array_equal(row_multiples(even.result().matrix), np.ones(8))
 
 
 @pytest.mark.parametrize(
