@@ -22,13 +22,10 @@ namespace onnxcomp {
 namespace {
 
 using sparse_int8::Conv;
-using sparse_int8::ConvAxis;
-using sparse_int8::ConvShape;
 using sparse_int8::Kernel;
 using sparse_int8::Layer;
 using sparse_int8::MatMul;
 using sparse_int8::PackedWeights;
-using sparse_int8::Scratch;
 
 template <class T, size_t kRank>
 using Array = nb::ndarray<const T, nb::ndim<kRank>, nb::c_contig, nb::device::cpu>;

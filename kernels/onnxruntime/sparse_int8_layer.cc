@@ -1,24 +1,9 @@
 #include "onnxruntime/sparse_int8_layer.h"
 
-#include <mutex>
 #include <string>
-#include <vector>
 
 namespace onnxcomp::ort {
 namespace {
-
-constexpr int64_t kLargestKept = int64_t{1} << 24;
-
-struct ScratchPool {
-  std::mutex mutex;
-  std::vector<sparse_int8::Scratch> free;
-};
-
-// Like the domain it is never freed: sessions may outlive what static destructors leave.
-ScratchPool& scratch_pool() {
-  static ScratchPool* const pool = new ScratchPool;
-  return *pool;
-}
 
 void refuse(const std::string& defect) {
   if (!defect.empty()) throw InvalidArgument(defect);
@@ -43,24 +28,6 @@ TensorView channel_constant(FunctionTable api, const KernelInfo* info, size_t in
 }
 
 }  // namespace
-
-BorrowedScratch::BorrowedScratch() {
-  ScratchPool& pool = scratch_pool();
-  const std::lock_guard<std::mutex> lock(pool.mutex);
-  if (pool.free.empty()) return;
-  scratch_ = std::move(pool.free.back());
-  pool.free.pop_back();
-}
-
-BorrowedScratch::~BorrowedScratch() {
-  if (scratch_.bytes() > kLargestKept) return;
-  try {
-    ScratchPool& pool = scratch_pool();
-    const std::lock_guard<std::mutex> lock(pool.mutex);
-    pool.free.push_back(std::move(scratch_));
-  } catch (...) {  // no room for the list: the memory is freed
-  }
-}
 
 sparse_int8::Layer read_sparse_int8_layer(FunctionTable api, const KernelInfo* info,
                                           int64_t positions, int64_t groups, bool to_codes) {

@@ -1,6 +1,7 @@
 #include <string>
 #include <vector>
 
+#include "onnxruntime/scratch_pool.h"
 #include "onnxruntime/sparse_int8_layer.h"
 #include "onnxruntime/sparse_int8_ops.h"
 #include "sparse_int8/dispatch.h"
@@ -35,7 +36,7 @@ void SparseInt8MatMul<kResult>::compute(const Kernel& op, KernelContext* context
                                    static_cast<const uint8_t*>(x.data), tokens,
                                    kToCodes ? static_cast<uint8_t*>(y) : nullptr,
                                    kToCodes ? nullptr : static_cast<float*>(y));
-  run_sparse_int8(op.api, context, matmul);
+  run_product(op.api, context, matmul);
 }
 
 // Y has the shape of X but for its last dimension.

@@ -39,7 +39,7 @@ struct SparseInt8Conv {
   struct Kernel {
     FunctionTable api;
     sparse_int8::Layer layer;
-    sparse_int8::ConvShape window;
+    ConvShape window;
   };
   static std::unique_ptr<Kernel> create(FunctionTable api, const KernelInfo* info);
   static void compute(const Kernel& op, KernelContext* context);

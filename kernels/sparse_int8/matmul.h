@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/scratch.h"
 #include "sparse_int8/layer.h"
-#include "sparse_int8/scratch.h"
 
 namespace onnxcomp::sparse_int8 {
 

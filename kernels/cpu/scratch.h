@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <memory>
 
-namespace onnxcomp::sparse_int8 {
+namespace onnxcomp {
 
 // Memory that begins on a cache line and is used again: fresh pages cost more than filling them.
 class Scratch {
@@ -32,4 +32,4 @@ class Scratch {
   int64_t bytes_ = 0;
 };
 
-}  // namespace onnxcomp::sparse_int8
+}  // namespace onnxcomp
