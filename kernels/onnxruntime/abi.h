@@ -70,6 +70,9 @@ struct CustomOp;
 using CreateCustomOpDomain = Entry<26, Status*(const char*, CustomOpDomain**)>;
 using AddOpToDomain = Entry<27, Status*(CustomOpDomain*, const CustomOp*)>;
 using AddDomainToOptions = Entry<28, Status*(SessionOptions*, CustomOpDomain*)>;
+using ReleaseDomain = Entry<101, void(CustomOpDomain*)>;
+using AddConfigEntry = Entry<130, Status*(SessionOptions*, const char*, const char*)>;
+using HasConfigEntry = Entry<237, Status*(const SessionOptions*, const char*, int*)>;
 
 using GetTensorMutableData = Entry<51, Status*(Value*, void**)>;
 using CreateTensorInfo = Entry<57, Status*(TensorInfo**)>;
@@ -86,6 +89,9 @@ using GetAttributeInt = Entry<86, Status*(const KernelInfo*, const char*, int64_
 // (name, numbers, their count: room for how many, then how many there are)
 using GetAttributeInts = Entry<163, Status*(const KernelInfo*, const char*, int64_t*, size_t*)>;
 using GetNodeInputCount = Entry<230, Status*(const KernelInfo*, size_t*)>;
+// (text, its length with the zero at the end: room for how much, then how much there is)
+using GetOutputName = Entry<233, Status*(const KernelInfo*, size_t, char*, size_t*)>;
+using GetNodeName = Entry<244, Status*(const KernelInfo*, char*, size_t*)>;
 using GetConstantInput = Entry<249, Status*(const KernelInfo*, size_t, int*, const Value**)>;
 
 using GetInputCount = Entry<88, Status*(const KernelContext*, size_t*)>;

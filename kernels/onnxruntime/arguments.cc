@@ -6,6 +6,8 @@ namespace {
 const char* type_name(ElementType type) {
   switch (type) {
     case ElementType::kFloat: return "float32";
+    case ElementType::kUInt8: return "uint8";
+    case ElementType::kInt8: return "int8";
     case ElementType::kInt32: return "int32";
     case ElementType::kInt64: return "int64";
     case ElementType::kUInt64: return "uint64";
@@ -13,7 +15,29 @@ const char* type_name(ElementType type) {
   }
 }
 
+// `read(text, size)` copies a name, or only says its size, with the zero at the end, to null.
+template <class Read>
+std::string read_name(FunctionTable api, const Read& read) {
+  size_t size = 0;
+  check(api, read(nullptr, &size));
+  if (size < 2) return {};
+  std::string name(size, '\0');
+  check(api, read(name.data(), &size));
+  name.pop_back();
+  return name;
+}
+
 }  // namespace
+
+std::string described_node(FunctionTable api, const KernelInfo* info) {
+  const std::string name = read_name(api, [&](char* text, size_t* size) {
+    return GetNodeName::call(api, info, text, size);
+  });
+  if (!name.empty()) return " '" + name + "'";
+  return " that makes '" + read_name(api, [&](char* text, size_t* size) {
+           return GetOutputName::call(api, info, 0, text, size);
+         }) + "'";
+}
 
 int64_t int_attribute(FunctionTable api, const KernelInfo* info, const char* name) {
   int64_t value = 0;
@@ -55,9 +79,8 @@ TensorView constant_input(FunctionTable api, const KernelInfo* info, size_t inpu
     throw InvalidArgument(std::string(name) + " must be an initializer that no input overrides");
   const TensorView tensor = view(api, value);
   if (tensor.type != type)
-    throw InvalidArgument(std::string(name) + " has element type " +
-                          std::to_string(static_cast<int>(tensor.type)) + ", expected " +
-                          std::to_string(static_cast<int>(type)));
+    throw InvalidArgument(std::string(name) + " has type " + type_name(tensor.type) +
+                          ", expected " + type_name(type));
   if (tensor.shape.size() != rank)
     throw InvalidArgument(std::string(name) + " has shape " + describe(tensor.shape) +
                           ", expected rank " + std::to_string(rank));

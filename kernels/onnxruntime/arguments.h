@@ -12,6 +12,9 @@
 
 namespace onnxcomp::ort {
 
+// How errors name a node: " 'layer1/conv'", or " that makes 'y'" where it has no name.
+std::string described_node(FunctionTable api, const KernelInfo* info);
+
 // Attributes; all that exist are required.
 int64_t int_attribute(FunctionTable api, const KernelInfo* info, const char* name);
 std::vector<int64_t> ints_attribute(FunctionTable api, const KernelInfo* info, const char* name,

@@ -2,7 +2,9 @@
 
 // Inside this library a failure is an exception; at its edge every callback turns it into a Status.
 
+#include <cstdio>
 #include <exception>
+#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -19,29 +21,38 @@ class InvalidArgument : public std::runtime_error {
 // Throws what onnxruntime reported, if anything, and releases the report.
 inline void check(FunctionTable api, Status* status) {
   if (status == nullptr) return;
-  const std::string message = GetErrorMessage::call(api, status);
-  ReleaseStatus::call(api, status);
-  throw std::runtime_error(message);
+  struct Report {
+    FunctionTable api;
+    Status* status;
+    ~Report() { ReleaseStatus::call(api, status); }
+  } const report{api, status};
+  throw std::runtime_error(GetErrorMessage::call(api, status));
 }
 
-// Runs `body`; nothing it throws goes any further.
+// The report of a failure; needs no memory of this library's, which may be what is missing.
+inline Status* failure(FunctionTable api, ErrorCode code, const char* where,
+                       const std::string& node, const char* what) {
+  char message[2048];  // longer ones are cut
+  std::snprintf(message, sizeof message, "%s%s: %s", where, node.c_str(), what);
+  return CreateStatus::call(api, code, message);
+}
+
+// Runs `body`; nothing it throws goes any further. The report begins with `where` and `node`, which
+// is read after the body, so that it may be found there.
 template <class Body>
-Status* returning_status(FunctionTable api, const char* where, Body&& body) noexcept {
+Status* returning_status(FunctionTable api, const char* where, const std::string& node,
+                         Body&& body) noexcept {
   try {
-    try {
-      body();
-      return nullptr;
-    } catch (const InvalidArgument& error) {
-      const std::string message = std::string(where) + ": " + error.what();
-      return CreateStatus::call(api, ErrorCode::kInvalidArgument, message.c_str());
-    } catch (const std::bad_alloc&) {
-      return CreateStatus::call(api, ErrorCode::kFail, "onnxcomp: out of memory");
-    } catch (const std::exception& error) {
-      const std::string message = std::string(where) + ": " + error.what();
-      return CreateStatus::call(api, ErrorCode::kFail, message.c_str());
-    }
+    body();
+    return nullptr;
+  } catch (const InvalidArgument& error) {
+    return failure(api, ErrorCode::kInvalidArgument, where, node, error.what());
+  } catch (const std::bad_alloc&) {
+    return failure(api, ErrorCode::kFail, where, node, "out of memory");
+  } catch (const std::exception& error) {
+    return failure(api, ErrorCode::kFail, where, node, error.what());
   } catch (...) {
-    return CreateStatus::call(api, ErrorCode::kFail, "onnxcomp: failed without a message");
+    return failure(api, ErrorCode::kFail, where, node, "failed without a message");
   }
 }
 

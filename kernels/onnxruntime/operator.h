@@ -3,8 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "onnxruntime/abi.h"
+#include "onnxruntime/arguments.h"
 #include "onnxruntime/errors.h"
 
 namespace onnxcomp::ort {
@@ -27,7 +29,7 @@ struct Operator : CustomOp {
     get_input_count = [](const CustomOp*) -> size_t { return std::size(Definition::kInputs); };
     get_output_type = [](const CustomOp*, size_t) { return Definition::kOutput; };
     get_output_count = [](const CustomOp*) -> size_t { return 1; };
-    destroy_kernel = [](void* kernel) { delete static_cast<typename Definition::Kernel*>(kernel); };
+    destroy_kernel = [](void* kernel) { delete static_cast<Node*>(kernel); };
     get_input_characteristic = [](const CustomOp*, size_t input) {
       return Definition::kInputs[input].characteristic;
     };
@@ -43,18 +45,32 @@ struct Operator : CustomOp {
   FunctionTable api;
 
  private:
+  // What onnxruntime keeps for a node. Its errors name it: a model has many of an operator.
+  struct Node {
+    FunctionTable api;
+    std::string name;
+    std::unique_ptr<typename Definition::Kernel> kernel;
+  };
+
   static Status* make_kernel(const CustomOp*, FunctionTable api, const KernelInfo* info,
                              void** kernel) {
-    return returning_status(api, Definition::kName,
-                            [&] { *kernel = Definition::create(api, info).release(); });
+    std::string name;
+    return returning_status(api, Definition::kName, name, [&] {
+      name = described_node(api, info);
+      auto made = Definition::create(api, info);
+      *kernel = new Node{api, name, std::move(made)};
+    });
   }
   static Status* run_kernel(void* kernel, KernelContext* context) {
-    const auto& op = *static_cast<const typename Definition::Kernel*>(kernel);
-    return returning_status(op.api, Definition::kName, [&] { Definition::compute(op, context); });
+    const Node& node = *static_cast<const Node*>(kernel);
+    return returning_status(node.api, Definition::kName, node.name,
+                            [&] { Definition::compute(*node.kernel, context); });
   }
+  // onnxruntime adds the node's name to what is said here.
   static Status* infer_output(const CustomOp* op, ShapeInferContext* context) {
     const FunctionTable api = static_cast<const Operator*>(op)->api;
-    return returning_status(api, Definition::kName, [&] { Definition::infer_shape(api, context); });
+    return returning_status(api, Definition::kName, std::string(),
+                            [&] { Definition::infer_shape(api, context); });
   }
 };
 
