@@ -76,6 +76,7 @@ def decode_planes(
     payloads: list[Buffer],
     widths: bytes,
     rotated: bool,
+    widening: int,
     shape: tuple[int, int, int],
     numbers: npt.NDArray[np.uint8],
     isa: str,

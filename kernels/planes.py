@@ -15,6 +15,9 @@ from onnxcomp.errors import CorruptContainer, KernelError
 from onnxcomp.kernels import _native
 from onnxcomp.kernels.coding import Buffer
 
+WIDENINGS = ("", "float16", "bfloat16")
+"""What `decode_planes` widens, by the compiled decoder's number."""
+
 
 def decode_planes(
     payloads: Sequence[Buffer],
@@ -23,6 +26,7 @@ def decode_planes(
     shape: tuple[int, int, int],
     out: npt.NDArray[Any],
     *,
+    widened: str = "",
     isa: str = "auto",
 ) -> None:
     """Writes numbers whose bits are fields, from the top down; field i has the codes of payload i.
@@ -33,6 +37,8 @@ def decode_planes(
         rotated: rotate each number right by one bit at last.
         shape: of the codes.
         out: uint8, contiguous and aligned, the bytes of the numbers.
+        widened: "float16" or "bfloat16": the numbers are such floats, written as float32 of the
+            same value; a NaN keeps its sign and its payload, zeros behind it.
         isa: a name of `coding.available_isas`, or "auto" for the best.
 
     Raises CorruptContainer naming the field and what is wrong with its payload, KernelError when
@@ -44,7 +50,7 @@ def decode_planes(
         )
     try:
         field, defect = _native.decode_planes(
-            list(payloads), bytes(widths), rotated, shape, out, isa
+            list(payloads), bytes(widths), rotated, WIDENINGS.index(widened), shape, out, isa
         )
     except (TypeError, ValueError) as error:
         raise KernelError(str(error).splitlines()[0]) from error

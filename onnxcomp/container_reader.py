@@ -29,7 +29,7 @@ from onnxcomp.container_file import ContainerFile
 from onnxcomp.errors import CorruptContainer, OnnxcompError, UnsupportedModel
 from onnxcomp.kernels.coding import crc32c, decode, decode_scaled, xxh3_64
 from onnxcomp.kernels.planes import decode_planes
-from onnxcomp.number_types import BITS, FLOAT, number_type
+from onnxcomp.number_types import BFLOAT16, BITS, FLOAT, FLOAT16, number_type
 from onnxcomp.representations import WHOLE, Codebook, Grid, Planes, Same, table_values
 from onnxcomp.restoring import from_codebook, from_grid, from_integer, packed_bits, widen
 from onnxcomp.zstandard import decompress
@@ -37,6 +37,7 @@ from onnxcomp.zstandard import decompress
 Array = npt.NDArray[Any]
 Task = Callable[[], None]
 Run = Callable[[Iterable[Task]], None]
+WIDENED_IN_PLACE = {FLOAT16: "float16", BFLOAT16: "bfloat16"}  # to float32
 
 
 def run_in_order(tasks: Iterable[Task]) -> None:
@@ -233,15 +234,17 @@ class ContainerReader:
         """Decodes one chunk of all fields, without arrays of codes in between."""
         kind, shape = number_type(self.directory.entries[index].data_type), place.shape(chunk)
         payloads = [self._payload(index, s, chunk) for s in range(len(how.widths))]
-        item = BITS[how.source] // 8
-        direct = how.source == kind and target.ctypes.data % item == 0
+        widened = WIDENED_IN_PLACE.get(how.source, "") if kind == FLOAT else ""
+        source = FLOAT if widened else how.source
+        item = BITS[source] // 8
+        direct = source == kind and target.ctypes.data % item == 0
         decoded = target if direct else np.empty(math.prod(shape) * item, np.uint8)
         try:
-            decode_planes(payloads, how.widths, how.rotated, shape, decoded)
+            decode_planes(payloads, how.widths, how.rotated, shape, decoded, widened=widened)
         except CorruptContainer as error:
             raise self._error(f"{self._label(index)}, chunk {chunk}: {error}") from error
         if not direct:
-            target[:] = widen(decoded.view(f"u{item}"), how.source, kind).view(np.uint8)
+            target[:] = widen(decoded.view(f"u{item}"), source, kind).view(np.uint8)
 
     def _fill_rows(self, index: int, chunk: int, place: Cut, scales: Array, target: Array) -> None:
         """Decodes and multiplies one chunk of a float32 grid, by a scale for all or each row."""

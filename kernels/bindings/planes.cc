@@ -24,8 +24,9 @@ using Output = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // (field, what is wrong with its payload); an empty message when nothing is.
 std::pair<int, std::string> decode_planes(const nb::list& payloads, const nb::bytes& widths,
-                                          bool rotated, std::tuple<int64_t, int64_t, int64_t> shape,
-                                          const Output& numbers, const std::string& isa) {
+                                          bool rotated, int widening,
+                                          std::tuple<int64_t, int64_t, int64_t> shape, const Output& numbers,
+                                          const std::string& isa) {
   const codec::Geometry geometry = {std::get<0>(shape), std::get<1>(shape), std::get<2>(shape)};
   if (!geometry.valid()) throw nb::value_error("a chunk holds at most 1048576 codes");
   const codec::LaneKernel* kernel = codec::find_kernel(isa.c_str());
@@ -35,8 +36,11 @@ std::pair<int, std::string> decode_planes(const nb::list& payloads, const nb::by
   const int size = widths.size() == payloads.size() ? codec::planes_bits(bits, count) : 0;
   if (size != 8 && size != 16 && size != 32 && size != 64)
     throw nb::value_error("the widths of the fields do not make up numbers of 8, 16, 32 or 64 bits");
-  if (numbers.size() != static_cast<size_t>(geometry.count()) * static_cast<size_t>(size / 8) ||
-      reinterpret_cast<uintptr_t>(numbers.data()) % static_cast<size_t>(size / 8) != 0)
+  if (widening < 0 || widening > 2 || (widening > 0 && size != 16))
+    throw nb::value_error("only floats of 16 bits are widened");
+  const auto item = static_cast<size_t>(widening > 0 ? 4 : size / 8);
+  if (numbers.size() != static_cast<size_t>(geometry.count()) * item ||
+      reinterpret_cast<uintptr_t>(numbers.data()) % item != 0)
     throw nb::value_error("out is no aligned array of as many numbers as codes");
   std::deque<View> views;  // they cannot move
   std::vector<codec::Bytes> bytes;
@@ -45,7 +49,8 @@ std::pair<int, std::string> decode_planes(const nb::list& payloads, const nb::by
   codec::Status status;
   {
     nb::gil_scoped_release unlocked;
-    status = codec::decode_planes({bytes.data(), bits, count, rotated}, geometry, *kernel, numbers.data(), &field);
+    status = codec::decode_planes({bytes.data(), bits, count, rotated, static_cast<codec::Widening>(widening)},
+                                  geometry, *kernel, numbers.data(), &field);
   }
   return {field, status == codec::Status::kOk ? "" : codec::describe(status)};
 }
@@ -54,8 +59,8 @@ std::pair<int, std::string> decode_planes(const nb::list& payloads, const nb::by
 
 void bind_planes(nb::module_& module) {
   using nb::literals::operator""_a;
-  module.def("decode_planes", &decode_planes, "payloads"_a, "widths"_a, "rotated"_a, "shape"_a,
-             "numbers"_a, "isa"_a);
+  module.def("decode_planes", &decode_planes, "payloads"_a, "widths"_a, "rotated"_a, "widening"_a,
+             "shape"_a, "numbers"_a, "isa"_a);
 }
 
 }  // namespace onnxcomp

@@ -1,6 +1,7 @@
 #include "codec/planes.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "codec/payload.h"
@@ -60,6 +61,32 @@ Status decode_as(const Planes& planes, Geometry geometry, const LaneKernel& kern
   return Status::kOk;
 }
 
+// The low 16 bits of each number -> float32. Subnormal ones are converted as integers: no processor mode
+// that flushes float32's changes them.
+template <bool kRotated>
+void widen_halves(uint32_t* numbers, int64_t count) {
+  constexpr uint32_t kBias = uint32_t{112} << 23;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t field = numbers[i] & 0xffff;
+    const uint32_t half = kRotated ? (field >> 1 | field << 15) & 0xffff : field;
+    const uint32_t size = half & 0x7fff;
+    const float tiny = static_cast<float>(static_cast<int32_t>(size)) * (1.0f / (1 << 24));
+    uint32_t subnormal;
+    std::memcpy(&subnormal, &tiny, sizeof subnormal);
+    const uint32_t normal = (size << 13) + kBias + (size >= 0x7c00 ? kBias : 0);
+    numbers[i] = (half & 0x8000) << 16 | (size < 0x400 ? subnormal : normal);
+  }
+}
+
+template <bool kRotated>
+void widen(Widening from, uint32_t* numbers, int64_t count) {
+  if (from == Widening::kFloat16) return widen_halves<kRotated>(numbers, count);
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t field = numbers[i] & 0xffff;
+    numbers[i] = (kRotated ? field >> 1 | field << 15 : field) << 16;
+  }
+}
+
 constexpr int kMostFields = 32;
 
 // A field that is decoded, and those behind it that are stored as they are. Numbers get all of them while
@@ -73,6 +100,8 @@ struct Fields {
   int stored_count;
   PackedBits stored[kMostFields];
   int stored_widths[kMostFields];
+  Widening widening;    // these are the last fields, and numbers are widened
+  bool widens_rotated;  // ... and rotated in the 16 bits before
 };
 
 void append_block(void* context, int64_t begin, int64_t count) {
@@ -87,25 +116,31 @@ void append_block(void* context, int64_t begin, int64_t count) {
   for (int i = 0; i < fields.stored_count; ++i)
     raw::append(fields.stored[i], begin, count, *fields.kernel, fields.stored_widths[i],
                 fields.rotated && i + 1 == fields.stored_count, numbers);
+  if (fields.widening != Widening::kNone)
+    (fields.widens_rotated ? widen<true> : widen<false>)(fields.widening, numbers, count);
 }
 
 bool is_stored(Bytes payload) {
   return payload.size >= 2 && payload.data[0] == static_cast<uint8_t>(BackEnd::kRaw);
 }
 
-// Numbers of 32 bits, which have the size of codes: the first field is decoded in place.
+// Numbers that end as 32 bits, the size of codes: the first field is decoded in place.
 Status decode_words(const Planes& planes, Geometry geometry, const LaneKernel& kernel, uint32_t* numbers,
                     int* defective) {
   const int64_t count = geometry.count();
   for (int field = 0, next; field < planes.count; field = next) {
-    Fields fields{&kernel, numbers, nullptr, planes.widths[field], false, 0, {}, {}};
+    Fields fields{&kernel, numbers, nullptr, planes.widths[field], false, 0, {}, {}, Widening::kNone, false};
     Status stored = Status::kOk;
     for (next = field + 1; next < planes.count && is_stored(planes.payloads[next]); ++next) {
       stored = raw::open(planes.payloads[next], count, &fields.stored[fields.stored_count]);
       if (stored != Status::kOk) break;
       fields.stored_widths[fields.stored_count++] = planes.widths[next];
     }
-    fields.rotated = planes.rotated && next == planes.count;
+    if (next == planes.count) {
+      fields.widening = planes.widening;
+      fields.rotated = planes.rotated && planes.widening == Widening::kNone;
+      fields.widens_rotated = planes.rotated;
+    }
     int32_t* const codes = field == 0 ? reinterpret_cast<int32_t*>(numbers) : room_for(count);
     if (field > 0) fields.codes = codes;
     *defective = field;
@@ -132,7 +167,12 @@ Status decode_planes(const Planes& planes, Geometry geometry, const LaneKernel& 
                      int* defective) {
   *defective = 0;
   if (!geometry.valid()) return Status::kBadGeometry;
-  switch (planes_bits(planes.widths, planes.count)) {
+  const int bits = planes_bits(planes.widths, planes.count);
+  if (planes.widening != Widening::kNone) {
+    if (bits != 16) return Status::kBadHeader;
+    return decode_words(planes, geometry, kernel, static_cast<uint32_t*>(numbers), defective);
+  }
+  switch (bits) {
     case 8:
       return decode_as(planes, geometry, kernel, static_cast<uint8_t*>(numbers), defective);
     case 16:

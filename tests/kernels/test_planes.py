@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,3 +117,39 @@ def test_arguments_that_do_not_fit_are_refused(
     payload = encode(np.zeros((1, 4, 1), np.int32))
     with pytest.raises(KernelError):
         decode_planes([payload], fields, False, shape, np.empty(size, np.uint8))
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("fields", [[16], [8, 8], [7, 9], [6, 10], [3, 5, 8]])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_every_float_of_16_bits_is_widened(isa: str, fields: list[int], rotated: bool) -> None:
+    """NaN keep their payloads, subnormal numbers their values."""
+    numbers = np.random.default_rng(0).permutation(np.arange(2**16, dtype=np.uint32))
+    turned = (numbers << 1 | numbers >> 15) & 0xFFFF if rotated else numbers
+    shape, left, codes = (64, 1024, 1), 16, []
+    for width in fields:
+        left -= width
+        codes.append((turned >> left & (2**width - 1)).astype(np.int32).reshape(shape))
+    stored = len(fields) > 1
+    payloads = [encode(codes[0])] + [encode(c, backend="raw") for c in codes[1:] if stored]
+    out = np.empty(numbers.size * 4, np.uint8)
+    decode_planes(payloads, fields, rotated, shape, out, widened="bfloat16", isa=isa)
+    assert (out.view(np.uint32) == numbers << 16).all()
+    decode_planes(payloads, fields, rotated, shape, out, widened="float16", isa=isa)
+    assert (out.view(np.uint32) == single_of_half(numbers)).all()
+
+
+def single_of_half(halves: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Bits of float16 -> bits of float32, field by field."""
+    sign, exponent, mantissa = halves >> 15, halves >> 10 & 31, halves & 0x3FF
+    bits = np.where(exponent == 31, 255, exponent + 112) << 23 | mantissa << 13
+    tiny = (mantissa.astype(np.float64) / 2**24).astype(np.float32).view(np.uint32)
+    return (np.where(exponent == 0, tiny, bits) | sign << 31).astype(np.uint32)
+
+
+def test_only_floats_of_16_bits_are_widened() -> None:
+    payload = encode(np.zeros((1, 4, 1), np.int32))
+    for fields, size, kind in (([8], 16, "float16"), ([16], 8, "float16"), ([16], 16, "float8")):
+        out = np.empty(size, np.uint8)
+        with pytest.raises(KernelError):
+            decode_planes([payload], fields, False, (1, 4, 1), out, widened=kind)
