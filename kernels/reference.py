@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 FORMAT_VERSION = 1
-BLOCK_SIZES = (1, 2, 4)
+BLOCK_SIZES = (1, 2, 4, 16)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,34 @@ namespace onnxcomp::sparse {
 // the lanes of a vector register are tokens, so one weight serves all of them.
 inline constexpr int64_t kPanelTokens = 16;
 
-// Tiles of kTileColumns columns, first to last (exclusive).
+// Tiles, first to last (exclusive).
 struct TileRange {
   int64_t first;
   int64_t last;
 };
 
-// One row per instruction set. All compute y = x W + bias for the columns of `tiles`; `y` points at
-// column 0 of the first token and has out_features columns; `bias` may be null.
+// Pixels of a convolution are computed kColumnLanes at a time, up to a tile.
+inline constexpr int64_t kColumnLanes = 16;
+inline constexpr int64_t kTileUnits = 4;
+inline constexpr int64_t kTilePixels = kTileUnits * kColumnLanes;
+inline constexpr int64_t kTileRows = 16;  // outputs
+
+// The pixels of a tile: those that input i gives to it begin at x + places[i].
+struct Columns {
+  const float* x;
+  const int64_t* places;  // [in_features]
+  int64_t units;          // kColumnLanes pixels each; 1 to kTileUnits
+  float low;              // what is less becomes this
+};
+
+// Blocks first to last (exclusive), at most kTileRows outputs.
+struct BlockRange {
+  int64_t first;
+  int64_t last;
+};
+
+// One row per instruction set. Panels and rows: y = x W + bias for the columns of `tiles`; `y` points
+// at column 0 of the first token and has out_features columns; `bias` may be null.
 struct Kernel {
   const char* isa;
   void (*fill_panel)(const float* x, int64_t tokens, int64_t in_features, float* panel);
@@ -27,11 +47,16 @@ struct Kernel {
                          int64_t tokens, TileRange tiles, float* y);
   void (*multiply_row)(const PackedWeights& weights, const float* bias, const float* x,
                        TileRange tiles, float* y);
+  // y[outputs of the blocks, stride], of which kColumnLanes * units pixels are written; `bias` is
+  // [blocks, block_size].
+  void (*multiply_columns)(const PackedWeights& weights, const float* bias, const Columns& columns,
+                           BlockRange blocks, float* y, int64_t stride);
 };
 
 // One per source file; CMakeLists.txt says which of them this target has.
 extern const Kernel kPortable;
 extern const Kernel kAvx2;
+extern const Kernel kAvx512;
 extern const Kernel kNeon;
 
 }  // namespace onnxcomp::sparse

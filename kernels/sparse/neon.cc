@@ -1,12 +1,15 @@
 #include <arm_neon.h>
 
+#include "sparse/column_loops.h"
 #include "sparse/kernels.h"
-#include "sparse/panel_loops.h"
+#include "sparse/wide_loops.h"
 
 namespace onnxcomp::sparse {
 namespace {
 
 struct NeonVector {
+  static constexpr int64_t kLanes = 8;
+
   float32x4_t low;
   float32x4_t high;
 
@@ -18,6 +21,10 @@ struct NeonVector {
   static NeonVector broadcast(float value) { return {vdupq_n_f32(value), vdupq_n_f32(value)}; }
   static NeonVector add(NeonVector a, NeonVector b) {
     return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)};
+  }
+  // NaN where either is
+  static NeonVector maximum(NeonVector a, NeonVector b) {
+    return {vmaxq_f32(a.low, b.low), vmaxq_f32(a.high, b.high)};
   }
   static NeonVector multiply_add(NeonVector a, NeonVector b, NeonVector sum) {
     return {vfmaq_f32(sum.low, a.low, b.low), vfmaq_f32(sum.high, a.high, b.high)};
@@ -41,6 +48,6 @@ struct NeonVector {
 
 }  // namespace
 
-const Kernel kNeon = {"neon", fill_panel<NeonVector>, multiply_panel<NeonVector>, multiply_row};
+const Kernel kNeon = {"neon", fill_panel<NeonVector>, multiply_panel<NeonVector>, multiply_row<NeonVector>, multiply_columns<NeonVector>};
 
 }  // namespace onnxcomp::sparse

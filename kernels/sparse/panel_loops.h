@@ -1,7 +1,7 @@
 #pragma once
 
-// The algorithm, written once over a vector type V of eight float lanes and included by one source
-// file per instruction set. Everything is in an unnamed namespace, and nothing comes from std: of a
+// The algorithm, written once over a vector type V of 4, 8 or 16 float lanes and included by one
+// source file per instruction set. V::transpose turns a square of 8 x 8. Everything is in an unnamed namespace, and nothing comes from std: of a
 // template with external linkage the linker keeps one copy, and it could be the one compiled for
 // instructions this processor does not have.
 
@@ -12,16 +12,16 @@
 namespace onnxcomp::sparse {
 namespace {
 
-constexpr int64_t kLanes = 8;
-static_assert(kPanelTokens == 2 * kLanes && kTileColumns == kLanes, "tiles are two squares of 8");
+constexpr int64_t kSquare = 8;
+static_assert(kPanelTokens == 2 * kSquare && kTileColumns == kSquare, "tiles are two squares");
 
 template <class V>
 void fill_panel(const float* x, int64_t tokens, int64_t in_features, float* panel) {
   int64_t k = 0;
   if (tokens == kPanelTokens) {
-    for (; k + kLanes <= in_features; k += kLanes) {
+    for (; k + kSquare <= in_features; k += kSquare) {
       V::transpose(x + k, in_features, panel + k * kPanelTokens, kPanelTokens);
-      V::transpose(x + kLanes * in_features + k, in_features, panel + k * kPanelTokens + kLanes,
+      V::transpose(x + kSquare * in_features + k, in_features, panel + k * kPanelTokens + kSquare,
                    kPanelTokens);
     }
   }
@@ -31,27 +31,31 @@ void fill_panel(const float* x, int64_t tokens, int64_t in_features, float* pane
   }
 }
 
+template <class V>
+constexpr int kPanelVectors = static_cast<int>(kPanelTokens / V::kLanes);
+
 template <class V, int kBlock>
-void accumulate(const float* values, const float* x, V (&sums)[kBlock][2]) {
-  const V low = V::load(x);
-  const V high = V::load(x + kLanes);
+void accumulate(const float* values, const float* x, V (&sums)[kBlock][kPanelVectors<V>]) {
+  V tokens[kPanelVectors<V>];
+  for (int v = 0; v < kPanelVectors<V>; ++v) tokens[v] = V::load(x + v * V::kLanes);
   for (int b = 0; b < kBlock; ++b) {
     const V value = V::broadcast(values[b]);
-    sums[b][0] = V::multiply_add(value, low, sums[b][0]);
-    sums[b][1] = V::multiply_add(value, high, sums[b][1]);
+    for (int v = 0; v < kPanelVectors<V>; ++v)
+      sums[b][v] = V::multiply_add(value, tokens[v], sums[b][v]);
   }
 }
 
 // One block of columns for a whole panel: columns[kBlock, kPanelTokens]. Eight running sums hide the
-// latency of a multiply-add: 4 / kBlock entries are under way at once.
+// latency of a multiply-add: several entries are under way at once where blocks are small.
 template <class V, int kBlock>
 void multiply_block(const float* values, const int32_t* indices, int64_t entries,
                     const float* panel, const float* bias, float* columns) {
-  constexpr int kTogether = 4 / kBlock;
-  V sums[kTogether][kBlock][2];
+  constexpr int kVectors = kPanelVectors<V>;
+  constexpr int kTogether = kBlock * kVectors >= 8 ? 1 : 8 / (kBlock * kVectors);
+  V sums[kTogether][kBlock][kVectors];
   for (int i = 0; i < kTogether; ++i) {
     for (int b = 0; b < kBlock; ++b) {
-      sums[i][b][0] = sums[i][b][1] = V::broadcast(i == 0 ? bias[b] : 0.0f);
+      for (int v = 0; v < kVectors; ++v) sums[i][b][v] = V::broadcast(i == 0 ? bias[b] : 0.0f);
     }
   }
   int64_t entry = 0;
@@ -66,10 +70,10 @@ void multiply_block(const float* values, const int32_t* indices, int64_t entries
     accumulate<V, kBlock>(values + entry * kBlock, panel + index * kPanelTokens, sums[0]);
   }
   for (int b = 0; b < kBlock; ++b) {
-    for (int half = 0; half < 2; ++half) {
-      V total = sums[0][b][half];
-      for (int i = 1; i < kTogether; ++i) total = V::add(total, sums[i][b][half]);
-      V::store(total, columns + b * kPanelTokens + half * kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      V total = sums[0][b][v];
+      for (int i = 1; i < kTogether; ++i) total = V::add(total, sums[i][b][v]);
+      V::store(total, columns + b * kPanelTokens + v * V::kLanes);
     }
   }
 }
@@ -80,7 +84,7 @@ void write_tile(const float* columns, int64_t tokens, int64_t width, float* y,
                 int64_t out_features) {
   if (tokens == kPanelTokens && width == kTileColumns) {
     V::transpose(columns, kPanelTokens, y, out_features);
-    V::transpose(columns + kLanes, kPanelTokens, y + kLanes * out_features, out_features);
+    V::transpose(columns + kSquare, kPanelTokens, y + kSquare * out_features, out_features);
     return;
   }
   for (int64_t token = 0; token < tokens; ++token) {
@@ -89,18 +93,20 @@ void write_tile(const float* columns, int64_t tokens, int64_t width, float* y,
   }
 }
 
+template <int64_t kColumns>
 struct Tile {
   int64_t first_column;
-  int64_t width;  // kTileColumns, or fewer at the right edge
-  float bias[kTileColumns];
+  int64_t width;  // kColumns, or fewer at the right edge
+  float bias[kColumns];
 };
 
-inline Tile tile_at(const PackedWeights& weights, const float* bias, int64_t index) {
-  Tile tile;
-  tile.first_column = index * kTileColumns;
+template <int64_t kColumns>
+Tile<kColumns> tile_at(const PackedWeights& weights, const float* bias, int64_t index) {
+  Tile<kColumns> tile;
+  tile.first_column = index * kColumns;
   const int64_t left = weights.out_features - tile.first_column;
-  tile.width = left < kTileColumns ? left : kTileColumns;
-  for (int64_t column = 0; column < kTileColumns; ++column) {
+  tile.width = left < kColumns ? left : kColumns;
+  for (int64_t column = 0; column < kColumns; ++column) {
     const bool given = bias != nullptr && column < tile.width;
     tile.bias[column] = given ? bias[tile.first_column + column] : 0.0f;
   }
@@ -112,7 +118,7 @@ void multiply_panel_blocks(const PackedWeights& weights, const float* bias, cons
                            int64_t tokens, TileRange tiles, float* y) {
   alignas(64) float columns[kTileColumns * kPanelTokens];
   for (int64_t t = tiles.first; t < tiles.last; ++t) {
-    const Tile tile = tile_at(weights, bias, t);
+    const auto tile = tile_at<kTileColumns>(weights, bias, t);
     for (int64_t column = 0; column < tile.width; column += kBlock) {
       const int32_t* range = weights.offsets + (tile.first_column + column) / kBlock;
       multiply_block<V, kBlock>(weights.values + int64_t{range[0]} * kBlock,
@@ -128,7 +134,7 @@ void multiply_row_blocks(const PackedWeights& weights, const float* bias, const 
                          TileRange tiles, float* y) {
   constexpr int kTogether = 4 / kBlock;
   for (int64_t t = tiles.first; t < tiles.last; ++t) {
-    const Tile tile = tile_at(weights, bias, t);
+    const auto tile = tile_at<kTileColumns>(weights, bias, t);
     for (int64_t column = 0; column < tile.width; column += kBlock) {
       const int64_t block = (tile.first_column + column) / kBlock;
       const int64_t last = weights.offsets[block + 1];
@@ -152,25 +158,6 @@ void multiply_row_blocks(const PackedWeights& weights, const float* bias, const 
         y[tile.first_column + column + b] = total;
       }
     }
-  }
-}
-
-template <class V>
-void multiply_panel(const PackedWeights& weights, const float* bias, const float* panel,
-                    int64_t tokens, TileRange tiles, float* y) {
-  switch (weights.block_size) {
-    case 4: return multiply_panel_blocks<V, 4>(weights, bias, panel, tokens, tiles, y);
-    case 2: return multiply_panel_blocks<V, 2>(weights, bias, panel, tokens, tiles, y);
-    default: return multiply_panel_blocks<V, 1>(weights, bias, panel, tokens, tiles, y);
-  }
-}
-
-inline void multiply_row(const PackedWeights& weights, const float* bias, const float* x,
-                         TileRange tiles, float* y) {
-  switch (weights.block_size) {
-    case 4: return multiply_row_blocks<4>(weights, bias, x, tiles, y);
-    case 2: return multiply_row_blocks<2>(weights, bias, x, tiles, y);
-    default: return multiply_row_blocks<1>(weights, bias, x, tiles, y);
   }
 }
 

@@ -1,11 +1,13 @@
+#include "sparse/column_loops.h"
 #include "sparse/kernels.h"
-#include "sparse/panel_loops.h"
+#include "sparse/wide_loops.h"
 
 namespace onnxcomp::sparse {
 namespace {
 
 // Eight floats that any compiler turns into its target's own vectors.
 struct PortableVector {
+  static constexpr int64_t kLanes = 8;
   float lanes[kLanes];
 
   static PortableVector load(const float* from) {
@@ -26,6 +28,12 @@ struct PortableVector {
     for (int i = 0; i < kLanes; ++i) v.lanes[i] = a.lanes[i] + b.lanes[i];
     return v;
   }
+  // b where either is NaN
+  static PortableVector maximum(const PortableVector& a, const PortableVector& b) {
+    PortableVector v;
+    for (int i = 0; i < kLanes; ++i) v.lanes[i] = a.lanes[i] > b.lanes[i] ? a.lanes[i] : b.lanes[i];
+    return v;
+  }
   static PortableVector multiply_add(const PortableVector& a, const PortableVector& b,
                                      const PortableVector& sum) {
     PortableVector v;
@@ -42,6 +50,6 @@ struct PortableVector {
 }  // namespace
 
 const Kernel kPortable = {"portable", fill_panel<PortableVector>, multiply_panel<PortableVector>,
-                          multiply_row};
+                          multiply_row<PortableVector>, multiply_columns<PortableVector>};
 
 }  // namespace onnxcomp::sparse

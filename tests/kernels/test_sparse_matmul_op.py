@@ -93,7 +93,7 @@ def run_dense(weight: Floats, bias: Floats | None, x: Floats) -> Any:
     return session.run(["Y"], {"X": x})[0]
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 4])
+@pytest.mark.parametrize("block_size", [1, 2, 4, 16])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(
     ("batch", "shape"),
@@ -146,7 +146,7 @@ PACKED = kernels.pack(np.eye(6, 6, dtype=np.float32), block_size=2)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"block_size": 3}, "block_size is 3, expected 1, 2 or 4"),
+        ({"block_size": 3}, "block_size is 3, expected 1, 2, 4 or 16"),
         ({"in_features": 0}, "in_features is 0, expected 1 to"),
         ({"out_features": -1}, "out_features is -1, expected 1 to"),
         ({"out_features": 9}, "the length of offsets is 4, expected 6"),

@@ -1,0 +1,157 @@
+#include "sparse/conv.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace onnxcomp::sparse {
+namespace {
+
+constexpr int64_t kTasksWanted = 32;
+constexpr int64_t kFloat = sizeof(float);
+
+void pad(float* to, int64_t pixels) {
+  static constexpr float kZeros[16] = {};
+  if (pixels > 16) {
+    std::fill_n(to, pixels, 0.0f);
+  } else {
+    copy_short(kZeros, pixels, to);
+  }
+}
+
+}  // namespace
+
+Conv::Conv(const Kernel& kernel, const PackedWeights& weights, const float* bias, float low,
+           const ConvShape& shape, Scratch& scratch, const float* x, int64_t images, int64_t height,
+           int64_t width, float* y)
+    : kernel_(kernel),
+      weights_(weights),
+      low_(low),
+      column_stride_(shape.columns.stride),
+      x_(x),
+      images_(images),
+      height_(height),
+      width_(width),
+      y_(y),
+      positions_(shape.positions()),
+      channels_(weights.groups * (weights.in_features / positions_)),
+      geometry_(shape, height, width, images * channels_, kFloat),
+      tiles_((geometry_.flat_columns() + kTilePixels - 1) / kTilePixels) {
+  if (images == 0) return;
+  const int64_t rows = weights.block_count() * weights.block_size;
+  parts_ =
+      std::clamp<int64_t>(kTasksWanted / (images * tiles_), 1, (rows + kTileRows - 1) / kTileRows);
+  lay_out(bias);
+  if (geometry_.copies() && geometry_.outputs() >= kColumnLanes) return;
+  // The last tile of the last channel reads beyond its end; nothing comes of it.
+  const int64_t pixels = images * channels_ * geometry_.channel_pixels();
+  copy_ = reinterpret_cast<float*>(scratch.reserve((pixels + kTilePixels) * kFloat));
+  std::memset(copy_ + pixels, 0, kTilePixels * kFloat);
+}
+
+void Conv::lay_out(const float* bias) {
+  const int64_t channels = weights_.in_features / positions_;
+  places_.reserve(static_cast<size_t>(weights_.in_features));
+  for (const int64_t place : geometry_.tap_places()) {
+    for (int64_t channel = 0; channel < channels; ++channel)
+      places_.push_back(channel * geometry_.channel_pixels() + place);
+  }
+  const int64_t size = weights_.block_size;
+  bias_.assign(static_cast<size_t>(weights_.block_count() * size), 0.0f);
+  if (bias == nullptr) return;
+  const int64_t outputs = weights_.group_outputs();
+  for (int64_t group = 0; group < weights_.groups; ++group)
+    std::copy_n(bias + group * outputs, outputs,
+                bias_.data() + group * weights_.group_blocks() * size);
+}
+
+void Conv::fill_row(const float* from, const CopyPhase& phase, float* to) const {
+  const int64_t count = phase.last - phase.first;
+  pad(to, phase.first);
+  pad(to + phase.last, geometry_.columns().length - phase.last);
+  from += phase.pixel;
+  to += phase.first;
+  if (column_stride_ == 1) return copy_short(from, count, to);
+  if (column_stride_ == 2) {  // a number that is known lets compilers use vectors
+    for (int64_t i = 0; i < count; ++i) to[i] = from[2 * i];
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) to[i] = from[i * column_stride_];
+}
+
+void Conv::fill(int64_t task) const noexcept {
+  const float* image = x_ + task * height_ * width_;
+  float* channel = copy_ + task * geometry_.channel_pixels();
+  geometry_.fill([&](int64_t pixel, int64_t pixels) { pad(channel + pixel, pixels); },
+                 [&](int64_t pixel, int64_t row, const CopyPhase& columns) {
+                   fill_row(image + row * width_, columns, channel + pixel);
+                 });
+}
+
+Conv::Tile Conv::tile_at(int64_t index) const {
+  Tile tile;
+  const int64_t first = index * kTilePixels;
+  const int64_t last = std::min(first + kTilePixels, geometry_.flat_columns());
+  tile.units = (last - first + kColumnLanes - 1) / kColumnLanes;
+  // Without a copy nothing may be read beyond the image: the last tile begins earlier, and does not
+  // write what another one does.
+  const bool is_beyond = first + tile.units * kColumnLanes > last;
+  tile.first_column = copy_ == nullptr && is_beyond ? last - tile.units * kColumnLanes : first;
+  tile.segment_count = geometry_.find_segments(first, last, tile.segments);
+  for (int i = 0; i < tile.segment_count; ++i) tile.segments[i].from += first - tile.first_column;
+  tile.whole = tile.segment_count == 1 && tile.segments[0].length == tile.units * kColumnLanes;
+  return tile;
+}
+
+void Conv::write(const float* results, const Tile& tile, int64_t rows, float* to) const {
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int i = 0; i < tile.segment_count; ++i) {
+      const Segment& segment = tile.segments[i];
+      copy_short(results + row * kTilePixels + segment.from, segment.length, to + segment.to);
+    }
+    to += geometry_.outputs();
+  }
+}
+
+void Conv::multiply_blocks(const Tile& tile, int64_t image, BlockRange blocks) const {
+  const int64_t size = weights_.block_size;
+  const int64_t group = blocks.first / weights_.group_blocks();
+  const int64_t group_channels = weights_.in_features / positions_;
+  const int64_t channel = image * channels_ + group * group_channels;
+  const float* x = copy_ == nullptr ? x_ : copy_;
+  const Columns columns{x + channel * geometry_.channel_pixels() + tile.first_column,
+                        places_.data(), tile.units, low_};
+  const int64_t row = (blocks.first - group * weights_.group_blocks()) * size;
+  const int64_t computed = (blocks.last - blocks.first) * size;
+  const int64_t rows = std::min(computed, weights_.group_outputs() - row);
+  const int64_t output = image * weights_.out_features + group * weights_.group_outputs() + row;
+  float* to = y_ + output * geometry_.outputs();
+  if (tile.whole && rows == computed) {
+    kernel_.multiply_columns(weights_, bias_.data(), columns, blocks, to + tile.segments[0].to,
+                             geometry_.outputs());
+    return;
+  }
+  alignas(64) float results[kTileRows * kTilePixels];
+  kernel_.multiply_columns(weights_, bias_.data(), columns, blocks, results, kTilePixels);
+  write(results, tile, rows, to);
+}
+
+void Conv::multiply(int64_t task) const noexcept {
+  const int64_t together = kTileRows / weights_.block_size;
+  const int64_t steps = (weights_.block_count() + together - 1) / together;
+  const int64_t part = task % parts_;
+  const int64_t last = std::min(steps * (part + 1) / parts_ * together, weights_.block_count());
+  const Tile tile = tile_at(task / parts_ % tiles_);
+  for (int64_t block = steps * part / parts_ * together; block < last;) {
+    const int64_t group_end =
+        (block / weights_.group_blocks() + 1) * weights_.group_blocks();
+    const BlockRange blocks{block, std::min({block + together, last, group_end})};
+    multiply_blocks(tile, task / parts_ / tiles_, blocks);
+    block = blocks.last;
+  }
+}
+
+int64_t Conv::work() const {
+  return images_ * tiles_ * kTilePixels * weights_.entry_count() * weights_.block_size;
+}
+
+}  // namespace onnxcomp::sparse
