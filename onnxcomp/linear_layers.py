@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -23,6 +24,32 @@ from onnxcomp.transposed import spread_out, turned_round
 LINEAR = ("BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 UNPADDED = ("NOTSET", "VALID")  # of auto_pad
+
+
+class Reader(Protocol):
+    """What a layer reads and makes, as rows; `LinearLayer` says what each stands for."""
+
+    @property
+    def source(self) -> str:
+        """Name of the tensor it reads."""
+
+    @property
+    def groups(self) -> int:
+        """Of what it multiplies."""
+
+    @property
+    def reads_channels(self) -> bool:
+        """Whether its input is [batch, channels, *spatial]."""
+
+    @property
+    def weights(self) -> Array:
+        """W, [groups, out / groups, d]."""
+
+    def inputs(self, values: Array, count: int, seed: list[int]) -> Array:
+        """Rows x."""
+
+    def outputs(self, values: Array, count: int, seed: list[int]) -> Array:
+        """Rows y."""
 
 
 @dataclass(frozen=True)

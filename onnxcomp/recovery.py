@@ -24,11 +24,11 @@ from onnxcomp.gram import Array
 from onnxcomp.graph import Names, label, volume
 from onnxcomp.held_out import is_held
 from onnxcomp.kept_indices import Left, taken
-from onnxcomp.linear_layers import LinearLayer
+from onnxcomp.linear_layers import LinearLayer, Reader
 from onnxcomp.linear_layers import reason_against as reason_against_layer
 from onnxcomp.recovery_targets import Target, plain_target, target_of
 from onnxcomp.recurrent_layers import RECURRENT, RecurrentPart, recurrent_parts
-from onnxcomp.refitting import Recovered, refit, refit_recurrent, refit_together
+from onnxcomp.refitting import Fitter, Recovered, refit, refit_recurrent, refit_together
 from onnxcomp.regression import Moments, reason_against
 from onnxcomp.runtime import Feed
 from onnxcomp.shared_layers import Evidence, Halves, SharedLayers, find_shared
@@ -55,6 +55,7 @@ def recover(
     samples: int = SAMPLES,
     seed: int = 0,
     written: Written | None = None,
+    fitters: Mapping[str, Fitter] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> Recovered:
     """Refits the weights and biases of ``pruned`` to what ``original`` makes of the samples.
@@ -73,15 +74,18 @@ def recover(
         seed: of the choice of rows.
         written: by label, layers of ``original`` that are rows of thin ones in ``pruned``: all of
             a row is fitted at once.
+        fitters: by label, what gives layers of ``pruned`` new weights in another way than by
+            regression, whatever they read.
         advance: called with (layers done, layers in all).
 
     Raises:
         CalibrationError: the samples do not fit.
         UnsupportedModel: onnxruntime cannot run a part of a graph.
     """
-    recovered = Recovered()
+    recovered, fitters = Recovered(), fitters or {}
     layers: list[LinearLayer] = []
-    readers = changed_readers(original, pruned, kept)
+    changed = {id(node) for node in changed_readers(original, pruned, kept)}
+    readers = [node for node in pruned.nodes if id(node) in changed or label(node) in fitters]
     shared, reasons = find_shared(readers, pruned, lambda node: _reason_against(node, original))
     for node in readers:
         reason = reasons.get(label(node)) or _reason_against(node, original)
@@ -93,7 +97,7 @@ def recover(
         reason = "the graph makes lists, or has inputs with defaults"
         recovered.skipped |= {label(layer.node): reason for layer in layers}
         return recovered
-    walk = _Walk(original, pruned, kept, calibration.feeds(samples), seed)
+    walk = SideBySide(original, pruned, kept, calibration.feeds(samples), seed)
     walk.look_ahead(shared)
     names = Names(pruned)
     waiting = {id(layer.node) for layer in layers}
@@ -111,7 +115,8 @@ def recover(
             target, old = target_of(layer, known, waiting), makers.get(layer.node.outputs[0].name)
             row = FactoredLayer.of(layer, old, known, written or {})
             if row is None:
-                refit(layer, target, walk, names, recovered)
+                fit = fitters.get(label(layer.node), refit)
+                fit(layer, target, walk, names, recovered)
             else:
                 refit_factors(row, target, walk, names, recovered)
         elif id(layer.node) in waiting:
@@ -120,8 +125,8 @@ def recover(
     return recovered
 
 
-class _Walk:
-    """Both graphs, stepped through side by side."""
+class SideBySide:
+    """Two graphs, stepped through side by side; layers ahead may still change in the second."""
 
     def __init__(
         self, before: gs.Graph, after: gs.Graph, kept: Kept, feeds: Iterator[Feed], seed: int
@@ -196,7 +201,12 @@ class _Walk:
             left = [taken(values, self._kept[part.source]) for values in whole]
         return self._shown(part, Target(part.source, None, -np.inf, np.inf), left, whole, None)
 
-    def evidence(self, layer: LinearLayer | FactoredLayer, target: Target) -> Evidence | str:
+    def read_by(self, layer: Reader) -> list[Array]:
+        """What a layer of the second graph reads, of each sample."""
+        self._grow()
+        return self._after.advance(layer.source)
+
+    def evidence(self, layer: Reader, target: Target) -> Evidence | str:
         """What the samples show of a layer, or what is wrong with them."""
         self._grow()
         inputs = self._after.advance(layer.source)
@@ -212,7 +222,7 @@ class _Walk:
 
     def _shown(
         self,
-        layer: LinearLayer | FactoredLayer | RecurrentPart,
+        layer: Reader,
         target: Target,
         inputs: list[Array],
         wanted: list[Array],
@@ -246,7 +256,7 @@ class _Walk:
 
     def _rows(
         self,
-        layer: LinearLayer | FactoredLayer | RecurrentPart,
+        layer: Reader,
         inputs: list[Array],
         wanted: list[Array],
         others: list[Array] | None,

@@ -120,7 +120,10 @@ class Steps:
                 del feed[old]
 
     def _needed(self, names: Iterable[str], given: Collection[str]) -> list[gs.Node]:
-        """The nodes that lead from what is given to ``names``, in the order of the graph."""
+        """The nodes that lead from what is given to ``names``, in the order of the graph.
+
+        Some may have come since the last step, between those that were there.
+        """
         found: dict[int, gs.Node] = {}
         open_tensors = [self._tensors[name] for name in names]
         while open_tensors:
@@ -131,6 +134,8 @@ class Steps:
             if id(node) not in found:
                 found[id(node)] = node
                 open_tensors.extend(_reads(node))
+        if not found.keys() <= self._position.keys():
+            self._position = {id(node): index for index, node in enumerate(self._graph.nodes)}
         return sorted(found.values(), key=lambda node: self._position[id(node)])
 
     def _part(
