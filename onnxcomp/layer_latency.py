@@ -192,17 +192,13 @@ class LayerLatency:
         return BLOCKS[0] if middle > (one + 3 * two) / 4 else BLOCKS[1]
 
     def _time(self, layers: Sequence[Layer]) -> list[float]:
-        opened = [EMPTY.open(self.threads)]
+        opened: list[tuple[Session, Feed]] = []
         for layer in layers:
             try:
                 opened.append(layer.open(self.threads))
             except UnsupportedModel as error:
                 raise UnsupportedModel(f"{layer.op} of {layer.shapes}: {error}") from error
-        sessions, feeds = zip(*opened, strict=True)
-        clock = time.thread_time if self.threads == 1 else time.perf_counter
-        timing = interleaved(sessions, feeds, ROUNDS, ROUND_MS, BUDGET_S, clock)
-        empty, *times = timing.milliseconds
-        return [max(ms - empty, LEAST_MS) for ms in times]
+        return net_times(opened, self.threads)
 
     def _read(self) -> dict[str, float]:
         """What the file holds; nothing if it is missing, damaged or of another machine."""
@@ -224,6 +220,15 @@ class LayerLatency:
             write_text(self._path, text)
         except (OSError, OutputError):
             return  # it is measured again next time
+
+
+def net_times(opened: Sequence[tuple[Session, Feed]], threads: int) -> list[float]:
+    """Milliseconds of models that take turns, each less what an empty one takes."""
+    sessions, feeds = zip(EMPTY.open(threads), *opened, strict=True)
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    timing = interleaved(sessions, feeds, ROUNDS, ROUND_MS, BUDGET_S, clock)
+    empty, *times = timing.milliseconds
+    return [max(ms - empty, LEAST_MS) for ms in times]
 
 
 def cache_folder() -> Path:
