@@ -11,6 +11,8 @@
 #endif
 #elif defined(__linux__) && defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #elif defined(_M_ARM64)
 #include <windows.h>
 #endif
@@ -80,14 +82,28 @@ CpuFeatures detect() noexcept {
 
 #else
 
+#if defined(__APPLE__)
+bool has_feature(const char* name) noexcept {
+  int32_t value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+#endif
+
 CpuFeatures detect() noexcept {
   CpuFeatures found;
 #if defined(__aarch64__) || defined(_M_ARM64)
   found.neon = true;  // part of the base architecture
 #if defined(__linux__)
-  found.crc32c = getauxval(AT_HWCAP) & (1ul << 7);  // HWCAP_CRC32
+  // Documentation/arch/arm64/elf_hwcaps.rst of Linux; its header may be older than the processor.
+  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  found.crc32c = (first >> 7) & 1;    // HWCAP_CRC32
+  found.dotprod = (first >> 20) & 1;  // HWCAP_ASIMDDP
+  found.i8mm = (second >> 13) & 1;    // HWCAP2_I8MM
 #elif defined(__APPLE__)
   found.crc32c = true;
+  found.dotprod = has_feature("hw.optional.arm.FEAT_DotProd");
+  found.i8mm = has_feature("hw.optional.arm.FEAT_I8MM");
 #elif defined(_M_ARM64)
   found.crc32c = IsProcessorFeaturePresent(PF_ARM_V8_CRC32_INSTRUCTIONS_AVAILABLE) != 0;
 #endif

@@ -15,6 +15,8 @@ struct CpuFeatures {
   bool avx_vnni = false;
   bool crc32c = false;  // SSE4.2, or ARM's optional CRC32
   bool neon = false;
+  bool dotprod = false;  // FEAT_DotProd
+  bool i8mm = false;     // FEAT_I8MM
 };
 
 const CpuFeatures& cpu_features() noexcept;

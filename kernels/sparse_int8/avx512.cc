@@ -1,13 +1,7 @@
 #include <immintrin.h>
 
 #include "sparse_int8/kernels.h"
-
-// Sums stay in registers only if no loop over them is left before gcc looks for that.
-#ifdef __GNUC__
-#define ONNXCOMP_UNROLLED _Pragma("GCC unroll 16")
-#else
-#define ONNXCOMP_UNROLLED
-#endif
+#include "sparse_int8/unrolled.h"
 
 namespace onnxcomp::sparse_int8 {
 namespace {

@@ -15,6 +15,15 @@ std::vector<const Kernel*> detect_kernels() {
 #ifdef ONNXCOMP_HAVE_AVX2
   if (cpu.avx2) found.push_back(&kAvx2);
 #endif
+#ifdef ONNXCOMP_HAVE_NEON_I8MM
+  if (cpu.i8mm) found.push_back(&kNeonI8mm);
+#endif
+#ifdef ONNXCOMP_HAVE_NEON_DOTPROD
+  if (cpu.dotprod) found.push_back(&kNeonDotProd);
+#endif
+#ifdef ONNXCOMP_HAVE_NEON
+  if (cpu.neon) found.push_back(&kNeon);
+#endif
   found.push_back(&kPortable);
   return found;
 }

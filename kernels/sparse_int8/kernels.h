@@ -21,7 +21,8 @@ inline constexpr int64_t kTransposedColumns = 64;
 // rounded to even, plus zero_point, clamped to 0 .. 255.
 struct Scaling {
   const int32_t* bias;  // [blocks, block_rows], less zero_point of x times the row's weights
-  const float* scale;   // [blocks, block_rows]
+  const int32_t* centred_bias;  // the same where x - 128 is multiplied
+  const float* scale;           // [blocks, block_rows]
   int32_t zero_point;
   bool bounded;  // every scale is below 1, so no scaled sum reaches 2^31
 };
@@ -66,5 +67,8 @@ struct Kernel {
 extern const Kernel kPortable;
 extern const Kernel kAvx2;
 extern const Kernel kAvx512;
+extern const Kernel kNeon;
+extern const Kernel kNeonDotProd;
+extern const Kernel kNeonI8mm;
 
 }  // namespace onnxcomp::sparse_int8

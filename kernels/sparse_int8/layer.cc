@@ -9,6 +9,7 @@ Layer::Layer(const PackedWeights& weights, const float* scale, const int32_t* bi
     : weights_(weights),
       scale_(static_cast<size_t>(weights.block_count() * weights.block_rows), 0.0f),
       bias_(scale_.size(), 0),
+      centred_bias_(scale_.size(), 0),
       x_zero_point_(static_cast<uint8_t>(x_zero_point)),
       y_zero_point_(y_zero_point) {
   const int64_t rows = weights.block_rows;
@@ -24,7 +25,9 @@ Layer::Layer(const PackedWeights& weights, const float* scale, const int32_t* bi
       const int64_t channel = group * weights.group_outputs() + first + row;
       const uint32_t given = bias == nullptr ? 0 : static_cast<uint32_t>(bias[channel]);
       const auto at = static_cast<size_t>(block * rows + row);
-      bias_[at] = static_cast<int32_t>(given - total * static_cast<uint32_t>(x_zero_point));
+      const uint32_t shifted = given - total * static_cast<uint32_t>(x_zero_point);
+      bias_[at] = static_cast<int32_t>(shifted);
+      centred_bias_[at] = static_cast<int32_t>(shifted + total * 128);
       scale_[at] = scale[channel];
       bounded_ = bounded_ && scale[channel] < 1.0f;
     }

@@ -18,12 +18,15 @@ class Layer {
 
   const PackedWeights& weights() const { return weights_; }
   uint8_t x_zero_point() const { return x_zero_point_; }
-  Scaling scaling() const { return {bias_.data(), scale_.data(), y_zero_point_, bounded_}; }
+  Scaling scaling() const {
+    return {bias_.data(), centred_bias_.data(), scale_.data(), y_zero_point_, bounded_};
+  }
 
  private:
   PackedWeights weights_;
   std::vector<float> scale_;
   std::vector<int32_t> bias_;
+  std::vector<int32_t> centred_bias_;
   uint8_t x_zero_point_;
   int32_t y_zero_point_;
   bool bounded_ = true;
