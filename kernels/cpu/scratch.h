@@ -1,35 +1,52 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 
 namespace onnxcomp {
 
-// Memory that begins on a cache line and is used again: fresh pages cost more than filling them.
+// Where scratch memory comes from.
+class Memory {
+ public:
+  // Throws std::bad_alloc, or what says more.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void release(void* memory) noexcept = 0;
+
+ protected:
+  ~Memory() = default;
+};
+
+// Memory of one product that begins on a cache line, released with it.
 class Scratch {
  public:
-  // At least so many bytes, of any content. Throws std::bad_alloc.
+  Scratch() = default;
+  explicit Scratch(Memory& memory) : memory_(&memory) {}
+  ~Scratch() { release(); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  // At least so many bytes, of any content, in place of those before. Throws what `Memory` throws.
   uint8_t* reserve(int64_t bytes) {
-    if (bytes > bytes_ || memory_ == nullptr) {
-      memory_.reset();
-      bytes_ = 0;
-      auto space = static_cast<size_t>(bytes + kLine);
-      memory_.reset(new uint8_t[space]);
-      bytes_ = bytes;
-      void* aligned = memory_.get();
-      first_ = static_cast<uint8_t*>(std::align(kLine, static_cast<size_t>(bytes), aligned, space));
-    }
-    return first_;
+    release();
+    auto space = static_cast<size_t>(bytes) + kLine;
+    block_ = memory_ == nullptr ? ::operator new(space) : memory_->allocate(space);
+    void* aligned = block_;
+    return static_cast<uint8_t*>(std::align(kLine, static_cast<size_t>(bytes), aligned, space));
   }
 
-  int64_t bytes() const { return bytes_; }
-
  private:
-  static constexpr int64_t kLine = 64;
+  static constexpr size_t kLine = 64;
 
-  std::unique_ptr<uint8_t[]> memory_;
-  uint8_t* first_ = nullptr;
-  int64_t bytes_ = 0;
+  void release() noexcept {
+    if (block_ == nullptr) return;
+    memory_ == nullptr ? ::operator delete(block_) : memory_->release(block_);
+    block_ = nullptr;
+  }
+
+  Memory* memory_ = nullptr;  // the heap
+  void* block_ = nullptr;
 };
 
 }  // namespace onnxcomp

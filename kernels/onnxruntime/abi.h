@@ -27,6 +27,8 @@ struct ShapeInferContext;
 struct OpAttribute;
 struct Value;
 struct TensorInfo;
+struct MemoryInfo;
+struct Allocator;
 
 using FunctionTable = void (*const*)();
 
@@ -49,6 +51,7 @@ enum class ElementType : int {
 };
 enum class Characteristic : int { kRequired = 0, kOptional = 1, kVariadic = 2 };
 enum class MemoryType : int { kDefault = 0 };
+enum class AllocatorType : int { kArena = 1 };
 enum class AttributeType : int { kInt = 1, kInts = 2 };
 
 // One entry of the function table.
@@ -100,6 +103,13 @@ using GetOutput = Entry<91, Status*(KernelContext*, size_t, const int64_t*, size
 // (function, tasks, batches: 0 leaves their number to onnxruntime, argument)
 using ParallelFor =
     Entry<274, Status*(const KernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>;
+
+using CreateCpuMemoryInfo = Entry<69, Status*(AllocatorType, MemoryType, MemoryInfo**)>;
+using ReleaseMemoryInfo = Entry<94, void(MemoryInfo*)>;
+using GetAllocator = Entry<253, Status*(const KernelContext*, const MemoryInfo*, Allocator**)>;
+using AllocatorAlloc = Entry<75, Status*(Allocator*, size_t, void**)>;
+using AllocatorFree = Entry<76, Status*(Allocator*, void*)>;
+using ReleaseAllocator = Entry<132, void(Allocator*)>;
 
 using GetInputShape = Entry<268, Status*(const ShapeInferContext*, size_t, TensorInfo**)>;
 using GetShapeAttribute =

@@ -2,7 +2,7 @@
 #include <vector>
 
 #include "onnxruntime/conv_window.h"
-#include "onnxruntime/scratch_pool.h"
+#include "onnxruntime/arena.h"
 #include "onnxruntime/sparse_int8_layer.h"
 #include "onnxruntime/sparse_int8_ops.h"
 #include "sparse_int8/conv.h"
@@ -33,9 +33,10 @@ void SparseInt8Conv<kResult>::compute(const Kernel& op, KernelContext* context) 
   const std::vector<int64_t> shape = conv_output(op.window, x.shape, weights.out_channels);
   void* y = output(op.api, context, shape);
   if (shape[0] == 0) return;
-  BorrowedScratch scratch;
+  Arena arena(op.api, context);
+  Scratch scratch(arena);
   const sparse_int8::Conv conv(
-      *sparse_int8::find_kernel("auto"), op.layer, op.window, scratch.get(),
+      *sparse_int8::find_kernel("auto"), op.layer, op.window, scratch,
       static_cast<const uint8_t*>(x.data), x.shape[0], x.shape[2], x.shape[3],
       kToCodes ? static_cast<uint8_t*>(y) : nullptr, kToCodes ? nullptr : static_cast<float*>(y));
   run_product(op.api, context, conv);

@@ -1,7 +1,7 @@
 #include <string>
 #include <vector>
 
-#include "onnxruntime/scratch_pool.h"
+#include "onnxruntime/arena.h"
 #include "onnxruntime/sparse_int8_layer.h"
 #include "onnxruntime/sparse_int8_ops.h"
 #include "sparse_int8/dispatch.h"
@@ -31,8 +31,9 @@ void SparseInt8MatMul<kResult>::compute(const Kernel& op, KernelContext* context
   for (size_t axis = 0; axis + 1 < shape.size(); ++axis) tokens *= shape[axis];
   void* y = output(op.api, context, shape);
   if (tokens == 0) return;
-  BorrowedScratch scratch;
-  const sparse_int8::MatMul matmul(*sparse_int8::find_kernel("auto"), op.layer, scratch.get(),
+  Arena arena(op.api, context);
+  Scratch scratch(arena);
+  const sparse_int8::MatMul matmul(*sparse_int8::find_kernel("auto"), op.layer, scratch,
                                    static_cast<const uint8_t*>(x.data), tokens,
                                    kToCodes ? static_cast<uint8_t*>(y) : nullptr,
                                    kToCodes ? nullptr : static_cast<float*>(y));

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -257,54 +254,3 @@ def test_inputs_of_another_shape_are_refused(
     with pytest.raises(Exception, match=message) as caught:
         session.run(["Y"], {"X": np.ones(shape, np.uint8)})
     assert "layer" in str(caught.value)
-
-
-RUN_ELSEWHERE = """
-import sys
-import numpy as np
-import onnxruntime
-
-library, folder = sys.argv[1:]
-options = onnxruntime.SessionOptions()
-options.register_custom_ops_library(library)
-for name in ("codes", "floats"):
-    session = onnxruntime.InferenceSession(
-        f"{folder}/{name}.onnx", options, providers=["CPUExecutionProvider"]
-    )
-    assert session.get_outputs()[0].shape == ["n", 24, 10, 23]
-    y = session.run(["Y"], {"X": np.load(f"{folder}/x.npy")})[0]
-    np.testing.assert_array_equal(y, np.load(f"{folder}/{name}.npy"))
-print(onnxruntime.__version__)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="onnxruntime 1.17 has no wheel for it")
-def test_operators_run_on_the_oldest_runtime(tmp_path: Path) -> None:
-    rng = np.random.default_rng(7)
-    packed = pack_int8(block_sparse(rng, 24, 18, 3, 3))
-    window, x = Window(strides=(2, 1), pads=(1, 0, 1, 2)), random_codes(rng, 2, 18, 19, 23)
-    np.save(tmp_path / "x.npy", x)
-    for name in ("codes", "floats"):  # one with a bias, one without
-        steps = random_steps(rng, 24, biased=name == "codes")
-        scaling = steps.scaling(to_codes=name == "codes")
-        onnx.save(
-            sparse_model(packed, scaling, ("n", 18, 19, 23), window), tmp_path / f"{name}.onnx"
-        )
-        np.save(tmp_path / f"{name}.npy", reference.sparse_int8_conv(x, packed, scaling, window))
-    (tmp_path / "run.py").write_text(RUN_ELSEWHERE)
-
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "old"], check=True)
-    folder = "Scripts" if sys.platform == "win32" else "bin"
-    python = tmp_path / "old" / folder / "python"
-    requirements = ["onnxruntime==1.17.*", "numpy<2"]
-    subprocess.run([python, "-m", "pip", "install", "-q", *requirements], check=True)
-    result = subprocess.run(
-        [python, tmp_path / "run.py", kernels.library_path(), tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("1.17.")

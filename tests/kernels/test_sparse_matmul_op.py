@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,54 +216,3 @@ def test_missing_library_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(kernels._native, "__file__", str(tmp_path / "_native.so"))
     with pytest.raises(KernelError, match=r"libonnxcomp_ops.*is missing; install onnxcomp again"):
         kernels.library_path()
-
-
-RUN_ELSEWHERE = """
-import sys
-import numpy as np
-import onnxruntime
-
-library, folder = sys.argv[1:]
-options = onnxruntime.SessionOptions()
-options.register_custom_ops_library(library)
-options.intra_op_num_threads = 2
-for name in ("declared", "inferred"):
-    session = onnxruntime.InferenceSession(
-        f"{folder}/{name}.onnx", options, providers=["CPUExecutionProvider"]
-    )
-    y = session.run(["Y"], {"X": np.load(f"{folder}/x.npy")})[0]
-    np.testing.assert_allclose(y, np.load(f"{folder}/y.npy"), rtol=1e-5, atol=1e-5)
-try:
-    onnxruntime.InferenceSession(f"{folder}/malformed.onnx", options)
-except Exception as error:
-    assert "the last offset is" in str(error), error
-else:
-    raise AssertionError("the malformed model was opened")
-print(onnxruntime.__version__)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.version_info >= (3, 13), reason="onnxruntime 1.17 has no wheel for it")
-def test_library_runs_on_the_oldest_runtime(tmp_path: Path) -> None:
-    weight, x = random_sparse(256, 300), random_floats(2, 67, 256)
-    packed, bias = kernels.pack(weight, block_size=2), random_floats(300, seed=2)
-    malformed = dataclasses.replace(packed, offsets=packed.offsets * 2)
-    onnx.save(sparse_model(packed, bias), tmp_path / "declared.onnx")
-    onnx.save(sparse_model(packed, bias, declared=False), tmp_path / "inferred.onnx")
-    onnx.save(sparse_model(malformed, bias), tmp_path / "malformed.onnx")
-    np.save(tmp_path / "x.npy", x)
-    np.save(tmp_path / "y.npy", run_dense(weight, bias, x))
-    (tmp_path / "run.py").write_text(RUN_ELSEWHERE)
-
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "old"], check=True)
-    folder = "Scripts" if sys.platform == "win32" else "bin"
-    python = tmp_path / "old" / folder / "python"
-    requirements = ["onnxruntime==1.17.*", "numpy<2"]
-    subprocess.run([python, "-m", "pip", "install", "-q", *requirements], check=True)
-    arguments = [tmp_path / "run.py", kernels.library_path(), tmp_path]
-    result = subprocess.run(
-        [python, *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("1.17.")

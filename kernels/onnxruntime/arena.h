@@ -1,24 +1,24 @@
 #pragma once
 
-#include <utility>
-
 #include "cpu/scratch.h"
 #include "onnxruntime/arguments.h"
 
 namespace onnxcomp::ort {
 
-// Scratch memory for one call. Calls of all sessions take turns with it: as much stays as there
-// were calls at a time, and no piece above 16 MiB.
-class BorrowedScratch {
+// The memory of the session that a node runs in: what one node gives back the next one gets, warm and
+// without a call of the system, and nothing outlives the session.
+class Arena final : public Memory {
  public:
-  BorrowedScratch();
-  ~BorrowedScratch();
-  BorrowedScratch(const BorrowedScratch&) = delete;
-  BorrowedScratch& operator=(const BorrowedScratch&) = delete;
-  Scratch& get() { return scratch_; }
+  Arena(FunctionTable api, const KernelContext* context);
+  ~Arena();
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  void* allocate(size_t bytes) override;
+  void release(void* memory) noexcept override;
 
  private:
-  Scratch scratch_;
+  FunctionTable api_;
+  Allocator* allocator_ = nullptr;
 };
 
 // Runs a product that is cut into tasks, fill tasks first.
