@@ -36,6 +36,15 @@ class Walk(Protocol):
         """Of one of them."""
 
 
+class Fitter(Protocol):
+    """Gives a layer new weights, or a reason why not."""
+
+    def __call__(
+        self, layer: LinearLayer, target: Target, walk: Walk, names: Names, recovered: Recovered
+    ) -> None:
+        """As `refit` does."""
+
+
 @dataclass
 class Recovered:
     """What `recover` did, by label of the node.

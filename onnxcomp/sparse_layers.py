@@ -14,9 +14,24 @@ from functools import cached_property
 import numpy as np
 
 from onnxcomp.quantization import Array
-from onnxcomp.sparse_fitting import alternate, refit, sparse_gpt
+from onnxcomp.sparse_fitting import DAMPING, alternate, refit, sparse_gpt
 from onnxcomp.sparsity import Pattern, magnitude, wanda
 from onnxcomp.weight_sites import Layout, Weight
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """What zeros a weight gets.
+
+    Attributes:
+        pattern: where they lie.
+        method: of `SparsifyWeights`; auto is alternate, and without grams all are magnitude.
+        sparsity: the fraction of blocks that become zero.
+    """
+
+    pattern: Pattern
+    method: str
+    sparsity: float
 
 
 @dataclass(frozen=True)
@@ -28,18 +43,30 @@ class SparseLayer:
         pattern: of its zeros.
         matrices: float64 [groups, rows, d], columns ordered as the pattern wants.
         grams: of the inputs, [groups, d, d]; None where they are not known.
+        damping: of the grams, as a share of their mean diagonal.
     """
 
     weight: Weight
     pattern: Pattern
     matrices: Array
     grams: Array | None
+    damping: float = DAMPING
 
     @classmethod
-    def of(cls, weight: Weight, gram: Array | None, pattern: Pattern) -> SparseLayer:
-        """With E[x xT] of its inputs in the order of the weight, [d, d] or [groups, d, d]."""
+    def of(
+        cls, weight: Weight, gram: Array | None, pattern: Pattern, values: Array | None = None
+    ) -> SparseLayer:
+        """A weight, or other ``values`` in its place.
+
+        Args:
+            weight: where it is read.
+            gram: E[x xT] of its inputs in the order of the weight, [d, d] or [groups, d, d].
+            pattern: of its zeros.
+            values: what is to become sparse, [groups, rows / groups, d]; None for the weight.
+        """
         layout, groups = weight.layout, 1 if gram is None or gram.ndim == 2 else len(gram)
-        values = layout.matrix(np.asarray(weight.constant.values)).astype(np.float64)
+        if values is None:
+            values = layout.matrix(np.asarray(weight.constant.values)).astype(np.float64)
         places = _places(layout, pattern.width)
         matrices = _taken(values.reshape(groups, -1, layout.columns), places)
         grams = None
@@ -61,23 +88,26 @@ class SparseLayer:
     @cached_property
     def scores(self) -> Array:
         """What is lost with each block that a pattern without n:m could remove, ascending."""
-        found = [self.pattern.losses(self._scores(group)) for group in range(len(self.matrices))]
+        found = [self.pattern.losses(self._scores(group)) for group in self._groups]
         return np.sort(np.concatenate([scores.ravel() for scores in found]))
 
-    def sparse(self, method: str, sparsity: float) -> Array:
-        """The weight with zeros, float32 in its own shape.
+    def sparse(self, zeros: Zeros) -> Array:
+        """The weight with zeros, float32 in its own shape."""
+        return self.weight.layout.restored(self.sparse_matrix(zeros).astype(np.float32))
 
-        Args:
-            method: as of `SparsifyWeights`; without grams it is magnitude, auto is alternate.
-            sparsity: the fraction of blocks that become zero.
-        """
-        found = [self._one(group, method, sparsity) for group in range(len(self.matrices))]
+    def sparse_matrix(self, zeros: Zeros) -> Array:
+        """The weight with zeros, [rows, d] with columns in the order of the weight."""
+        found = [self._one(group, zeros.method, zeros.sparsity) for group in self._groups]
         layout = self.weight.layout
         whole = np.concatenate(found)
         matrix = np.zeros((layout.rows, layout.columns))
         places = _places(layout, self.pattern.width)
         matrix[:, places[places >= 0]] = whole[:, places >= 0]
-        return layout.restored(matrix.astype(np.float32))
+        return matrix
+
+    @property
+    def _groups(self) -> range:
+        return range(len(self.matrices))
 
     def _scores(self, group: int) -> Array:
         values = self.matrices[group]
@@ -90,9 +120,9 @@ class SparseLayer:
             return np.where(self.pattern.mask(magnitude(values), sparsity), values, 0.0)
         if method == "wanda":
             return np.where(self.pattern.mask(wanda(values, gram), sparsity), values, 0.0)
-        find: Callable[[Array, Array, Pattern, float], Array]
-        find = sparse_gpt if method == "sparsegpt" else alternate
-        return refit(values, gram, find(values, gram, self.pattern, sparsity))
+        find: Callable[..., Array] = sparse_gpt if method == "sparsegpt" else alternate
+        found = find(values, gram, self.pattern, sparsity, damping=self.damping)
+        return refit(values, gram, found, damping=self.damping)
 
 
 def shared_sparsity(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.blas import one_blas_thread
 from onnxcomp.calibration import Calibration
-from onnxcomp.graph import Names, label, replace_constants
+from onnxcomp.graph import Names, constants, label, replace_constants, sort_nodes
 from onnxcomp.output_noise import OutputNoise
 from onnxcomp.passes.base import Pass, PassContext, PassReport
-from onnxcomp.quantization import Array
-from onnxcomp.sparse_layers import SparseLayer, shared_sparsity
+from onnxcomp.recovery import recover
+from onnxcomp.sparse_layers import SparseLayer, Zeros, shared_sparsity
+from onnxcomp.sparse_recovery import SparseFitter, is_fitted_alone
 from onnxcomp.sparsity import Pattern
+from onnxcomp.stepping import can_step
 from onnxcomp.weight_grams import observed_grams
 from onnxcomp.weight_sites import WEIGHTS, Weight, find_weights, refused_nodes
 
@@ -41,6 +44,9 @@ class SparsifyWeights(Pass):
         steps: times the sparsity grows (by a cubic law) with inputs of layers observed anew.
         operators: operator types to take; empty for all that multiply with weights.
         smallest_weight: weights with fewer elements than this stay dense.
+        refine: sparsegpt and alternate fit a layer to what the original makes of the samples, from
+            what sparse layers before it make; so do layers that stay dense. Else each is fitted
+            by itself.
         samples: how many to look at.
     """
 
@@ -51,6 +57,7 @@ class SparsifyWeights(Pass):
     steps: int = 1
     operators: tuple[str, ...] = ()
     smallest_weight: int = 1024
+    refine: bool = True
     samples: int = 256
 
     def __post_init__(self) -> None:
@@ -74,63 +81,126 @@ class SparsifyWeights(Pass):
         nodes = [site.layer for w, _ in self._chosen(graph, PassReport()) for site in w.sites]
         return list(dict.fromkeys(label(node) for node in nodes))
 
+    @one_blas_thread()
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
         """Removes weights of all layers, step by step; see `Pass.rewrite`."""
+        sort_nodes(graph)
         chosen = {weight.constant.name: mine for weight, mine in self._chosen(graph, report)}
         if not chosen:
             return
         samples = context.calibration if context.has_real_samples else None
         if self.method in ("wanda", "sparsegpt", "alternate"):
             samples = context.samples()
-        names = Names(graph)
+        names, original, blind = Names(graph), graph.copy(), 0
         for step in range(1, self.steps + 1):
-            weights = [w for w in find_weights(graph) if w.constant.name in chosen]
-            observed = observed_grams(graph, weights, samples, self.samples, context.advance)
-            layers: Iterable[SparseLayer] = (
-                SparseLayer.of(weight, gram, chosen[weight.constant.name]._zeros)
-                for weight, gram in observed
-            )
             share = 1 - (1 - step / self.steps) ** 3
-            wanted = {name: share * mine.sparsity for name, mine in chosen.items()}
-            if self.allocation == "global":  # all have to be known; else each is let go
-                layers = list(layers)
-                wanted = self._shared_out(graph, layers, share * self.sparsity, samples)
-            made, blind = dict[str, Array](), 0
-            for layer in layers:
+            zeros = {name: mine._zeros(share) for name, mine in chosen.items()}
+            if self.allocation == "global":
+                zeros = self._shared_out(graph, zeros, share * self.sparsity, samples, context)
+            later = {
+                weight.constant.name
+                for weight in find_weights(graph)
+                if weight.constant.name in zeros and self._is_refined(weight, graph, context)
+            }
+            now = {name: mine for name, mine in zeros.items() if name not in later}
+            made = {}
+            for layer in self._layers(graph, now, samples, context):
                 report.current = label(layer.weight.sites[0].layer)
-                made[layer.name] = layer.sparse(chosen[layer.name].method, wanted[layer.name])
-                blind += layer.grams is None
-            report.current = ""
+                made[layer.name] = layer.sparse(now[layer.name])
+                blind += layer.grams is None and step == self.steps
+            made |= {name: constants(graph)[name].values for name in later}
             new = {old: names.fresh(f"{old}.sparse") if step == 1 else old for old in made}
             replace_constants(graph, {o: gs.Constant(n, made[o]) for o, n in new.items()})
             chosen = {n: chosen[o] for o, n in new.items()}
-        self._tell(weights, made, blind, report)
+            if later:
+                refined = {new[name]: zeros[name] for name in later}
+                blind += self._refined(original, graph, refined, context, report)
+        self._tell(graph, chosen, blind, report)
+
+    def _is_refined(self, weight: Weight, graph: gs.Graph, context: PassContext) -> bool:
+        """Whether a weight is fitted to what layers before it make when they have their zeros."""
+        moves = self.refine and self.method in ("auto", "sparsegpt", "alternate")
+        if not (moves and context.has_real_samples and can_step(graph)):
+            return False
+        return is_fitted_alone(weight, {id(node) for node in graph.nodes})
+
+    def _refined(
+        self,
+        original: gs.Graph,
+        graph: gs.Graph,
+        zeros: Mapping[str, Zeros],
+        context: PassContext,
+        report: PassReport,
+    ) -> int:
+        """Gives weights their zeros in the order of the graph; how many saw no samples."""
+        weights = [w for w in find_weights(graph) if w.constant.name in zeros]
+        fitters = {
+            label(weight.sites[0].layer): SparseFitter(weight, zeros[weight.constant.name])
+            for weight in weights
+        }
+        found = recover(
+            original,
+            graph,
+            {},
+            context.samples(),
+            samples=self.samples,
+            seed=context.seed,
+            fitters=fitters,
+            advance=context.advance,
+        )
+        report.numbers["refitted_layers"] = len(set(found.refitted) - fitters.keys())
+        left = {f.weight.constant.name: f for name, f in fitters.items() if name in found.skipped}
+        made, blind = {}, 0
+        for layer in self._layers(graph, {n: zeros[n] for n in left}, context.samples(), context):
+            made[layer.name] = layer.sparse(zeros[layer.name])
+            blind += layer.grams is None
+        replace_constants(graph, {name: gs.Constant(name, made[name]) for name in made})
+        return blind
+
+    def _layers(
+        self,
+        graph: gs.Graph,
+        zeros: Mapping[str, Zeros],
+        samples: Calibration | None,
+        context: PassContext,
+    ) -> Iterator[SparseLayer]:
+        """The layers of some weights with what is known of their inputs as they are now."""
+        weights = [w for w in find_weights(graph) if w.constant.name in zeros]
+        observed = observed_grams(graph, weights, samples, self.samples, context.advance)
+        for weight, gram in observed:
+            yield SparseLayer.of(weight, gram, zeros[weight.constant.name].pattern)
 
     def _shared_out(
         self,
         graph: gs.Graph,
-        layers: Sequence[SparseLayer],
+        zeros: Mapping[str, Zeros],
         sparsity: float,
         samples: Calibration | None,
-    ) -> dict[str, float]:
-        """The sparsity of each layer, by what the outputs lose with that of all in one alone."""
+        context: PassContext,
+    ) -> dict[str, Zeros]:
+        """With the sparsity of each, by what the outputs lose with that of all in one alone."""
+        layers = list(self._layers(graph, zeros, samples, context))
         prices = [1.0] * len(layers)
         if samples is not None:
             names = [layer.name for layer in layers]
             noise = OutputNoise(graph, names, list(samples.feeds(JUDGED)))
             for at, layer in enumerate(layers):
-                sparse = layer.sparse("sparsegpt", sparsity)
+                plain = replace(zeros[layer.name], method="sparsegpt", sparsity=sparsity)
                 alone = layer.scores[: round(sparsity * len(layer.scores))].sum()
-                effect = float(noise.shares({layer.name: sparse}).mean())
+                effect = float(noise.shares({layer.name: layer.sparse(plain)}).mean())
                 prices[at] = effect / alone if alone > 0 else 0.0
         found = shared_sparsity(layers, sparsity, prices, MOST)
-        return {layer.name: part for layer, part in zip(layers, found, strict=True)}
+        return {
+            layer.name: replace(zeros[layer.name], sparsity=part)
+            for layer, part in zip(layers, found, strict=True)
+        }
 
-    def _tell(
-        self, weights: Sequence[Weight], made: Mapping[str, Array], blind: int, report: PassReport
-    ) -> None:
-        zeros = sum(int(np.count_nonzero(values == 0)) for values in made.values())
-        report.numbers["sparsity"] = round(zeros / sum(v.size for v in made.values()), 4)
+    def _tell(self, graph: gs.Graph, names: Container[str], blind: int, report: PassReport) -> None:
+        weights = [weight for weight in find_weights(graph) if weight.constant.name in names]
+        values = [np.asarray(weight.constant.values) for weight in weights]
+        zeros = sum(int(np.count_nonzero(array == 0)) for array in values)
+        report.current = ""
+        report.numbers["sparsity"] = round(zeros / sum(array.size for array in values), 4)
         report.numbers["sparse_weights"] = len(weights)
         for weight in weights:
             for site in weight.sites:
@@ -157,9 +227,8 @@ class SparsifyWeights(Pass):
                 chosen.append((weight, mine))
         return chosen
 
-    @property
-    def _zeros(self) -> Pattern:
-        return Pattern.named(self.pattern)
+    def _zeros(self, share: float) -> Zeros:
+        return Zeros(Pattern.named(self.pattern), self.method, share * self.sparsity)
 
     def _refusal(self, weight: Weight) -> str:
         """Why a weight stays dense; empty if it does not."""
