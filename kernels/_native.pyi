@@ -15,6 +15,15 @@ def sparse_matmul(
     block_size: int,
     isa: str,
 ) -> npt.NDArray[np.float32]: ...
+def sparse_conv(
+    x: npt.NDArray[np.float32],
+    weights: tuple[Any, ...],
+    bias: npt.NDArray[np.float32] | None,
+    relu: bool,
+    rows: tuple[int, ...],
+    columns: tuple[int, ...],
+    isa: str,
+) -> npt.NDArray[np.float32]: ...
 def pack_signs(
     x: npt.NDArray[np.float32], thresholds: npt.NDArray[np.float32], comparison: int, isa: str
 ) -> npt.NDArray[np.uint64]: ...

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxcomp.kernels.reference_convolution import Window, convolve
+
 FORMAT_VERSION = 1
 BLOCK_ROWS = (1, 4)
 QUAD = 4
@@ -129,32 +131,10 @@ def sparse_int8_matmul(x: Codes, packed: PackedInt8, scaling: Scaling) -> npt.ND
     return scaling.apply(sums, sums.ndim - 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """The attributes of a two-dimensional convolution, as ONNX's Conv has them."""
-
-    strides: tuple[int, int] = (1, 1)
-    dilations: tuple[int, int] = (1, 1)
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Top, left, bottom, right; filled with the zero point."""
-
-
 def sparse_int8_conv(
     x: Codes, packed: PackedInt8, scaling: Scaling, window: Window | None = None
 ) -> npt.NDArray[Any]:
     """x[images, channels, height, width] -> [images, out_channels, rows, columns], scaled."""
-    window = window or Window()
-    top, left, bottom, right = window.pads
     centred = x.astype(np.int64) - scaling.x_zero_point
-    padded = np.pad(centred, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    reach = [d * (k - 1) + 1 for d, k in zip(window.dilations, packed.kernel_shape, strict=True)]
-    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))
-    (down, across), (row_step, column_step) = window.strides, window.dilations
-    taps = windows[:, :, ::down, ::across, ::row_step, ::column_step]
-    images, _, rows, columns = taps.shape[:4]
-    inputs = (packed.groups, packed.in_channels)
-    by_group = taps.reshape(images, *inputs, rows, columns, *packed.kernel_shape)
     weight = unpack_int8(packed).astype(np.int64)
-    weight = weight.reshape(packed.groups, -1, *weight.shape[1:])
-    sums = np.einsum("ngchwij,gocij->ngohw", by_group, weight)
-    return scaling.apply(sums.reshape(images, packed.out_channels, rows, columns), 1)
+    return scaling.apply(convolve(centred, weight, window or Window(), packed.groups), 1)

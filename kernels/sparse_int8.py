@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from onnxcomp.errors import KernelError
 from onnxcomp.kernels import _native
+from onnxcomp.kernels.arguments import contiguous, window_axes
+from onnxcomp.kernels.reference_convolution import Window
 from onnxcomp.kernels.reference_sparse_int8 import (
     Codes,
     PackedInt8,
     Scaling,
-    Window,
     pack_int8,
     unpack_int8,
 )
@@ -49,7 +50,7 @@ def sparse_int8_matmul(
     """
     if x.ndim == 0 or x.shape[-1] != packed.in_channels:
         raise KernelError(f"x has shape {list(x.shape)}, expected [..., {packed.in_channels}]")
-    rows = _contiguous("x", x, np.uint8).reshape(-1, packed.in_channels)
+    rows = contiguous("x", x, np.uint8).reshape(-1, packed.in_channels)
     try:
         y = _native.sparse_int8_matmul(rows, _weights(packed), _scales(scaling), isa)
     except (TypeError, ValueError) as error:
@@ -69,33 +70,20 @@ def sparse_int8_conv(
 
     uint8 codes or float32 and errors as `sparse_int8_matmul`.
     """
-    window = window or Window()
-    if x.ndim != 4 or len(packed.kernel_shape) != 2:
-        raise KernelError(
-            f"x has shape {list(x.shape)} and the kernel {list(packed.kernel_shape)}, expected "
-            "[images, channels, height, width] and [rows, columns]"
-        )
-    pads = (window.pads[:2], window.pads[2:])
-    rows, columns = zip(packed.kernel_shape, window.strides, window.dilations, *pads, strict=True)
+    rows, columns = window_axes(x, packed.kernel_shape, window)
     try:
         return _native.sparse_int8_conv(
-            _contiguous("x", x, np.uint8), _weights(packed), _scales(scaling), rows, columns, isa
+            contiguous("x", x, np.uint8), _weights(packed), _scales(scaling), rows, columns, isa
         )
     except (TypeError, ValueError) as error:
         raise KernelError(f"sparse int8 Conv: {str(error).splitlines()[0]}") from error
 
 
-def _contiguous(name: str, array: npt.NDArray[Any], dtype: type[Any]) -> npt.NDArray[Any]:
-    if array.dtype != dtype:
-        raise KernelError(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
-    return np.ascontiguousarray(array)
-
-
 def _weights(packed: PackedInt8) -> tuple[Any, ...]:
     return (
-        _contiguous("values", packed.values, np.int8),
-        _contiguous("indices", packed.indices, np.int32),
-        _contiguous("offsets", packed.offsets, np.int32),
+        contiguous("values", packed.values, np.int8),
+        contiguous("indices", packed.indices, np.int32),
+        contiguous("offsets", packed.offsets, np.int32),
         packed.out_channels,
         packed.in_channels,
         packed.positions,
@@ -106,8 +94,8 @@ def _weights(packed: PackedInt8) -> tuple[Any, ...]:
 
 def _scales(scaling: Scaling) -> tuple[Any, ...]:
     return (
-        _contiguous("scale", scaling.scale, np.float32),
-        None if scaling.bias is None else _contiguous("bias", scaling.bias, np.int32),
+        contiguous("scale", scaling.scale, np.float32),
+        None if scaling.bias is None else contiguous("bias", scaling.bias, np.int32),
         scaling.x_zero_point,
         scaling.y_zero_point,
     )

@@ -15,6 +15,7 @@ from sparse_int8_models import block_sparse, random_codes, random_steps, window_
 
 from onnxcomp import kernels
 from onnxcomp.kernels import binary_layers
+from onnxcomp.kernels.sparse_conv import pack_conv
 from onnxcomp.kernels.sparse_int8 import Window, pack_int8
 
 Array = npt.NDArray[Any]
@@ -117,6 +118,9 @@ def _sparse_float_calls() -> list[Call]:
     weight = rng.standard_normal((9, 7)) * (rng.random((9, 7)) < 0.4)
     packed = kernels.pack(weight.astype(np.float32), block_size=2)
     arrays = {"values": packed.values, "indices": packed.indices, "offsets": packed.offsets}
+    weight = rng.standard_normal((10, 6, 3, 3)) * (rng.random((10, 6, 3, 3)) < 0.4)
+    conv = pack_conv(weight.astype(np.float32))
+    filters = {"values": conv.values, "indices": conv.indices, "offsets": conv.offsets}
     return [
         Call(
             operator="SparseMatMul",
@@ -124,7 +128,14 @@ def _sparse_float_calls() -> list[Call]:
             y=np.float32,
             constants={**arrays, "bias": rng.standard_normal(7).astype(np.float32)},
             attributes=dict(packed.attributes),
-        )
+        ),
+        Call(
+            operator="SparseConv",
+            x=rng.standard_normal((1, 6, 5, 7)).astype(np.float32),
+            y=np.float32,
+            constants={**filters, "bias": rng.standard_normal(10).astype(np.float32)},
+            attributes=conv.attributes(Window(pads=(1, 1, 1, 1)), relu=True),
+        ),
     ]
 
 

@@ -1,17 +1,13 @@
 #include "bindings/sparse_int8.h"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
-#include <new>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "bindings/products.h"
 #include "sparse_int8/conv.h"
 #include "sparse_int8/dispatch.h"
 #include "sparse_int8/matmul.h"
@@ -27,16 +23,7 @@ using sparse_int8::Layer;
 using sparse_int8::MatMul;
 using sparse_int8::PackedWeights;
 
-template <class T, size_t kRank>
-using Array = nb::ndarray<const T, nb::ndim<kRank>, nb::c_contig, nb::device::cpu>;
 using Integers = Array<int32_t, 1>;
-using Axis = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>;
-
-int64_t length(size_t size) { return static_cast<int64_t>(size); }
-
-void refuse(const std::string& defect) {
-  if (!defect.empty()) throw nb::value_error(defect.c_str());
-}
 
 // values, indices, offsets; out_channels, in_channels, positions, groups, block_rows
 using Weights =
@@ -69,31 +56,6 @@ const Kernel& kernel_of(const std::string& isa) {
   return *kernel;
 }
 
-template <class Product>
-void run(const Product& product) {
-  for (int64_t task = 0; task < product.fill_task_count(); ++task) product.fill(task);
-  for (int64_t task = 0; task < product.multiply_task_count(); ++task) product.multiply(task);
-}
-
-// A new array, once `compute` has filled it.
-template <class T, class Compute>
-nb::object filled(const std::vector<size_t>& shape, const Compute& compute) {
-  double bytes = sizeof(T);
-  size_t count = 1;
-  for (const size_t size : shape) {
-    bytes *= static_cast<double>(size);
-    count *= size;
-  }
-  if (bytes > 1e13) throw std::bad_alloc();  // before the count wraps around
-  T* y = new T[count];
-  nb::capsule owner(y, [](void* memory) noexcept { delete[] static_cast<T*>(memory); });
-  {
-    nb::gil_scoped_release unlocked;
-    compute(y);
-  }
-  return nb::cast(nb::ndarray<nb::numpy, T>(y, shape.size(), shape.data(), owner));
-}
-
 // compute(codes, results), of which one is null.
 template <class Compute>
 nb::object codes_or_results(bool codes, const std::vector<size_t>& shape, const Compute& compute) {
@@ -118,11 +80,6 @@ nb::object sparse_int8_matmul(const Array<uint8_t, 2>& x, const Weights& weights
       });
 }
 
-ConvAxis axis_of(const Axis& axis) {
-  return {std::get<0>(axis), std::get<1>(axis), std::get<2>(axis), std::get<3>(axis),
-          std::get<4>(axis)};
-}
-
 // (taps, stride, dilation, padding before and after) of the rows and of the columns
 nb::object sparse_int8_conv(const Array<uint8_t, 4>& x, const Weights& weights,
                             const Scales& scales, const Axis& rows, const Axis& columns,
@@ -130,20 +87,13 @@ nb::object sparse_int8_conv(const Array<uint8_t, 4>& x, const Weights& weights,
   const Kernel& kernel = kernel_of(isa);
   const Layer layer = make_layer(weights, scales);
   const PackedWeights& packed = layer.weights();
-  const ConvShape window{axis_of(rows), axis_of(columns)};
-  refuse(find_defect(window));
-  if (packed.positions != window.rows.taps * window.columns.taps)
+  const ConvShape window = window_of(rows, columns);
+  if (packed.positions != window.positions())
     throw nb::value_error("positions are not the taps of the kernel");
   const int64_t height = length(x.shape(2)), width = length(x.shape(3));
   if (length(x.shape(1)) != packed.groups * packed.in_channels)
     throw nb::value_error("the channels of x are not in_channels times groups");
-  const int64_t sizes[] = {packed.out_channels, window.rows.outputs(height),
-                           window.columns.outputs(width)};
-  std::vector<size_t> shape{x.shape(0)};
-  for (const int64_t size : sizes) {
-    if (size < 1) throw nb::value_error("x is smaller than the kernel");
-    shape.push_back(static_cast<size_t>(size));
-  }
+  const std::vector<size_t> shape = output_shape(window, x.shape(0), packed.out_channels, height, width);
   return codes_or_results(std::get<3>(scales).has_value(), shape,
                           [&](uint8_t* codes, float* results) {
                             Scratch scratch;

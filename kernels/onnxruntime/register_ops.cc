@@ -4,6 +4,7 @@
 #include "onnxruntime/abi.h"
 #include "onnxruntime/binary_ops.h"
 #include "onnxruntime/errors.h"
+#include "onnxruntime/sparse_conv_op.h"
 #include "onnxruntime/sparse_int8_ops.h"
 #include "onnxruntime/sparse_matmul_op.h"
 
@@ -30,6 +31,7 @@ struct Domain {
   explicit Domain(FunctionTable table) : api(table) {
     CustomOpDomain* const domain = handle.domain;
     check(api, AddOpToDomain::call(api, domain, &sparse_matmul));
+    check(api, AddOpToDomain::call(api, domain, &sparse_conv));
     check(api, AddOpToDomain::call(api, domain, &sparse_qlinear_matmul));
     check(api, AddOpToDomain::call(api, domain, &sparse_matmul_integer_to_float));
     check(api, AddOpToDomain::call(api, domain, &sparse_qlinear_conv));
@@ -44,6 +46,7 @@ struct Domain {
 
   FunctionTable api;
   Operator<SparseMatMul> sparse_matmul{api};
+  Operator<SparseConv> sparse_conv{api};
   Operator<SparseQLinearMatMul> sparse_qlinear_matmul{api};
   Operator<SparseMatMulIntegerToFloat> sparse_matmul_integer_to_float{api};
   Operator<SparseQLinearConv> sparse_qlinear_conv{api};

@@ -2,13 +2,11 @@
 
 #include <vector>
 
-#include "onnxruntime/arguments.h"
+#include "onnxruntime/sparse_weights.h"
 #include "sparse/matmul.h"
 
 namespace onnxcomp::ort {
 namespace {
-
-enum Input : size_t { kX, kValues, kIndices, kOffsets, kBias };
 
 // Fewer multiply-adds than this take less time than waking a thread.
 constexpr int64_t kSmallestParallelWork = int64_t{1} << 18;
@@ -17,24 +15,10 @@ constexpr int64_t kSmallestParallelWork = int64_t{1} << 18;
 
 std::unique_ptr<SparseMatMul::Kernel> SparseMatMul::create(FunctionTable api,
                                                            const KernelInfo* info) {
-  check_format_version(api, info, sparse::kFormatVersion);
-  const TensorView values = constant_input(api, info, kValues, "values", ElementType::kFloat, 2);
-  const TensorView indices = constant_input(api, info, kIndices, "indices", ElementType::kInt32, 1);
-  const TensorView offsets = constant_input(api, info, kOffsets, "offsets", ElementType::kInt32, 1);
-
-  auto op = std::make_unique<Kernel>();
-  op->api = api;
-  op->weights.values = static_cast<const float*>(values.data);
-  op->weights.indices = static_cast<const int32_t*>(indices.data);
-  op->weights.offsets = static_cast<const int32_t*>(offsets.data);
-  op->weights.in_features = int_attribute(api, info, "in_features");
-  op->weights.out_features = int_attribute(api, info, "out_features");
-  op->weights.block_size = int_attribute(api, info, "block_size");
-  const std::string defect =
-      sparse::find_defect(op->weights, {values.shape[0] * values.shape[1], indices.shape[0],
-                                        offsets.shape[0]});
-  if (!defect.empty()) throw InvalidArgument(defect);
-  return op;
+  const int64_t in_features = int_attribute(api, info, "in_features");
+  const int64_t out_features = int_attribute(api, info, "out_features");
+  return std::unique_ptr<Kernel>(
+      new Kernel{api, read_sparse_weights(api, info, in_features, out_features, 1)});
 }
 
 void SparseMatMul::compute(const Kernel& op, KernelContext* context) {

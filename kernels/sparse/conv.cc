@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
+
+#include "entries/entry_lists.h"
 
 namespace onnxcomp::sparse {
 namespace {
@@ -19,6 +22,12 @@ void pad(float* to, int64_t pixels) {
 }
 
 }  // namespace
+
+std::string find_channel_defect(int64_t in_channels, int64_t positions) {
+  const int64_t most = std::numeric_limits<int32_t>::max() / positions;
+  if (in_channels >= 1 && in_channels <= most) return {};
+  return describe_defect("in_channels", in_channels, "1 to " + std::to_string(most));
+}
 
 Conv::Conv(const Kernel& kernel, const PackedWeights& weights, const float* bias, float low,
            const ConvShape& shape, Scratch& scratch, const float* x, int64_t images, int64_t height,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "convolution/geometry.h"
@@ -8,6 +9,10 @@
 #include "sparse/kernels.h"
 
 namespace onnxcomp::sparse {
+
+// One line that says that in_channels times the positions of a kernel are no in_features, or an empty
+// string.
+std::string find_channel_defect(int64_t in_channels, int64_t positions);
 
 // Y[images, out_features, rows, columns] = conv(X[images, channels, height, width], W) + bias, cut
 // into tasks as MatMul is. X is read where it lies if it needs no padding, else from a padded copy.

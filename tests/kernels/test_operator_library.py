@@ -23,6 +23,13 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("SparseMatMul", {"out_features": 9}, "the length of offsets is 5, expected 6"),
     ("SparseMatMul", {"values": CALLS["SparseMatMul"].constants["values"][1:]}, "number of values"),
     ("SparseMatMul", {"format_version": None}, "integer attribute format_version is missing"),
+    ("SparseConv", {"block_size": 3}, "block_size is 3, expected 1, 2, 4 or 16"),
+    ("SparseConv", {"in_channels": 0}, "in_channels is 0, expected 1 to 238609294"),
+    ("SparseConv", {"kernel_shape": [2, 3]}, "an index is .*, expected 0 to 35 at position"),
+    ("SparseConv", {"group": 3}, "groups is 3, expected a divisor of the 10 outputs"),
+    ("SparseConv", {"relu": 2}, "relu is 2, expected 0 or 1"),
+    ("SparseConv", {"relu": None}, "integer attribute relu is missing"),
+    ("SparseConv", {"strides": [1, 0]}, "stride of the columns is 0, expected 1 to 32768"),
     ("PackSigns", {"comparison": 4}, "comparison is 4, expected 0 to 3"),
     ("PackSigns", {"comparison": None}, "integer attribute comparison is missing"),
     ("BinaryMaxPool", {"strides": [0, 1]}, r"strides\[0\] is 0, expected 1 to"),
@@ -38,7 +45,7 @@ for _operator in ("SparseQLinearConv", "SparseConvIntegerToFloat"):
         (_operator, {"strides": [1, 0]}, "stride of the columns is 0, expected 1 to 32768"),
     ]
 for _operator, _call in CALLS.items():
-    if _operator.startswith("Sparse") and _operator != "SparseMatMul":
+    if "x_zero_point" in _call.attributes:
         _offsets = _call.constants["offsets"]
         MALFORMED += [
             (_operator, {"block_rows": 2}, "block_rows is 2, expected 1 or 4"),

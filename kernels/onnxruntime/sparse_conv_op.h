@@ -1,0 +1,27 @@
+#pragma once
+
+#include <memory>
+
+#include "convolution/geometry.h"
+#include "onnxruntime/sparse_matmul_op.h"
+
+namespace onnxcomp::ort {
+
+// onnxcomp.SparseConv(X, values, indices, offsets, bias?) -> Y; docs/kernels.md has its contract.
+struct SparseConv {
+  static constexpr const char* kName = "onnxcomp.SparseConv";
+  static constexpr const char* kOperator = "SparseConv";
+  static constexpr auto& kInputs = SparseMatMul::kInputs;
+  static constexpr ElementType kOutput = ElementType::kFloat;
+  struct Kernel {
+    FunctionTable api;
+    sparse::PackedWeights weights;
+    ConvShape window;
+    float low;
+  };
+  static std::unique_ptr<Kernel> create(FunctionTable api, const KernelInfo* info);
+  static void compute(const Kernel& op, KernelContext* context);
+  static void infer_shape(FunctionTable api, ShapeInferContext* context);
+};
+
+}  // namespace onnxcomp::ort
