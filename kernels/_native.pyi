@@ -118,3 +118,30 @@ def sparse_int8_conv(
     isa: str,
 ) -> npt.NDArray[Any]: ...
 def available_int8_isas() -> list[str]: ...
+
+restores_files: bool
+
+class Restoring:
+    def add_tensor(self, values: npt.NDArray[np.uint8], hash: int) -> None: ...
+    def add_planes(
+        self,
+        payloads: list[tuple[int, int, int, int]],
+        shape: tuple[int, int, int],
+        values: npt.NDArray[np.uint8],
+        tensor: int,
+        widths: bytes,
+        rotated: bool,
+        widening: int,
+    ) -> None: ...
+    def add_scaled(
+        self,
+        payloads: list[tuple[int, int, int, int]],
+        shape: tuple[int, int, int],
+        values: npt.NDArray[np.uint8],
+        tensor: int,
+        scales: npt.NDArray[np.float32],
+        length: int,
+        inner: int,
+    ) -> None: ...
+    def run(self) -> None: ...
+    def defects(self) -> tuple[int, int]: ...

@@ -6,8 +6,8 @@ import math
 import struct
 from dataclasses import dataclass, field
 
-from onnxcomp.number_types import BITS, COMPLEX
-from onnxcomp.representations import Representation, Same, read_representation
+from onnxcomp.number_types import BITS, COMPLEX, FLOAT
+from onnxcomp.representations import WHOLE, Grid, Representation, Same, read_representation
 from onnxcomp.varints import Cursor, varint
 
 MAGIC = b"\x89OXC\r\n\x1a\n"
@@ -144,6 +144,14 @@ class Entry:
     def error_db(self) -> float | None:
         """The error that it alone causes at the outputs, against their energy; None for none."""
         return (1 - self.error) / 100 if self.error else None
+
+
+def has_scale_a_row(entry: Entry, place: Cut) -> bool:
+    """Whether chunks of a float32 grid are whole rows with a scale each, or all share one."""
+    grid = entry.representation
+    if not isinstance(grid, Grid) or entry.data_type != FLOAT or grid.block:
+        return False
+    return grid.axis == WHOLE or (grid.axis == 0 and place.step > 0 and len(entry.dims) > 1)
 
 
 def error_field(share: float) -> int:

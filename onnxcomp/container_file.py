@@ -14,6 +14,7 @@ class ContainerFile:
 
     Attributes:
         path: of the file.
+        descriptor: the operating system's number of it.
         size: its bytes.
     """
 
@@ -24,6 +25,7 @@ class ContainerFile:
         except OSError as error:
             raise UnsupportedModel(f"{path}: cannot be read ({error.strerror})") from error
         self.path = path
+        self.descriptor = self._file.fileno()
         self.size = os.fstat(self._file.fileno()).st_size
         self._lock = threading.Lock()
         self._local = threading.local()

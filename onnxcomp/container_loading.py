@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxcomp.container import Entry
-from onnxcomp.container_reader import ContainerReader, Task
+from onnxcomp.container_reader import ContainerReader, Run, run_in_order
+from onnxcomp.container_restoring import restore
 from onnxcomp.container_unpacking import in_threads, open_container
 from onnxcomp.errors import CorruptContainer, UnsupportedModel
 from onnxcomp.number_types import (
@@ -55,6 +56,7 @@ Array = npt.NDArray[Any]
 SMALLEST_HANDED = 2**14  # bytes; smaller values are put into the model, optimizers look at them
 DTYPES = {FLOAT: "f4", DOUBLE: "f8", FLOAT16: "f2", BOOL: "?", INT8: "i1", UINT8: "u1"}
 DTYPES |= {INT16: "i2", UINT16: "u2", INT32: "i4", UINT32: "u4", INT64: "i8", UINT64: "u8"}
+WORTH_THREADS = 2**20  # bytes of values in the model; fewer are decoded by one thread
 ALIGNMENT = 64  # bytes, of values that are handed over
 LOCATION = b"handed"
 
@@ -105,28 +107,24 @@ def decoded(reader: ContainerReader, threads: int | None) -> tuple[bytes, dict[s
     """A serialized model and the values of the initializers that it lacks, by name."""
     entries = reader.directory.entries
     handed = [_is_handed(entry) for entry in entries]
-    if reader.directory.external:
-        values = _decode(reader, _room(reader, handed=[True] * len(entries)), threads)
-        skeleton = reader.skeleton()
-        with reader.naming():
-            model = _with_values(skeleton, values, handed)
-    else:
-        whole = _with_room(reader)
-        places = _places(reader)
-        values = [
-            room if alone else whole[place : place + entry.size]
-            for entry, place, room, alone in zip(
-                entries, places, _room(reader, handed), handed, strict=True
-            )
-        ]
-        _decode(reader, values, threads)
-        cut = {
-            place: entry
-            for entry, place, alone in zip(entries, places, handed, strict=True)
-            if alone
-        }
-        with reader.naming():
-            model = _without(whole, cut)
+    with in_threads(threads) as run:
+        if reader.directory.external:
+            values = _room(reader, handed=[True] * len(entries))
+            restore(reader, dict(enumerate(values)), run, threads)
+            skeleton = reader.skeleton()
+            with reader.naming():
+                model = _with_values(skeleton, values, handed)
+        else:
+            values, models = _room(reader, handed), list[bytes]()
+            inside = sum(entries[i].size for i, alone in enumerate(handed) if not alone)
+            build = functools.partial(_build, reader, handed, models)
+            others = {index: room for index, room in enumerate(values) if handed[index]}
+            if inside > WORTH_THREADS:
+                build(run, threads)
+                restore(reader, others, run, threads)
+            else:  # meanwhile another thread decodes
+                restore(reader, others, run, threads, [functools.partial(build, run_in_order, 1)])
+            model = models[0]
     weights = {
         reader.names[index]: values[index].view(DTYPES[entry.data_type]).reshape(entry.dims)
         for index, entry in enumerate(entries)
@@ -156,29 +154,6 @@ def _room(reader: ContainerReader, handed: list[bool]) -> list[Array]:
     ]
 
 
-def _decode(reader: ContainerReader, outs: list[Array], threads: int | None) -> list[Array]:
-    """Fills ``outs`` with the tensors, chunks of all of them at once."""
-    tasks: list[Task] = []
-    checks: list[Task] = []
-    for index in sorted(range(len(outs)), key=lambda i: -outs[i].size):  # no thread ends late
-        parts = list(reader.tasks(index, outs[index]))
-        check = functools.partial(reader.check, index, outs[index])
-        if len(parts) == 1:  # what was just written is still in the cache
-            tasks.append(functools.partial(_both, parts[0], check))
-        else:
-            tasks += parts
-            checks.append(check)
-    with in_threads(threads) as run:
-        run(tasks)
-        run(checks)
-    return outs
-
-
-def _both(task: Task, check: Task) -> None:
-    task()
-    check()
-
-
 # --- a single file ----------------------------------------------------------------------------
 
 
@@ -192,8 +167,8 @@ def _places(reader: ContainerReader) -> list[int]:
     return places
 
 
-def _with_room(reader: ContainerReader) -> Array:
-    """The model file with zeros for values."""
+def _with_room(reader: ContainerReader, places: list[int]) -> Array:
+    """The model file with zeros for values, which start at ``places``."""
     directory = reader.directory
     size = directory.skeleton_size + sum(entry.size for entry in directory.entries)
     if size >= 2**31:
@@ -209,7 +184,7 @@ def _with_room(reader: ContainerReader) -> Array:
     whole = np.frombuffer(pages, np.uint8, size)
     skeleton = np.frombuffer(reader.skeleton(), np.uint8)
     read = 0
-    for entry, place in zip(directory.entries, _places(reader), strict=True):
+    for entry, place in zip(directory.entries, places, strict=True):
         whole[place - entry.gap : place] = skeleton[read : read + entry.gap]
         read += entry.gap
     left = skeleton.size - read
@@ -217,7 +192,28 @@ def _with_room(reader: ContainerReader) -> Array:
     return whole
 
 
-def _without(whole: Array, cut: dict[int, Entry]) -> bytes:
+def _build(
+    reader: ContainerReader,
+    handed: list[bool],
+    models: list[bytes],
+    run: Run,
+    threads: int | None,
+) -> None:
+    """Adds the model with the values that are not handed over; the others become external."""
+    entries, places = reader.directory.entries, _places(reader)
+    whole = _with_room(reader, places)
+    inside = {
+        index: whole[place : place + entries[index].size]
+        for index, place in enumerate(places)
+        if not handed[index]
+    }
+    restore(reader, inside, run, threads)
+    with reader.naming():
+        cut = {places[i]: entries[i] for i, alone in enumerate(handed) if alone}
+        models.append(_with_external(whole, cut))
+
+
+def _with_external(whole: Array, cut: dict[int, Entry]) -> bytes:
     """The model file with the initializers whose values start at ``cut`` made external."""
     data = whole.data
     parts: list[bytes] = []

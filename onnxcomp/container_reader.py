@@ -20,8 +20,8 @@ from onnxcomp.container import (
     MAGIC,
     VERSION,
     Cut,
-    Entry,
     cut,
+    has_scale_a_row,
     read_directory,
     stream_dims,
 )
@@ -30,7 +30,7 @@ from onnxcomp.errors import CorruptContainer, OnnxcompError, UnsupportedModel
 from onnxcomp.kernels.coding import crc32c, decode, decode_scaled, xxh3_64
 from onnxcomp.kernels.planes import decode_planes
 from onnxcomp.number_types import BFLOAT16, BITS, FLOAT, FLOAT16, number_type
-from onnxcomp.representations import WHOLE, Codebook, Grid, Planes, Same, table_values
+from onnxcomp.representations import Codebook, Grid, Planes, Same, table_values
 from onnxcomp.restoring import from_codebook, from_grid, from_integer, packed_bits, widen
 from onnxcomp.zstandard import decompress
 
@@ -155,6 +155,13 @@ class ContainerReader:
         if xxh3_64(out.data) != self.directory.entries[index].checksum:
             raise self._error(f"{self._label(index)}: its decoded values have another hash")
 
+    def payloads(self, index: int, chunk: int) -> list[tuple[int, int, int, int]]:
+        """Of each stream of codes (file descriptor, offset, length, CRC-32C) of a chunk."""
+        entry = self.directory.entries[index]
+        codes, _ = entry.representation.streams()
+        found = [chunks[chunk] for chunks in entry.streams[:codes]]
+        return [(self._file.descriptor, c.offset, c.length, c.checksum) for c in found]
+
     def payload_starts(self, index: int) -> list[bytes]:
         """Back end and profile of every payload of a tensor, two bytes each."""
         streams = self.directory.entries[index].streams
@@ -174,14 +181,15 @@ class ContainerReader:
         entry = self.directory.entries[index]
         how = entry.representation
         if isinstance(how, Same):
-            yield from self._source(index, how).tasks(how.index, out)
+            yield from self.source(index, how).tasks(how.index, out)
             return
         cuts = [cut(*dims) for dims in stream_dims(entry)]
-        table = self._table(index, cuts)
+        table = self.table(index, cuts)
         for chunk in range(cuts[0].chunks):
             yield functools.partial(self._fill, index, chunk, cuts, table, out)
 
-    def _source(self, index: int, same: Same) -> ContainerReader:
+    def source(self, index: int, same: Same) -> ContainerReader:
+        """Whose tensor another one repeats: this container or its base."""
         if not same.of_base:
             return self
         if self.base is None:
@@ -192,7 +200,8 @@ class ContainerReader:
             raise self._error(f"{self._label(index)}: is none of the base's tensors")
         return self.base
 
-    def _table(self, index: int, cuts: list[Cut]) -> Array | None:
+    def table(self, index: int, cuts: list[Cut]) -> Array | None:
+        """The numbers that codes of a tensor are multiplied with or looked up in."""
         table = self.directory.entries[index].representation.table
         if table is None or table.inline is not None:
             return None if table is None else table_values(table, None)
@@ -213,7 +222,7 @@ class ContainerReader:
         if isinstance(how, Planes):
             self._fill_planes(index, chunk, place, how, target)
             return
-        if isinstance(how, Grid) and table is not None and _has_scale_a_row(entry, how, place):
+        if type(how) is Grid and table is not None and has_scale_a_row(entry, place):
             self._fill_rows(index, chunk, place, table.view(np.float32), target)
             return
         codes = self._codes(index, 0, chunk, place).reshape(-1)
@@ -323,13 +332,6 @@ class ContainerReader:
     def naming(self) -> _Naming:
         """A context that puts the path before what is wrong with a part of the file."""
         return _Naming(self.path)
-
-
-def _has_scale_a_row(entry: Entry, grid: Grid, place: Cut) -> bool:
-    """Whether chunks of a float32 grid are whole rows with a scale each, or all share one."""
-    if type(grid) is not Grid or entry.data_type != FLOAT or grid.block:
-        return False
-    return grid.axis == WHOLE or (grid.axis == 0 and place.step > 0 and len(entry.dims) > 1)
 
 
 class _Naming:

@@ -36,13 +36,17 @@ def open_container(path: Path_, base: Path_ | None = None) -> Iterator[Container
 @contextlib.contextmanager
 def in_threads(count: int | None) -> Iterator[Run]:
     """Something that runs tasks in threads and waits; what one raises is raised."""
-    workers = count or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
+    others = (count or os.cpu_count() or 1) - 1  # this thread is one of them
+    with ThreadPoolExecutor(max(others, 1)) as pool:  # starts none before it has work
 
         def run(tasks: Iterable[Task]) -> None:
             waiting = deque(tasks)
-            for worker in [pool.submit(_work, waiting) for _ in range(workers)]:
-                worker.result()
+            started = [pool.submit(_work, waiting) for _ in range(min(others, len(waiting) - 1))]
+            try:
+                _work(waiting)
+            finally:
+                for worker in started:
+                    worker.result()
 
         yield run
 

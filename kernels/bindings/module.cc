@@ -13,6 +13,7 @@
 #include "bindings/binary.h"
 #include "bindings/codec.h"
 #include "bindings/planes.h"
+#include "bindings/restoring.h"
 #include "bindings/sparse_conv.h"
 #include "bindings/sparse_int8.h"
 #include "bindings/trellis.h"
@@ -89,8 +90,9 @@ NB_MODULE(_native, module) {
   onnxcomp::bind_binary(module);
   onnxcomp::bind_codec(module);
   onnxcomp::bind_planes(module);
-  onnxcomp::bind_sparse_int8(module);
+  onnxcomp::bind_restoring(module);
   onnxcomp::bind_sparse_conv(module);
+  onnxcomp::bind_sparse_int8(module);
   onnxcomp::bind_trellis(module);
   onnxcomp::bind_zstd(module);
 }
