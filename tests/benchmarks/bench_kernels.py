@@ -1,11 +1,11 @@
-"""Sparse int8 operators beside onnxruntime's own, float32 and U8S8 QDQ, on the same layers.
+"""Sparse operators beside onnxruntime's own, float32 and U8S8 QDQ, on the same layers.
 
     python tests/benchmarks/bench_kernels.py --json speeds.json
 
 All sessions of a layer take turns in one process; a figure is the median of its single runs, by
-wall time, with inputs and outputs bound in place. int8 models read and write codes, the float one
-floats. The json is a list of {op, layer, pattern, sparsity, threads, isa, ours_ms, ort_fp32_ms,
-ort_int8_ms}.
+wall time, with inputs and outputs bound in place. int8 models read and write codes, those of
+float32 floats; patterns are outputs x inputs. The json is a list of {op, layer, pattern, sparsity,
+threads, isa, ours_ms, ort_fp32_ms, ort_int8_ms}.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from sparse_float_models import block_sparse_floats, sparse_conv_model, sparse_matmul_model
 from sparse_int8_models import (
+    Steps,
     block_sparse,
     float_model,
     qdq_model,
@@ -36,10 +38,12 @@ from sparse_int8_models import (
 )
 
 from onnxcomp import kernels
-from onnxcomp.kernels.sparse_int8 import Window, available_isas, pack_int8
+from onnxcomp.kernels.sparse_conv import pack_conv
+from onnxcomp.kernels.sparse_int8 import PackedInt8, Window, available_isas, pack_int8
 
 WARM_S = 1e-3
 Row = dict[str, Any]
+ROW_NAMES = ("op", "layer", "pattern")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +53,16 @@ class Layer:
     x_shape: tuple[int, ...]
     weight_shape: tuple[int, ...]
     block_rows: int
+    kind: str = "int8"
     sparsities: tuple[float, ...] = (0.7, 0.8, 0.9)
 
     @property
     def op(self) -> str:
-        return "sparse_int8_conv" if len(self.weight_shape) == 4 else "sparse_int8_matmul"
+        return f"sparse_{self.kind}_{'conv' if len(self.weight_shape) == 4 else 'matmul'}"
+
+    @property
+    def pattern(self) -> str:
+        return f"{self.block_rows}x{4 if self.kind == 'int8' else 1}"
 
     @property
     def name(self) -> str:
@@ -78,6 +87,17 @@ LAYERS = [
     Layer(x_shape=(1, 128, 28, 28), weight_shape=(256, 128, 1, 1), block_rows=4),
     Layer(x_shape=(1, 128, 28, 28), weight_shape=(256, 128, 1, 1), block_rows=1),
     Layer(x_shape=(1, 256, 14, 14), weight_shape=(512, 256, 1, 1), block_rows=1),
+    *(
+        Layer(x_shape=x_shape, weight_shape=weight_shape, block_rows=rows, kind="fp32")
+        for x_shape, weight_shape, every_rows in (
+            ((128, 768), (768, 768), (16, 4, 1)),
+            ((1, 768), (768, 768), (16, 4, 1)),
+            ((1, 128, 28, 28), (128, 128, 3, 3), (16, 4, 1)),
+            ((1, 128, 28, 28), (256, 128, 1, 1), (16, 4, 1)),
+            ((1, 256, 14, 14), (512, 256, 1, 1), (4,)),
+        )
+        for rows in every_rows
+    ),
 ]
 
 
@@ -113,28 +133,49 @@ def interleaved_medians_ms(runs: list[Callable[[], None]], rounds: int) -> list[
     return [statistics.median(found) for found in times_ms]
 
 
+def int8_layer(layer: Layer, density: float) -> tuple[PackedInt8, Steps, onnx.ModelProto]:
+    """The weight, its scales, and our operator on codes."""
+    rng, rows = np.random.default_rng(0), layer.block_rows if layer.kind == "int8" else 4
+    weight = block_sparse(rng, *layer.weight_shape, density=density, rows=rows)
+    packed = pack_int8(weight, block_rows=rows)
+    steps = random_steps(rng, weight.shape[0], biased=bool(packed.kernel_shape))
+    scaling = steps.scaling(to_codes=True)
+    return packed, steps, sparse_model(packed, scaling, layer.x_shape, layer.window)
+
+
+def fp32_layer(layer: Layer, density: float) -> onnx.ModelProto:
+    """Our operator on floats."""
+    rng, rows = np.random.default_rng(0), layer.block_rows
+    weight = block_sparse_floats(rng, *layer.weight_shape, density=density, rows=rows)
+    if len(layer.weight_shape) == 4:
+        packed = pack_conv(weight, block_size=rows)
+        return sparse_conv_model(packed, layer.x_shape, None, layer.window)
+    matrix = np.ascontiguousarray(weight.T)
+    return sparse_matmul_model(kernels.pack(matrix, block_size=rows), layer.x_shape)
+
+
 def measure(layer: Layer, sparsity: float, threads: int, rounds: int) -> Row:
     """One row of the table."""
-    rng = np.random.default_rng(0)
-    weight = block_sparse(rng, *layer.weight_shape, density=1 - sparsity, rows=layer.block_rows)
-    packed = pack_int8(weight, block_rows=layer.block_rows)
-    steps = random_steps(rng, weight.shape[0], biased=bool(packed.kernel_shape))
-    codes = random_codes(rng, *layer.x_shape)
-    scaling = steps.scaling(to_codes=True)
+    codes = random_codes(np.random.default_rng(1), *layer.x_shape)
+    floats = codes.astype(np.float32)
+    packed, steps, ours = int8_layer(layer, 1 - sparsity)
+    x: np.ndarray[Any, Any] = codes
+    if layer.kind == "fp32":
+        ours, x = fp32_layer(layer, 1 - sparsity), floats
     shape, window = layer.x_shape, layer.window
     runs = [
-        bound(sparse_model(packed, scaling, shape, window), codes, threads),
-        bound(float_model(packed, steps, shape, window), codes.astype(np.float32), threads),
+        bound(ours, x, threads),
+        bound(float_model(packed, steps, shape, window), floats, threads),
         bound(qdq_model(packed, steps, shape, True, window), codes, threads),
     ]
     ours_ms, fp32_ms, int8_ms = interleaved_medians_ms(runs, rounds)
     return {
         "op": layer.op,
         "layer": layer.name,
-        "pattern": f"{layer.block_rows}x4",
+        "pattern": layer.pattern,
         "sparsity": sparsity,
         "threads": threads,
-        "isa": available_isas()[0],
+        "isa": (available_isas() if layer.kind == "int8" else kernels.available_isas())[0],
         "ours_ms": ours_ms,
         "ort_fp32_ms": fp32_ms,
         "ort_int8_ms": int8_ms,
@@ -150,17 +191,17 @@ def main() -> None:
     parser.add_argument("--only", default="", help="layers whose op, name and pattern contain this")
     arguments = parser.parse_args()
     rows = []
-    print("layer | pattern | zeros | threads | ours ms | x fp32 | x int8")
+    print("op | layer | pattern | zeros | threads | ours ms | x fp32 | x int8")
     for layer in LAYERS:
-        if arguments.only not in f"{layer.op} {layer.name} {layer.block_rows}x4":
+        if arguments.only not in f"{layer.op} {layer.name} {layer.pattern}":
             continue
         for sparsity in layer.sparsities:
             for threads in arguments.threads:
                 row = measure(layer, sparsity, threads, arguments.rounds)
                 rows.append(row)
-                ours_ms = row["ours_ms"]
+                ours_ms, named = row["ours_ms"], " | ".join(row[k] for k in ROW_NAMES)
                 print(
-                    f"{row['layer']} | {row['pattern']} | {sparsity:.0%} | {threads} | "
+                    f"{named} | {sparsity:.0%} | {threads} | "
                     f"{ours_ms:.3f} | {row['ort_fp32_ms'] / ours_ms:.1f} | "
                     f"{row['ort_int8_ms'] / ours_ms:.1f}",
                     flush=True,
