@@ -139,6 +139,7 @@ class SideBySide:
         self._count = len(first)
         self._before, self._after = Steps(before, first), Steps(after, first)
         self._joint: dict[int, Halves | str] = {}
+        self._wanted: tuple[str, list[Array]] | None = None
 
     def _room(self, nodes: Iterable[gs.Node], held: Iterable[str]) -> int:
         """How many samples may be held at once while ``nodes`` run, of which some are ``held``."""
@@ -208,13 +209,12 @@ class SideBySide:
 
     def evidence(self, layer: Reader, target: Target) -> Evidence | str:
         """What the samples show of a layer, or what is wrong with them."""
-        self._grow()
+        if self._wanted is None or self._wanted[0] != target.total:  # else it is asked for again
+            self._grow()
+            self._wanted = target.total, self._before.advance(target.total)
         inputs = self._after.advance(layer.source)
         others = None if target.other is None else self._after.advance(target.other)
-        wanted = [
-            taken(values, self._kept.get(target.total, ()))
-            for values in self._before.advance(target.total)
-        ]
+        wanted = [taken(values, self._kept.get(target.total, ())) for values in self._wanted[1]]
         if others is not None:
             shapes = (values.shape for values in wanted)
             others = [np.broadcast_to(o, shape) for o, shape in zip(others, shapes, strict=True)]
