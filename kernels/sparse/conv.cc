@@ -50,8 +50,8 @@ Conv::Conv(const Kernel& kernel, const PackedWeights& weights, const float* bias
   parts_ =
       std::clamp<int64_t>(kTasksWanted / (images * tiles_), 1, (rows + kTileRows - 1) / kTileRows);
   lay_out(bias);
-  const int64_t outputs = geometry_.outputs();
-  const bool fills_tile = outputs >= kTilePixels || outputs % kColumnLanes == 0;
+  const int64_t columns = geometry_.flat_columns();
+  const bool fills_tile = columns >= kTilePixels || columns % kColumnLanes == 0;
   if (geometry_.copies() && fills_tile) return;
   // The last tile of the last channel reads beyond its end; nothing comes of it.
   const int64_t pixels = images * channels_ * geometry_.channel_pixels();
