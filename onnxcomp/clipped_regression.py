@@ -8,6 +8,7 @@ algorithms", 2004). All share one Gram matrix; Nesterov's momentum saves steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,8 @@ from onnxcomp.regression import Fit
 STEPS = 8
 MOST_WORK = 1 << 36  # multiplications of all steps of a layer
 LEAST_STEPS = 3
+Nearest = Callable[[Array, Array, Array], Array]
+"""Weights in the place of M [groups, out, d] under G [groups, d, d], near those there are."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class Rows:
     low: Array
     high: Array
 
+    def __add__(self, other: Rows) -> Rows:
+        """Both of them."""
+        parts = zip(_parts(self), _parts(other), strict=True)
+        return Rows(*(np.concatenate(pair, axis=2) for pair in parts))
+
     def through(self, expansion: Array) -> Rows:
         """Of E x instead of x, E [groups, features, d], and the same y."""
         inputs = np.matmul(expansion.astype(self.inputs.dtype), self.inputs)
@@ -51,7 +59,15 @@ class Rows:
         spread = float(np.sum(np.square(centred, dtype=np.float64)))
         return lost / spread if spread > 0 else (np.inf if lost > 0 else 0.0)
 
-    def fit(self, start: Fit, towards: Fit, ridge: float, *, with_bias: bool) -> Fit:
+    def fit(
+        self,
+        start: Fit,
+        towards: Fit,
+        ridge: float,
+        *,
+        with_bias: bool,
+        nearest: Nearest | None = None,
+    ) -> Fit:
         """A local minimum of E|clip(y) - clip(W x + b)|^2 + ridge * m |W - W0|^2, nearly.
 
         Args:
@@ -59,6 +75,7 @@ class Rows:
             towards: W0, and the bias that stays without ``with_bias``.
             ridge: a share of m, the mean of the diagonal of E[x xT].
             with_bias: whether the bias may change.
+            nearest: of weights that are not free, those nearest to some under a metric.
         """
         x = self.inputs
         count = x.shape[2]
@@ -68,7 +85,8 @@ class Rows:
             gram -= mean[:, :, None] * mean[:, None, :]
         width = x.shape[1]
         scale = np.trace(gram, axis1=1, axis2=2)[:, None, None] / width
-        inverse = np.linalg.inv(gram + np.where(scale > 0, ridge * scale, 1.0) * np.eye(width))
+        damped = gram + np.where(scale > 0, ridge * scale, 1.0) * np.eye(width)
+        inverse = np.linalg.inv(damped)
         now, before = start, start
         for step in range(steps_for(x.size * self.outputs.shape[1])):
             push = max(0.0, (step - 1) / (step + 2))
@@ -77,6 +95,8 @@ class Rows:
             level = goal.mean(axis=2, dtype=np.float64) if with_bias else towards.bias
             cross -= level[:, :, None] * mean[:, None, :]
             weights = towards.weights + (cross - towards.weights @ gram) @ inverse
+            if nearest is not None:
+                weights = nearest(weights, damped, now.weights)
             shift = np.einsum("god,gd->go", weights, mean) if with_bias else 0.0
             now, before = Fit(weights, level - shift), now
         return now
@@ -125,9 +145,7 @@ def best_clipped_fit(
     errors = [held.error(fit) for fit in (start, plain[0], clipped)]
     best = int(np.argmin(errors))
     if best == 2:
-        parts = zip(_parts(shown), _parts(held), strict=True)
-        whole = Rows(*(np.concatenate(pair, axis=2) for pair in parts))
-        fit = whole.fit(start if stays else plain[1], start, ridge, with_bias=with_bias)
+        fit = (shown + held).fit(start if stays else plain[1], start, ridge, with_bias=with_bias)
         return fit, errors[0], errors[2]
     return (start, plain[1])[best], errors[0], errors[best]
 

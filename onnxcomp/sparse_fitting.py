@@ -102,7 +102,8 @@ def alternate(
     that grows draws them together (Boyd et al., "Distributed optimization and statistical learning
     via the alternating direction method of multipliers", 2011; for pruning Meng et al., "ALPS",
     2024). Columns are measured in units of their inputs' size, so that V takes what matters most.
-    With the eigenvectors of G a round costs two products.
+    With the eigenvectors of G a round costs two products, of float32, which differ in what
+    another round would change.
 
     Args:
         weights, gram, pattern, sparsity, damping: as for `sparse_gpt`.
@@ -115,6 +116,7 @@ def alternate(
     size = np.sqrt(np.diagonal(damped))
     scaled = weights * size
     values, vectors = np.linalg.eigh(damped / size / size[:, None])
+    scaled, values, vectors = (x.astype(np.float32) for x in (scaled, values, vectors))
     wanted = ((scaled @ vectors) * values) @ vectors.T
     sparse = np.where(pattern.mask(magnitude(scaled), sparsity), scaled, 0.0)
     multiplier = np.zeros_like(sparse)
@@ -127,7 +129,7 @@ def alternate(
         sparse = np.where(pattern.mask(magnitude(near), sparsity), near, 0.0)
         multiplier += penalty * (free - sparse)
         penalty *= GROWTH if at % GROWS_EVERY == 0 else 1.0
-    return np.asarray(sparse / size)
+    return np.asarray(sparse / size, np.float64)
 
 
 def refit(

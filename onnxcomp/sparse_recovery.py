@@ -17,11 +17,13 @@ from onnxcomp.linear_layers import LinearLayer
 from onnxcomp.quantization import Array
 from onnxcomp.recovery_targets import Target
 from onnxcomp.refitting import Recovered, Walk
-from onnxcomp.regression import Fit, best_fit
+from onnxcomp.regression import Fit
+from onnxcomp.sparse_fitting import refit
 from onnxcomp.sparse_layers import SparseLayer, Zeros
 from onnxcomp.weight_sites import Weight
 
 DAMPING = 1e-2  # of the mean diagonal of G, at least: V uses what samples say of rare directions
+REFITS = 15  # steps of conjugate gradients, from weights that are near
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
@@ -52,17 +54,20 @@ class SparseFitter:
     ) -> None:
         """Writes weights under the name that those of the layer have, and a bias where it may."""
         name = label(layer.node)
-        evidence = walk.evidence(layer, replace(target, low=-np.inf, high=np.inf))
+        evidence = walk.evidence(layer, target)
         if isinstance(evidence, str):
             recovered.skipped[name] = evidence
             return
         shown, held = evidence.moments
         start, with_bias = Fit(layer.weights, layer.bias), layer.takes_bias
-        choice = best_fit(shown, held, start, with_bias=with_bias)
-        ridge, moments = max(DAMPING, choice.ridge), shown + held
+        moments = shown + held
+        ridge = max(DAMPING, moments.width / moments.count)
         wanted = next(moments.fits(start, [ridge], with_bias=with_bias))
         values = self._sparse(wanted.weights, moments.metric(centred=with_bias), ridge)
         fit = Fit(values, moments.level(values) if with_bias else start.bias)
+        if evidence.rows is not None:
+            rows = evidence.rows[0] + evidence.rows[1]
+            fit = rows.fit(fit, start, ridge, with_bias=with_bias, nearest=_with_zeros)
         constant = layer.node.inputs[1]
         layer.write(fit.weights, fit.bias if with_bias else None, names)
         layer.node.inputs[1].name = constant.name
@@ -72,3 +77,9 @@ class SparseFitter:
         """V [groups, out, d] near M under G, both of all groups."""
         layer = SparseLayer.of(self.weight, gram, self.zeros.pattern, values=wanted)
         return replace(layer, damping=ridge).sparse_matrix(self.zeros).reshape(wanted.shape)
+
+
+def _with_zeros(wanted: Array, gram: Array, sparse: Array) -> Array:
+    """The weights nearest to M under G with the zeros of ``sparse``, of each group."""
+    groups = zip(wanted, gram, sparse, strict=True)
+    return np.stack([refit(*group, damping=0.0, steps=REFITS) for group in groups])
