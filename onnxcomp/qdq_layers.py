@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import consumers, is_constant, is_output, is_standard, producer
+from onnxcomp.graph import is_constant, is_standard
+from onnxcomp.layer_parts import (
+    LAYERS,
+    bias_of,
+    conv_window,
+    dequantizer,
+    form_refusal,
+    only_reader,
+    scalar,
+)
 from onnxcomp.quantization import TINY, Array
 
-LAYERS = ("Conv", "Gemm", "MatMul")
-UNPADDED = ("NOTSET", "VALID")  # of auto_pad
 LARGEST_SUM = 2**31 - 1
 
 
@@ -57,13 +64,13 @@ class QdqLayer:
     @property
     def y_scale(self) -> np.float32:
         """Of the codes it makes; 1 where it makes floats."""
-        scale = np.float32(1) if self.quantize is None else _scalar(self.quantize.inputs[1])
+        scale = np.float32(1) if self.quantize is None else scalar(self.quantize.inputs[1])
         return np.float32(scale)
 
     @property
     def y_zero_point(self) -> int | None:
         """Of the codes it makes; None where it makes floats."""
-        return None if self.quantize is None else int(_scalar(self.quantize.inputs[2]))
+        return None if self.quantize is None else int(scalar(self.quantize.inputs[2]))
 
     @property
     def made(self) -> gs.Variable:
@@ -78,22 +85,14 @@ class QdqLayer:
     @property
     def window(self) -> dict[str, Any]:
         """The attributes of a Conv, each written out."""
-        attrs, rank = self.node.attrs, self.weight.ndim - 2
-        pads = attrs.get("pads") if attrs.get("auto_pad", "NOTSET") == "NOTSET" else None
-        return {
-            "kernel_shape": [int(size) for size in self.weight.shape[2:]],
-            "strides": [int(step) for step in attrs.get("strides") or [1] * rank],
-            "dilations": [int(step) for step in attrs.get("dilations") or [1] * rank],
-            "pads": [int(size) for size in pads or [0] * 2 * rank],
-            "group": self.group,
-        }
+        return conv_window(self.node, self.weight.shape[2:])
 
 
 def has_coded_weight(node: gs.Node) -> bool:
     """Whether it is a layer whose weight is dequantized from constant codes."""
     if not is_standard(node) or node.op not in LAYERS or len(node.inputs) < 2:
         return False
-    source = _dequantizer(node.inputs[1])
+    source = dequantizer(node.inputs[1])
     return source is not None and is_constant(source.inputs[0])
 
 
@@ -103,8 +102,8 @@ def qdq_layer(graph: gs.Graph, node: gs.Node) -> QdqLayer | str:
     Parameters are taken as they are in the graph. A bias that is no codes, as the Add behind a
     MatMul has, is rounded to units of a sum, which are far below those of the result.
     """
-    refusal = _form_refusal(node)
-    source = _dequantizer(node.inputs[0])
+    refusal = form_refusal(node, node.inputs[1].inputs[0].inputs[0].shape)
+    source = dequantizer(node.inputs[0])
     if refusal or source is None or is_constant(source.inputs[0]):
         return refusal or "its input is floats, not codes"
     weight = _weight(node)
@@ -117,8 +116,8 @@ def qdq_layer(graph: gs.Graph, node: gs.Node) -> QdqLayer | str:
     if source.inputs[1].dtype != np.float32:
         return "its input's scale is not float32"
     codes, scale = weight
-    x_scale, x_zero_point = np.float32(_scalar(source.inputs[1])), int(_scalar(source.inputs[2]))
-    bias, end = _bias(graph, node, len(codes))
+    x_scale, x_zero_point = np.float32(scalar(source.inputs[1])), int(scalar(source.inputs[2]))
+    bias, end = bias_of(graph, node, len(codes))
     if isinstance(bias, str):
         return bias
     units = x_scale * scale
@@ -146,21 +145,6 @@ def qdq_layer(graph: gs.Graph, node: gs.Node) -> QdqLayer | str:
     )
 
 
-def _form_refusal(node: gs.Node) -> str:
-    attrs, shape = node.attrs, node.inputs[1].inputs[0].inputs[0].shape
-    if node.op == "Conv":
-        if len(shape) != 4:
-            return f"its kernel has {len(shape) - 2} dimensions, not 2"
-        if attrs.get("group", 1) > 1 == shape[1]:
-            return "depthwise: one input for each output leaves nothing to skip"
-        padding = attrs.get("auto_pad", "NOTSET")
-        return "" if padding in UNPADDED else f"its padding is by auto_pad {padding}"
-    if len(shape) != 2:
-        return f"its weight has {len(shape)} dimensions, not 2"
-    scaled = attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0
-    return "it scales or transposes its input" if scaled or attrs.get("transA", 0) else ""
-
-
 def _weight(node: gs.Node) -> tuple[Array, Array] | str:
     """Codes by output and a scale for each output."""
     source = node.inputs[1].inputs[0]
@@ -183,44 +167,15 @@ def _weight(node: gs.Node) -> tuple[Array, Array] | str:
     return np.ascontiguousarray(codes if by_output else codes.T), np.ascontiguousarray(steps)
 
 
-def _bias(graph: gs.Graph, node: gs.Node, out: int) -> tuple[Array | str | None, gs.Variable]:
-    """Real numbers [out], float64, and the tensor that has them added."""
-    made = node.outputs[0]
-    if len(node.inputs) > 2 and node.inputs[2].name:
-        values = _real(node.inputs[2])
-        if (
-            values is None
-            or values.size not in (1, out)
-            or values.shape[-1:] not in ((), (1,), (out,))
-        ):
-            return "its bias is not one constant for each output", made
-        return np.broadcast_to(values.reshape(-1), (out,)), made
-    readers = consumers(made)
-    if node.op != "MatMul" or is_output(graph, made) or [n.op for n in readers] != ["Add"]:
-        return None, made
-    for tensor in readers[0].inputs:
-        values = None if tensor is made else _real(tensor)
-        if values is not None and values.shape in ((), (1,), (out,)):
-            return np.broadcast_to(values.reshape(-1), (out,)), readers[0].outputs[0]
-    return None, made
-
-
 def _quantizer(graph: gs.Graph, end: gs.Variable) -> tuple[gs.Node | None, bool]:
     """The QuantizeLinear that alone reads ``end``, or a Relu that its lowest code stands for."""
-    found = _only_reader(graph, end)
+    found = only_reader(graph, end)
     if found is not None and found.op == "Relu":
-        found = _only_reader(graph, found.outputs[0])
+        found = only_reader(graph, found.outputs[0])
         coded = found is not None and _makes_uint8(found)
-        lowest = coded and found is not None and int(_scalar(found.inputs[2])) == 0
+        lowest = coded and found is not None and int(scalar(found.inputs[2])) == 0
         return (found, True) if lowest else (None, False)
     return (found, False) if found is not None and _makes_uint8(found) else (None, False)
-
-
-def _only_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
-    readers = consumers(tensor)
-    if is_output(graph, tensor) or len(readers) != 1 or not is_standard(readers[0]):
-        return None
-    return readers[0]
 
 
 def _makes_uint8(node: gs.Node) -> bool:
@@ -231,26 +186,3 @@ def _makes_uint8(node: gs.Node) -> bool:
         return False
     single = scale.values.size == zero_point.values.size == 1
     return bool(single and scale.dtype == np.float32 and zero_point.dtype == np.uint8)
-
-
-def _real(tensor: gs.Tensor) -> Array | None:
-    """The real numbers of a constant, or of one that is dequantized; float64."""
-    if is_constant(tensor):
-        return np.asarray(tensor.values, np.float64) if tensor.dtype == np.float32 else None
-    source = _dequantizer(tensor)
-    if source is None or not all(is_constant(t) for t in source.inputs):
-        return None
-    codes, scale, *zero_point = (np.asarray(t.values) for t in source.inputs)
-    if codes.dtype != np.int32 or codes.ndim > 1 or any(z.any() for z in zero_point):
-        return None
-    return codes * scale.astype(np.float64)
-
-
-def _dequantizer(tensor: gs.Tensor) -> gs.Node | None:
-    node = producer(tensor)
-    found = node is not None and is_standard(node) and node.op == "DequantizeLinear"
-    return node if found else None
-
-
-def _scalar(tensor: gs.Constant) -> Any:
-    return np.asarray(tensor.values).reshape(-1)[0]

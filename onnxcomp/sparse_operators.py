@@ -1,4 +1,4 @@
-"""Layers of codes as operators that skip blocks of zeros, and how fast these are here."""
+"""How fast operators that skip zeros are here, beside those that do not."""
 
 from __future__ import annotations
 
@@ -11,63 +11,19 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.evaluation import Timing, interleaved
-from onnxcomp.kernels import DOMAIN
-from onnxcomp.kernels.reference_sparse_int8 import FORMAT_VERSION, PackedInt8
 from onnxcomp.layer_latency import EMPTY, LEAST_MS, OPSET
 from onnxcomp.qdq_layers import QdqLayer
 from onnxcomp.quantization import Array
 from onnxcomp.runtime import Feed, Session, open_session
+from onnxcomp.sparse_forms import Layer, SparseForm, make_sparse
 
 ROUNDS, ROUND_MS, BUDGET_S = 7, 3.0, 2.0
 
-Constant = Callable[[str, Array], gs.Constant]  # of a role, such as "values"
-
-
-def make_sparse(
-    node: gs.Node, layer: QdqLayer, packed: PackedInt8, x: gs.Tensor, constant: Constant
-) -> None:
-    """Turns ``node`` into the sparse operator of a layer that reads x; outputs stay.
-
-    Args:
-        node: changed in place.
-        layer: what it computes.
-        packed: the layer's weight.
-        x: codes, uint8.
-        constant: makes a tensor of an array for one of the roles values, indices, offsets, scale
-            and bias.
-    """
-    to_codes = layer.quantize is not None
-    is_conv = layer.node.op == "Conv"
-    attributes: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "out_channels": packed.out_channels,
-        "in_channels": packed.in_channels,
-        "block_rows": packed.block_rows,
-        "x_zero_point": layer.x_zero_point,
-    }
-    if to_codes:
-        attributes["y_zero_point"] = layer.y_zero_point
-    if is_conv:
-        attributes |= layer.window
-    arrays: dict[str, Array] = {
-        "values": packed.values,
-        "indices": packed.indices,
-        "offsets": packed.offsets,
-        "scale": (layer.sum_scale / layer.y_scale).astype(np.float32),
-    }
-    if layer.bias is not None:
-        arrays["bias"] = layer.bias
-    product = "Conv" if is_conv else "MatMul"
-    node.op = f"SparseQLinear{product}" if to_codes else f"Sparse{product}IntegerToFloat"
-    node.domain, node.attrs = DOMAIN, attributes
-    node.inputs.clear()
-    node.inputs.extend([x, *(constant(role, array) for role, array in arrays.items())])
-
 
 def layer_times(
-    layer: QdqLayer, packings: Sequence[PackedInt8], x_shape: Sequence[int], threads: int
+    layer: Layer, forms: Sequence[SparseForm], x_shape: Sequence[int], threads: int
 ) -> tuple[float, list[float]]:
-    """Milliseconds of a layer with its zeros and of each of its packings, run by turns.
+    """Milliseconds of a layer with its zeros and of each of its sparse forms, run by turns.
 
     What an empty model takes is subtracted. onnxruntime runs a Conv of codes with channels last;
     the Transposes that it needs around one that is alone, and hardly any of in a whole model, are
@@ -76,14 +32,13 @@ def layer_times(
     Raises:
         UnsupportedModel: onnxruntime does not take one of them.
     """
-    x = np.random.default_rng(0).integers(0, 256, tuple(x_shape)).astype(np.uint8)
-    dense = _open(_dense_nodes, layer, x_shape, threads)
+    x = _made_up(layer, x_shape)
+    dense = _open(_dense_nodes, layer, x, threads)
     (y,) = dense.run({"x": x})
     opened: list[tuple[Session, Feed]] = [EMPTY.open(threads), (dense, {"x": x})]
-    for packed in packings:
-        sparse = _open(partial(_sparse_nodes, packed=packed), layer, x_shape, threads)
-        opened.append((sparse, {"x": x}))
-    if layer.node.op == "Conv" and layer.quantize is not None:
+    for form in forms:
+        opened.append((_open(partial(_sparse_nodes, form=form), layer, x, threads), {"x": x}))
+    if layer.node.op == "Conv" and y.dtype == np.uint8:
         for codes, order in ((x, (0, 2, 3, 1)), (y.transpose(0, 2, 3, 1), (0, 3, 1, 2))):
             opened.append((_transpose(codes.shape, order, threads), {"x": codes}))
     sessions, feeds = zip(*opened, strict=True)
@@ -91,8 +46,8 @@ def layer_times(
     timing = interleaved(sessions, feeds, ROUNDS, ROUND_MS, BUDGET_S, clock)
     empty, *times = timing.milliseconds
     dense_ms, *others = [max(ms - empty, LEAST_MS) for ms in times]
-    moved = sum(others[len(packings) :])
-    return max(dense_ms - moved, LEAST_MS), others[: len(packings)]
+    moved = sum(others[len(forms) :])
+    return max(dense_ms - moved, LEAST_MS), others[: len(forms)]
 
 
 def model_times(graphs: Sequence[gs.Graph], feed: Feed, threads: int) -> Timing:
@@ -106,17 +61,23 @@ def model_times(graphs: Sequence[gs.Graph], feed: Feed, threads: int) -> Timing:
     return interleaved(sessions, feed, clock=clock)
 
 
+def _made_up(layer: Layer, shape: Sequence[int]) -> Array:
+    """What a layer may read: codes, or floats."""
+    rng = np.random.default_rng(0)
+    if isinstance(layer, QdqLayer):
+        return rng.integers(0, 256, tuple(shape)).astype(np.uint8)
+    return rng.standard_normal(tuple(shape), np.float32)
+
+
 def _open(
-    nodes: Callable[[QdqLayer, gs.Variable], list[gs.Node]],
-    layer: QdqLayer,
-    x_shape: Sequence[int],
-    threads: int,
+    nodes: Callable[[Layer, gs.Variable], list[gs.Node]], layer: Layer, x: Array, threads: int
 ) -> Session:
-    x = gs.Variable("x", np.uint8, list(x_shape))
-    made = nodes(layer, x)
+    variable = gs.Variable("x", x.dtype.type, list(x.shape))
+    made = nodes(layer, variable)
     y = made[-1].outputs[0]
-    y.dtype = np.uint8 if layer.quantize is not None else np.float32
-    graph = gs.Graph(made, [x], [y], name="layer", opset=OPSET, ir_version=8)
+    to_codes = isinstance(layer, QdqLayer) and layer.quantize is not None
+    y.dtype = np.uint8 if to_codes else np.float32
+    graph = gs.Graph(made, [variable], [y], name="layer", opset=OPSET, ir_version=8)
     return open_session(graph, threads=threads)
 
 
@@ -127,39 +88,60 @@ def _transpose(shape: Sequence[int], order: Sequence[int], threads: int) -> Sess
     return open_session(graph, threads=threads)
 
 
-def _sparse_nodes(layer: QdqLayer, x: gs.Variable, packed: PackedInt8) -> list[gs.Node]:
+def _sparse_nodes(layer: Layer, x: gs.Variable, form: SparseForm) -> list[gs.Node]:
     node = gs.Node("Sparse", "layer", {}, [], [gs.Variable("y")])
-    make_sparse(node, layer, packed, x, gs.Constant)
+    make_sparse(node, form, x, gs.Constant)
     return [node]
 
 
-def _dense_nodes(layer: QdqLayer, x: gs.Variable) -> list[gs.Node]:
-    """The layer as `quantize_static` writes it."""
-    is_conv, weight = layer.node.op == "Conv", layer.weight
-    nodes: list[gs.Node] = []
+class _Chain:
+    """Nodes each of which reads, among others, what one before it made."""
 
-    def then(op: str, *inputs: gs.Tensor | Array, **attributes: Any) -> gs.Variable:
-        at = len(nodes)
+    def __init__(self) -> None:
+        self.nodes: list[gs.Node] = []
+
+    def then(self, op: str, *inputs: gs.Tensor | Array, **attributes: Any) -> gs.Variable:
+        """One more node; what it makes."""
+        at = len(self.nodes)
         tensors = [
             gs.Constant(f"{at}.{index}", t) if isinstance(t, np.ndarray) else t
             for index, t in enumerate(inputs)
         ]
-        nodes.append(gs.Node(op, f"{at}", attributes, tensors, [gs.Variable(f"y{at}")]))
-        return nodes[-1].outputs[0]
+        self.nodes.append(gs.Node(op, f"{at}", attributes, tensors, [gs.Variable(f"y{at}")]))
+        return self.nodes[-1].outputs[0]
 
-    x_zero, zeros = np.asarray(layer.x_zero_point, np.uint8), np.zeros(len(weight), np.int8)
-    values = then("DequantizeLinear", x, np.asarray(layer.x_scale), x_zero)
-    codes = weight if is_conv else np.ascontiguousarray(weight.T)
-    axis = 0 if is_conv else 1
-    inputs = [values, then("DequantizeLinear", codes, layer.weight_scale, zeros, axis=axis)]
-    if layer.bias is not None and layer.node.op != "MatMul":
-        inputs.append(then("DequantizeLinear", layer.bias, layer.sum_scale, axis=0))
-    made = then(layer.node.op, *inputs, **(layer.window if is_conv else {}))
-    if layer.bias is not None and layer.node.op == "MatMul":
-        made = then("Add", made, (layer.bias * layer.sum_scale).astype(np.float32))
+
+def _dense_nodes(layer: Layer, x: gs.Variable) -> list[gs.Node]:
+    """The layer by operators of ONNX, codes as `quantize_static` writes them."""
+    chain = _Chain()
+    is_conv, weight = layer.node.op == "Conv", layer.weight
+    weight = weight if is_conv else np.ascontiguousarray(weight.T)
+    bias = layer.bias
+    if isinstance(layer, QdqLayer):
+        x_zero, zeros = (
+            np.asarray(layer.x_zero_point, np.uint8),
+            np.zeros(len(layer.weight), np.int8),
+        )
+        axis = 0 if is_conv else 1
+        scales = layer.weight_scale
+        inputs: list[gs.Tensor | Array] = [
+            chain.then("DequantizeLinear", x, np.asarray(layer.x_scale), x_zero),
+            chain.then("DequantizeLinear", weight, scales, zeros, axis=axis),
+        ]
+        if bias is not None and layer.node.op != "MatMul":
+            inputs.append(chain.then("DequantizeLinear", bias, layer.sum_scale, axis=0))
+        elif bias is not None:
+            bias = (bias * layer.sum_scale).astype(np.float32)
+    else:
+        inputs = [x, weight]
+        if bias is not None and layer.node.op != "MatMul":
+            inputs.append(bias)
+    made = chain.then(layer.node.op, *inputs, **(layer.window if is_conv else {}))
+    if bias is not None and layer.node.op == "MatMul":
+        made = chain.then("Add", made, bias)
     if layer.has_relu:
-        made = then("Relu", made)
-    if layer.quantize is not None:
+        made = chain.then("Relu", made)
+    if isinstance(layer, QdqLayer) and layer.quantize is not None:
         y_zero = np.asarray(layer.y_zero_point, np.uint8)
-        then("QuantizeLinear", made, np.asarray(layer.y_scale), y_zero)
-    return nodes
+        chain.then("QuantizeLinear", made, np.asarray(layer.y_scale), y_zero)
+    return chain.nodes

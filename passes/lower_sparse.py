@@ -1,4 +1,4 @@
-"""Sparse layers of codes: what multiplies zeros becomes an operator that skips them."""
+"""Sparse layers: what multiplies zeros becomes an operator that skips them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.errors import UnsupportedModel
+from onnxcomp.float_layers import float_layer, has_float_weight
 from onnxcomp.graph import Names, all_nodes, label, remove_unused, sort_nodes
-from onnxcomp.kernels.reference_sparse_int8 import QUAD, PackedInt8, pack_int8
 from onnxcomp.passes.base import Pass, PassContext, PassReport
-from onnxcomp.qdq_layers import QdqLayer, has_coded_weight, qdq_layer
+from onnxcomp.qdq_layers import has_coded_weight, qdq_layer
 from onnxcomp.runtime import Feed
 from onnxcomp.shapes import TensorType, infer_shapes
-from onnxcomp.sparse_operators import layer_times, make_sparse, model_times
+from onnxcomp.sparse_forms import Layer, SparseForm, make_sparse, sparse_forms
+from onnxcomp.sparse_operators import layer_times, model_times
 
-BLOCK_ROWS = (4, 1)
 FASTER = 0.95  # of the dense layer's time: what is nearer is not told from it
-ROWS_APART = 1.5  # blocks of 4 outputs are worth that many times the weights of single ones
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowerSparse(Pass):
-    """Runs quantized layers with blocks of zeros on operators that skip them.
+    """Runs layers with zeros on operators that skip them: those of codes, and of floats.
 
     Attributes:
         choose: "measured" lowers the layers whose sparse operator is faster on this machine, timed
             beside the dense one; "always" all that have zeros enough.
-        min_sparsity: the fraction of blocks, 4 or 1 outputs x 4 inputs, that has to be zero.
+        min_sparsity: the fraction of blocks that has to be zero: of codes 4 or 1 outputs x 4
+            inputs, of floats 16, 4 or 1 outputs x 1 input.
         threads: of onnxruntime where layers are timed.
     """
 
@@ -50,14 +50,14 @@ class LowerSparse(Pass):
             raise ValueError(f"threads must be at least 1, not {self.threads}")
 
     def candidates(self, graph: gs.Graph) -> list[str]:
-        """Labels of the layers with weights of codes."""
-        return [label(node) for node in graph.nodes if has_coded_weight(node)]
+        """Labels of the layers with constant weights."""
+        return [label(node) for node in graph.nodes if _has_weight(node)]
 
     def rewrite(self, graph: gs.Graph, context: PassContext, report: PassReport) -> None:
         """Chooses layers one by one, then writes the operators; see `Pass.rewrite`."""
         infer_shapes(graph)
         outside = {id(node) for node in graph.nodes}
-        found = [node for node in all_nodes(graph) if has_coded_weight(node)]
+        found = [node for node in all_nodes(graph) if _has_weight(node)]
         samples = _FirstSample(graph, context)
         chosen: list[_Choice] = []
         for done, node in enumerate(report.visit(found)):
@@ -67,7 +67,7 @@ class LowerSparse(Pass):
             if id(node) not in outside:
                 choice = "it is inside a body of If, Loop or Scan"
             elif options is not None:
-                layer = qdq_layer(graph, node)
+                layer = _layer_of(graph, node)
                 choice = layer if isinstance(layer, str) else options._choice(layer, samples)
             if isinstance(choice, str):
                 report.skip(node, choice)
@@ -77,17 +77,13 @@ class LowerSparse(Pass):
             chosen = self._best_together(graph, chosen, samples.feed, report)
         _write(graph, [choice for choice in chosen if choice.told(report)])
 
-    def _choice(self, layer: QdqLayer, samples: _FirstSample) -> _Choice | str:
+    def _choice(self, layer: Layer, samples: _FirstSample) -> _Choice | str:
         """The weight of a layer that may skip zeros, or why it stays dense."""
-        packings = [
-            pack_int8(layer.weight, block_rows=rows, groups=layer.group) for rows in BLOCK_ROWS
-        ]
-        zeros = [_share_of_zeros(packed) for packed in packings]
-        enough = [p for p, share in zip(packings, zeros, strict=True) if share >= self.min_sparsity]
+        enough, most = sparse_forms(layer, self.min_sparsity)
         if not enough:
-            return f"only {math.floor(100 * max(zeros))} % of its blocks are zero"
+            return f"only {math.floor(100 * most)} % of its blocks are zero"
         if self.choose == "always":
-            return _Choice(layer, min(enough, key=_work))
+            return _Choice(layer, min(enough, key=lambda form: form.work))
         shape = samples.shape_of(layer.x)
         if shape is None:
             return "its input has no shape to time it with: give samples"
@@ -137,8 +133,8 @@ class LowerSparse(Pass):
 class _Choice:
     """A layer that can be sparse, and times of both forms where they were measured."""
 
-    layer: QdqLayer
-    packed: PackedInt8
+    layer: Layer
+    form: SparseForm
     dense_ms: float | None = None
     sparse_ms: float = 0.0
 
@@ -164,27 +160,25 @@ class _Choice:
 
     def of(self, graph: gs.Graph, node: gs.Node) -> _Choice:
         """The same of a copy of the graph."""
-        layer = qdq_layer(graph, node)
-        assert isinstance(layer, QdqLayer)
+        layer = _layer_of(graph, node)
+        assert not isinstance(layer, str)
         return replace(self, layer=layer)
 
 
-def _work(packed: PackedInt8) -> float:
-    """What a packing takes, roughly."""
-    return packed.values.size * (ROWS_APART if packed.block_rows == 1 else 1.0)
+def _has_weight(node: gs.Node) -> bool:
+    return has_coded_weight(node) or has_float_weight(node)
+
+
+def _layer_of(graph: gs.Graph, node: gs.Node) -> Layer | str:
+    return qdq_layer(graph, node) if has_coded_weight(node) else float_layer(graph, node)
 
 
 def _write(graph: gs.Graph, choices: Sequence[_Choice]) -> None:
     writer = _Writer(graph)
     for choice in choices:
-        writer.write(choice.layer, choice.packed)
+        writer.write(choice.layer, choice.form)
     remove_unused(graph)
     sort_nodes(graph)
-
-
-def _share_of_zeros(packed: PackedInt8) -> float:
-    quads = max(1, packed.positions) * -(-packed.in_channels // QUAD)
-    return 1 - len(packed.indices) / ((len(packed.offsets) - 1) * quads)
 
 
 class _FirstSample:
@@ -223,22 +217,23 @@ class _Writer:
 
     def __init__(self, graph: gs.Graph) -> None:
         self._names = Names(graph)
-        self._packed: dict[tuple[str, int, int, str], gs.Constant] = {}
+        self._packed: dict[tuple[str, bool, str, int, str], gs.Constant] = {}
 
-    def write(self, layer: QdqLayer, packed: PackedInt8) -> None:
+    def write(self, layer: Layer, form: SparseForm) -> None:
         """Puts the operator in the place of a layer's node."""
         node, made = layer.node, layer.made
+        by_output = bool(node.attrs.get("transB", 0))
 
         def constant(role: str, values: Any) -> gs.Constant:
-            key = (layer.weight_name, packed.block_rows, packed.groups, role)
-            if role in ("scale", "bias"):  # of this layer alone
+            key = (layer.weight_name, by_output, form.pattern, layer.group, role)
+            if role not in form.shared:
                 return self._constant(f"{made.name}.{role}", values)
             if key not in self._packed:
                 stem = layer.weight_name.removesuffix(".codes")
                 self._packed[key] = self._constant(f"{stem}.{role}", values)
             return self._packed[key]
 
-        make_sparse(node, layer, packed, layer.x, constant)
+        make_sparse(node, form, layer.x, constant)
         for maker in list(made.inputs):
             maker.outputs.clear()
         node.outputs.clear()

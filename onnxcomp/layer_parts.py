@@ -1,0 +1,101 @@
+"""What layers of codes and of floats have in common: their form, their bias, and who reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxcomp.graph import consumers, is_constant, is_output, is_standard, producer
+from onnxcomp.quantization import Array
+
+LAYERS = ("Conv", "Gemm", "MatMul")
+UNPADDED = ("NOTSET", "VALID")  # of auto_pad
+
+
+def conv_window(node: gs.Node, kernel_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The attributes of a Conv, each written out; its padding is not automatic."""
+    attrs, rank = node.attrs, len(kernel_shape)
+    pads = attrs.get("pads") if attrs.get("auto_pad", "NOTSET") == "NOTSET" else None
+    return {
+        "kernel_shape": [int(size) for size in kernel_shape],
+        "strides": [int(step) for step in attrs.get("strides") or [1] * rank],
+        "dilations": [int(step) for step in attrs.get("dilations") or [1] * rank],
+        "pads": [int(size) for size in pads or [0] * 2 * rank],
+        "group": int(attrs.get("group", 1)),
+    }
+
+
+def form_refusal(node: gs.Node, shape: tuple[int, ...]) -> str:
+    """Why no sparse operator does what a layer with such a weight does; empty if one does."""
+    attrs = node.attrs
+    if node.op == "Conv":
+        if len(shape) != 4:
+            return f"its kernel has {len(shape) - 2} dimensions, not 2"
+        if attrs.get("group", 1) > 1 == shape[1]:
+            return "depthwise: one input for each output leaves nothing to skip"
+        padding = attrs.get("auto_pad", "NOTSET")
+        return "" if padding in UNPADDED else f"its padding is by auto_pad {padding}"
+    if len(shape) != 2:
+        return f"its weight has {len(shape)} dimensions, not 2"
+    scaled = attrs.get("alpha", 1.0) != 1.0 or attrs.get("beta", 1.0) != 1.0
+    return "it scales or transposes its input" if scaled or attrs.get("transA", 0) else ""
+
+
+def bias_of(graph: gs.Graph, node: gs.Node, out: int) -> tuple[Array | str | None, gs.Variable]:
+    """Real numbers [out], float64, or None, or a reason; and the tensor that has them added.
+
+    That of an Add which alone reads a MatMul is one, too.
+    """
+    made = node.outputs[0]
+    if len(node.inputs) > 2 and node.inputs[2].name:
+        values = real_values(node.inputs[2])
+        if (
+            values is None
+            or values.size not in (1, out)
+            or values.shape[-1:] not in ((), (1,), (out,))
+        ):
+            return "its bias is not one constant for each output", made
+        return np.broadcast_to(values.reshape(-1), (out,)), made
+    readers = consumers(made)
+    if node.op != "MatMul" or is_output(graph, made) or [n.op for n in readers] != ["Add"]:
+        return None, made
+    for tensor in readers[0].inputs:
+        values = None if tensor is made else real_values(tensor)
+        if values is not None and values.shape in ((), (1,), (out,)):
+            return np.broadcast_to(values.reshape(-1), (out,)), readers[0].outputs[0]
+    return None, made
+
+
+def only_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
+    """The standard node that alone reads a tensor, if one does."""
+    readers = consumers(tensor)
+    if is_output(graph, tensor) or len(readers) != 1 or not is_standard(readers[0]):
+        return None
+    return readers[0]
+
+
+def real_values(tensor: gs.Tensor) -> Array | None:
+    """The real numbers of a constant, or of one that is dequantized; float64."""
+    if is_constant(tensor):
+        return np.asarray(tensor.values, np.float64) if tensor.dtype == np.float32 else None
+    source = dequantizer(tensor)
+    if source is None or not all(is_constant(t) for t in source.inputs):
+        return None
+    codes, scale, *zero_point = (np.asarray(t.values) for t in source.inputs)
+    if codes.dtype != np.int32 or codes.ndim > 1 or any(z.any() for z in zero_point):
+        return None
+    return codes * scale.astype(np.float64)
+
+
+def dequantizer(tensor: gs.Tensor) -> gs.Node | None:
+    """The DequantizeLinear that makes a tensor, if one does."""
+    node = producer(tensor)
+    found = node is not None and is_standard(node) and node.op == "DequantizeLinear"
+    return node if found else None
+
+
+def scalar(tensor: gs.Constant) -> Any:
+    """The first number of a constant."""
+    return np.asarray(tensor.values).reshape(-1)[0]
