@@ -36,5 +36,5 @@ def convolve(
     images, _, rows, columns = taps.shape[:4]
     by_group = taps.reshape(images, groups, weight.shape[1], rows, columns, *kernel)
     filters = weight.reshape(groups, -1, *weight.shape[1:])
-    sums = np.einsum("ngchwij,gocij->ngohw", by_group, filters)
+    sums: npt.NDArray[Any] = np.einsum("ngchwij,gocij->ngohw", by_group, filters)
     return sums.reshape(images, len(weight), rows, columns)
