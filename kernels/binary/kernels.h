@@ -94,8 +94,8 @@ struct Kernel {
                       const FloatOutput& out);
   void (*gemm_bits)(const GemmWeights& weights, const GemmRows& rows, Range outputs,
                     const BitOutput& out);
-  // The words of channels 64 * word to 64 * word + 63: bits[positions].
-  void (*pack)(const PackInput& input, int64_t word, uint64_t* bits);
+  // The words of channels 64 * word to 64 * word + 63, at some of the positions: bits[input.positions].
+  void (*pack)(const PackInput& input, int64_t word, Range positions, uint64_t* bits);
 };
 
 // One per source file; CMakeLists.txt says which of them this target has.

@@ -59,22 +59,22 @@ void pack_columns(const float* x, int64_t stride, const float* thresholds, bool 
 }
 
 template <class P, Comparison kComparison>
-void pack_word(const PackInput& input, int64_t word, uint64_t* bits) {
+void pack_word(const PackInput& input, int64_t word, Range positions, uint64_t* bits) {
   const int64_t first = word * kWordBits;
   const int64_t left = input.channels - first;
   const int64_t channels = left < kWordBits ? left : kWordBits;
   const int64_t stride = input.positions;
   const float* x = input.x + first * stride;
   const float* thresholds = input.per_channel ? input.thresholds + first : input.thresholds;
-  if (stride == 1) {
+  if (stride == 1) {  // one position, the first
     *bits = pack_row<P, kComparison>(x, thresholds, input.per_channel, channels);
     return;
   }
-  int64_t position = 0;
-  for (; position + P::kFloats <= stride; position += P::kFloats)
+  int64_t position = positions.first;
+  for (; position + P::kFloats <= positions.last; position += P::kFloats)
     pack_columns<P, kComparison>(x + position, stride, thresholds, input.per_channel, channels,
                                  bits + position);
-  for (; position < stride; ++position) {
+  for (; position < positions.last; ++position) {
     bits[position] = 0;
     for (int64_t channel = 0; channel < channels; ++channel) {
       const float level = thresholds[input.per_channel ? channel : 0];
@@ -85,13 +85,16 @@ void pack_word(const PackInput& input, int64_t word, uint64_t* bits) {
 }
 
 template <class P>
-void pack(const PackInput& input, int64_t word, uint64_t* bits) {
+void pack(const PackInput& input, int64_t word, Range positions, uint64_t* bits) {
   switch (input.comparison) {
-    case Comparison::kGreater: return pack_word<P, Comparison::kGreater>(input, word, bits);
+    case Comparison::kGreater:
+      return pack_word<P, Comparison::kGreater>(input, word, positions, bits);
     case Comparison::kGreaterOrEqual:
-      return pack_word<P, Comparison::kGreaterOrEqual>(input, word, bits);
-    case Comparison::kLess: return pack_word<P, Comparison::kLess>(input, word, bits);
-    case Comparison::kLessOrEqual: return pack_word<P, Comparison::kLessOrEqual>(input, word, bits);
+      return pack_word<P, Comparison::kGreaterOrEqual>(input, word, positions, bits);
+    case Comparison::kLess:
+      return pack_word<P, Comparison::kLess>(input, word, positions, bits);
+    case Comparison::kLessOrEqual:
+      return pack_word<P, Comparison::kLessOrEqual>(input, word, positions, bits);
   }
 }
 

@@ -6,17 +6,16 @@
 
 namespace onnxcomp::binary {
 
-// What goes from floats to bits and from bits to bits, one plane (a word's channels of one image) a
-// task, in any order and on any threads.
+// What goes from floats to bits and from bits to bits, in planes (a word's channels of one image), in
+// any order and on any threads.
 
 // x [batch, channels, positions] -> bits [batch, words, positions]
 class Packing {
  public:
   // `first.x` is that of the first image.
-  Packing(const Kernel& kernel, const PackInput& first, int64_t batch, uint64_t* bits)
-      : kernel_(kernel), first_(first), batch_(batch), bits_(bits) {}
+  Packing(const Kernel& kernel, const PackInput& first, int64_t batch, uint64_t* bits);
 
-  int64_t task_count() const { return batch_ * words_of(first_.channels); }
+  int64_t task_count() const { return (planes_ + together_ - 1) / together_ * parts_; }
   void run(int64_t task) const noexcept;
   int64_t work() const { return batch_ * first_.channels * first_.positions; }  // floats
 
@@ -25,6 +24,9 @@ class Packing {
   PackInput first_;
   int64_t batch_;
   uint64_t* bits_;
+  int64_t planes_;
+  int64_t together_;  // planes of a task: one alone may be a single word
+  int64_t parts_;     // of a plane: there may be only one of them
 };
 
 // The maximum of signs: bits [planes, height, width] -> [planes, height', width'], the or of those in

@@ -26,9 +26,11 @@ template <class Product>
 void run_product(FunctionTable api, const KernelContext* context, const Product& product) {
   // Fewer multiply-adds take less time than waking a thread.
   constexpr int64_t kSmallestParallelWork = int64_t{1} << 20;
+  constexpr int64_t kFillBatches = 8;  // its tasks are many and take a fraction of a microsecond
   const bool parallel = product.work() >= kSmallestParallelWork;
-  run_tasks(api, context, product.fill_task_count(), parallel,
-            [&](int64_t task) { product.fill(task); });
+  run_tasks(
+      api, context, product.fill_task_count(), parallel, [&](int64_t task) { product.fill(task); },
+      kFillBatches);
   run_tasks(api, context, product.multiply_task_count(), parallel,
             [&](int64_t task) { product.multiply(task); });
 }

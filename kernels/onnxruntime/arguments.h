@@ -2,6 +2,7 @@
 
 // What an operator asks of its node, and how it runs: the same for all of them.
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -47,19 +48,30 @@ std::vector<int64_t> shape_attribute(FunctionTable api, const ShapeInferContext*
 void set_output_shape(FunctionTable api, ShapeInferContext* context, const SymbolicShape& shape,
                       ElementType type);
 
-// body(task) for every task, on onnxruntime's threads where that pays. The body never throws.
+// body(task) for every task, on onnxruntime's threads where that pays. The body never throws. Threads
+// take one batch of neighbouring tasks after the other, at most `most_batches` of them: enough that
+// all are busy to the end, few enough that taking one costs nothing.
 template <class Body>
 void run_tasks(FunctionTable api, const KernelContext* context, int64_t tasks, bool parallel,
-               const Body& body) {
+               const Body& body, int64_t most_batches = 64) {
   if (!parallel || tasks < 2) {
     for (int64_t task = 0; task < tasks; ++task) body(task);
     return;
   }
-  const auto run = [](void* argument, size_t task) {
-    (*static_cast<const Body*>(argument))(static_cast<int64_t>(task));
+  struct Batches {
+    const Body& body;
+    int64_t tasks;
+    int64_t count;
+  } const batches{body, tasks, std::min(tasks, most_batches)};
+  const auto run = [](void* argument, size_t index) {
+    const auto& [body, tasks, count] = *static_cast<const Batches*>(argument);
+    const auto batch = static_cast<int64_t>(index);
+    const int64_t size = tasks / count, larger = tasks % count;  // the first ones are larger
+    int64_t task = batch * size + std::min(batch, larger);
+    for (const int64_t last = task + size + (batch < larger); task < last; ++task) body(task);
   };
-  check(api, ParallelFor::call(api, context, run, static_cast<size_t>(tasks), 0,
-                               const_cast<Body*>(&body)));
+  check(api, ParallelFor::call(api, context, run, static_cast<size_t>(batches.count), 0,
+                               const_cast<Batches*>(&batches)));
 }
 
 }  // namespace onnxcomp::ort

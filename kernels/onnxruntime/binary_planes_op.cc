@@ -5,6 +5,9 @@
 namespace onnxcomp::ort {
 namespace {
 
+// Fewer floats than this are packed in less time than waking a thread takes.
+constexpr int64_t kSmallestParallelPacking = int64_t{1} << 16;
+
 // Thresholds of one for all channels, or one for each.
 binary::PackInput pack_input(const PackSigns::Kernel& op, KernelContext* context,
                              const TensorView& x) {
@@ -41,7 +44,7 @@ void PackSigns::compute(const Kernel& op, KernelContext* context) {
   auto* bits = static_cast<uint64_t*>(output(op.api, context, shape));
   if (first.positions == 0) return;
   const binary::Packing packing(*binary::find_kernel("auto"), first, x.shape[0], bits);
-  run_tasks(op.api, context, packing.task_count(), packing.work() >= kSmallestParallelWork,
+  run_tasks(op.api, context, packing.task_count(), packing.work() >= kSmallestParallelPacking,
             [&](int64_t task) { packing.run(task); });
 }
 

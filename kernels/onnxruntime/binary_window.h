@@ -10,7 +10,7 @@
 
 namespace onnxcomp::ort {
 
-// Fewer words than this are compared, or floats packed, in less time than waking a thread takes.
+// Fewer words than this are compared in less time than waking a thread takes.
 inline constexpr int64_t kSmallestParallelWork = int64_t{1} << 18;
 
 inline void refuse(const std::string& defect) {

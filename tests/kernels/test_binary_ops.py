@@ -130,6 +130,19 @@ def test_threads_change_no_bit() -> None:
     np.testing.assert_array_equal(run(ours, x, threads=4), run(ours, x))
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 170, 191), (2, 100, 29, 13), (70, 1000), (1, 65, 2000)])
+def test_threads_share_planes_of_any_size(shape: tuple[int, ...]) -> None:
+    pack = model([node("PackSigns", ["X"], "Y", comparison=0)], shape, output=np.uint64)
+    x = np.random.default_rng(8).standard_normal(shape).astype(np.float32)
+    bits = run(pack, x, threads=3)
+    signs = (x > 0).reshape(*shape[:2], -1)
+    padding = [(0, 0), (0, -shape[1] % 64), (0, 0)]
+    words = np.pad(signs, padding).reshape(shape[0], -1, 64, signs.shape[2]).astype(np.uint64)
+    weights = np.uint64(1) << np.arange(64, dtype=np.uint64)
+    expected = (words * weights[:, None]).sum(axis=2, dtype=np.uint64)
+    np.testing.assert_array_equal(bits, expected.reshape(bits.shape))
+
+
 @pytest.mark.parametrize("batch", [0, 1, 5, 70])
 def test_gemms_give_the_bits_of_the_float_graph(batch: int) -> None:
     first, second = random_signs(70 * 6, 130), random_signs(130, 10, seed=1)
