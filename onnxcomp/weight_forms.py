@@ -177,6 +177,18 @@ class FormWriter:
         real = self.add("Gather", f"{name}.looked_up", [table, picked], axis=0)
         self._replace(weight, self._restored(name, real, weight.layout))
 
+    def bases(self, weight: Weight, signs: Array, scales: Array) -> None:
+        """The sum of scaled signs, -1 and +1 [bases, rows, d], scales [bases, rows]; a bit each."""
+        name = weight.constant.name
+        ones = self.unpacked(f"{name}.signs", (signs > 0).astype(np.uint8), 1, np.float32)
+        twice = self._constant(f"{name}.scale", np.float32(2 * scales[..., None]))
+        below = self._constant(f"{name}.offset", np.float32(scales.sum(axis=0)[:, None]))
+        steps = self.add("Mul", f"{name}.scaled", [ones, twice])
+        first = self.shared("axis", np.zeros(1, np.int64))
+        total = self.add("ReduceSum", f"{name}.total", [steps, first], keepdims=0)
+        real = self.add("Sub", f"{name}.values", [total, below])
+        self._replace(weight, self._restored(name, real, weight.layout))
+
     def float16(self, weight: gs.Constant, rounded: Array) -> None:
         """Cast to float32 of float16 values; ``weight`` is no output of any graph."""
         stored = self._constant(f"{weight.name}.float16", rounded)

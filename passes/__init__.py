@@ -6,6 +6,7 @@ if __name__ == "passes":
     raise ImportError("this folder is installed as onnxcomp.passes; import it by that name")
 
 from onnxcomp.passes.base import Pass, PassContext, PassReport
+from onnxcomp.passes.binarize_layers import BinarizeLayers
 from onnxcomp.passes.code_weights import CodeWeights
 from onnxcomp.passes.convert_float16 import ConvertFloat16
 from onnxcomp.passes.equalize_channels import EqualizeChannels
@@ -31,6 +32,7 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeDynamic,
     LowerSparse,
     QuantizeWeights,
+    BinarizeLayers,
     LowerBinary,
     ConvertFloat16,
     CodeWeights,
