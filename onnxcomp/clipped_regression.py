@@ -66,6 +66,7 @@ class Rows:
         ridge: float,
         *,
         with_bias: bool,
+        steps: int | None = None,
         nearest: Nearest | None = None,
     ) -> Fit:
         """A local minimum of E|clip(y) - clip(W x + b)|^2 + ridge * m |W - W0|^2, nearly.
@@ -75,6 +76,7 @@ class Rows:
             towards: W0, and the bias that stays without ``with_bias``.
             ridge: a share of m, the mean of the diagonal of E[x xT].
             with_bias: whether the bias may change.
+            steps: at most; None for as many as are worth their time.
             nearest: of weights that are not free, those nearest to some under a metric.
         """
         x = self.inputs
@@ -88,7 +90,8 @@ class Rows:
         damped = gram + np.where(scale > 0, ridge * scale, 1.0) * np.eye(width)
         inverse = np.linalg.inv(damped)
         now, before = start, start
-        for step in range(steps_for(x.size * self.outputs.shape[1])):
+        most = steps_for(x.size * self.outputs.shape[1])
+        for step in range(most if steps is None else min(steps, most)):
             push = max(0.0, (step - 1) / (step + 2))
             goal = self._goal(_ahead(now, before, push))
             cross = np.matmul(goal, x.transpose(0, 2, 1)).astype(np.float64) / count

@@ -53,6 +53,7 @@ def recover(
     calibration: Calibration,
     *,
     samples: int = SAMPLES,
+    rows: int = LEAST_ROWS,
     seed: int = 0,
     written: Written | None = None,
     fitters: Mapping[str, Fitter] | None = None,
@@ -71,6 +72,7 @@ def recover(
         kept: by name of a tensor of ``original``, the indices that are left of each of its axes,
             None for all; tensors that are whole may be absent.
         calibration: the first ``samples`` are used, fewer as long as tensors are large.
+        rows: of the samples to fit a layer to, more for wide ones.
         seed: of the choice of rows.
         written: by label, layers of ``original`` that are rows of thin ones in ``pruned``: all of
             a row is fitted at once.
@@ -97,7 +99,7 @@ def recover(
         reason = "the graph makes lists, or has inputs with defaults"
         recovered.skipped |= {label(layer.node): reason for layer in layers}
         return recovered
-    walk = SideBySide(original, pruned, kept, calibration.feeds(samples), seed)
+    walk = SideBySide(original, pruned, kept, calibration.feeds(samples), seed, rows)
     walk.look_ahead(shared)
     names = Names(pruned)
     waiting = {id(layer.node) for layer in layers}
@@ -129,9 +131,15 @@ class SideBySide:
     """Two graphs, stepped through side by side; layers ahead may still change in the second."""
 
     def __init__(
-        self, before: gs.Graph, after: gs.Graph, kept: Kept, feeds: Iterator[Feed], seed: int
+        self,
+        before: gs.Graph,
+        after: gs.Graph,
+        kept: Kept,
+        feeds: Iterator[Feed],
+        seed: int,
+        rows: int = LEAST_ROWS,
     ) -> None:
-        self._feeds, self._kept, self._seed = feeds, kept, seed
+        self._feeds, self._kept, self._seed, self._least = feeds, kept, seed, rows
         self._layers = 0
         one = next(feeds)
         self._sizes, self._tensors = _sizes(before, one), frozenset(before.tensors())
@@ -230,7 +238,7 @@ class SideBySide:
     ) -> Evidence | str:
         self._layers += 1
         groups, out, width = layer.weights.shape
-        count = max(LEAST_ROWS, ROWS_PER_INPUT * width)
+        count = max(self._least, ROWS_PER_INPUT * width)
         if target.is_clipped:
             count = min(count, MOST_VALUES // (groups * (width + out)))
         unknowns = (layer.last if isinstance(layer, FactoredLayer) else layer).weights.shape[2]

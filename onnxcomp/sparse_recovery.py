@@ -23,7 +23,8 @@ from onnxcomp.sparse_layers import SparseLayer, Zeros
 from onnxcomp.weight_sites import Weight
 
 DAMPING = 1e-2  # of the mean diagonal of G, at least: V uses what samples say of rare directions
-REFITS = 15  # steps of conjugate gradients, from weights that are near
+ROWS = 1 << 15  # of samples, for a layer
+STEPS, REFITS = 4, 8  # towards what a Relu lets through, and of conjugate gradients in each
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
@@ -67,7 +68,7 @@ class SparseFitter:
         fit = Fit(values, moments.level(values) if with_bias else start.bias)
         if evidence.rows is not None:
             rows = evidence.rows[0] + evidence.rows[1]
-            fit = rows.fit(fit, start, ridge, with_bias=with_bias, nearest=_with_zeros)
+            fit = rows.fit(fit, start, ridge, with_bias=with_bias, steps=STEPS, nearest=_with_zeros)
         constant = layer.node.inputs[1]
         layer.write(fit.weights, fit.bias if with_bias else None, names)
         layer.node.inputs[1].name = constant.name

@@ -17,7 +17,7 @@ from onnxcomp.output_noise import OutputNoise
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.recovery import recover
 from onnxcomp.sparse_layers import SparseLayer, Zeros, shared_sparsity
-from onnxcomp.sparse_recovery import SparseFitter, is_fitted_alone
+from onnxcomp.sparse_recovery import ROWS, SparseFitter, is_fitted_alone
 from onnxcomp.sparsity import Pattern
 from onnxcomp.stepping import can_step
 from onnxcomp.weight_grams import observed_grams
@@ -144,6 +144,7 @@ class SparsifyWeights(Pass):
             {},
             context.samples(),
             samples=self.samples,
+            rows=ROWS,
             seed=context.seed,
             fitters=fitters,
             advance=context.advance,
