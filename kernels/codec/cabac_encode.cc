@@ -1,52 +1,87 @@
 #include <algorithm>
+#include <utility>
 
 #include "codec/cabac.h"
-#include "codec/cabac_stream.h"
+#include "codec/cabac_encoder.h"
 
 namespace onnxcomp::codec::cabac {
 namespace {
 
-constexpr int64_t kTried = int64_t{1} << 14;        // smaller chunks are coded in every way
+constexpr int64_t kTried = int64_t{1} << 14;  // smaller chunks are coded in every way
 constexpr uint32_t kCounts = 1 << 16;
-
-// The most frequent code where codes are near each other: the peak of the distribution.
-int32_t choose_center(const int32_t* codes, int64_t count) {
-  const auto [smallest, largest] = std::minmax_element(codes, codes + count);
-  const int32_t low = *smallest;
-  const uint32_t range = static_cast<uint32_t>(*largest) - static_cast<uint32_t>(low);
-  if (range >= kCounts) return 0;
-  std::vector<uint32_t> counts(range + 1, 0);
-  for (int64_t i = 0; i < count; ++i) ++counts[static_cast<uint32_t>(codes[i]) - static_cast<uint32_t>(low)];
-  const auto peak = std::max_element(counts.begin(), counts.end());
-  // Zero unless another code is clearly the peak: noise moves it by one.
-  const int64_t zero = -int64_t{low};
-  const bool inside = zero >= 0 && zero <= range;
-  if (inside && uint64_t{counts[static_cast<size_t>(zero)]} * 8 >= uint64_t{*peak} * 7) return 0;
-  return static_cast<int32_t>(static_cast<uint32_t>(low) + static_cast<uint32_t>(peak - counts.begin()));
-}
 
 uint64_t distance(int32_t code, int32_t center) {
   const auto difference = static_cast<int32_t>(static_cast<uint32_t>(code) - static_cast<uint32_t>(center));
   return difference < 0 ? 0 - static_cast<uint64_t>(int64_t{difference}) : static_cast<uint64_t>(difference);
 }
 
-// The tree holds magnitudes up to about three times the mean of those that are not zero.
-int choose_depth(const int32_t* codes, int64_t count, int32_t center) {
-  uint64_t sum = 0, others = 0;  // at most 2^51
-  for (int64_t i = 0; i < count; ++i) {
-    const uint64_t magnitude = distance(codes[i], center);
-    sum += magnitude;
-    others += magnitude != 0;
+// How often each code comes, where codes are near each other: one look at them is enough.
+class Histogram {
+ public:
+  Histogram(const int32_t* codes, int64_t count) : codes_(codes), count_(count) {
+    int32_t largest = codes[0];
+    low_ = codes[0];
+    for (int64_t i = 0; i < count; ++i) {  // plain, so that compilers vectorize it
+      low_ = codes[i] < low_ ? codes[i] : low_;
+      largest = codes[i] > largest ? codes[i] : largest;
+    }
+    const uint32_t range = static_cast<uint32_t>(largest) - static_cast<uint32_t>(low_);
+    if (range >= kCounts) return;
+    // Neighbours are often alike, and a count waits for the one before: there are some of each.
+    constexpr int kTables = 4;
+    std::vector<uint32_t> tables[kTables];
+    for (auto& table : tables) table.assign(range + 1, 0);
+    for (int64_t i = 0; i < count; ++i)
+      ++tables[i % kTables][static_cast<uint32_t>(codes[i]) - static_cast<uint32_t>(low_)];
+    for (int t = 1; t < kTables; ++t)
+      for (size_t i = 0; i <= range; ++i) tables[0][i] += tables[t][i];
+    counts_ = std::move(tables[0]);
   }
+
+  // The most frequent code where codes are near each other: the peak of the distribution.
+  int32_t choose_center() const {
+    if (counts_.empty()) return 0;
+    const auto peak = std::max_element(counts_.begin(), counts_.end());
+    // Zero unless another code is clearly the peak: noise moves it by one.
+    const int64_t zero = -int64_t{low_};
+    const bool inside = zero >= 0 && zero < static_cast<int64_t>(counts_.size());
+    if (inside && uint64_t{counts_[static_cast<size_t>(zero)]} * 8 >= uint64_t{*peak} * 7) return 0;
+    return code_of(static_cast<size_t>(peak - counts_.begin()));
+  }
+
+  // The sum over all codes of value(distance from the center).
+  template <class Value>
+  uint64_t sum(int32_t center, const Value& value) const {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < counts_.size(); ++i) sum += counts_[i] * value(distance(code_of(i), center));
+    if (!counts_.empty()) return sum;
+    for (int64_t i = 0; i < count_; ++i) sum += value(distance(codes_[i], center));
+    return sum;
+  }
+
+ private:
+  int32_t code_of(size_t index) const {
+    return static_cast<int32_t>(static_cast<uint32_t>(low_) + static_cast<uint32_t>(index));
+  }
+
+  const int32_t* const codes_;
+  const int64_t count_;
+  int32_t low_;
+  std::vector<uint32_t> counts_;  // empty where codes are far apart
+};
+
+// The tree holds magnitudes up to about three times the mean of those that are not zero.
+int choose_depth(const Histogram& histogram, int32_t center) {
+  const uint64_t sum = histogram.sum(center, [](uint64_t magnitude) { return magnitude; });  // at most 2^51
+  const uint64_t others = histogram.sum(center, [](uint64_t magnitude) { return uint64_t{magnitude != 0}; });
   int depth = 0;
   while (depth < kMaxDepth && (uint64_t{5} << depth) * others + 6 * others < 16 * sum) ++depth;
   return depth;
 }
 
-int32_t mean_magnitude(const int32_t* codes, int64_t count, const Model& model) {
-  uint64_t sum = 0;
-  for (int64_t i = 0; i < count; ++i)
-    sum += std::min(distance(codes[i], model.center), static_cast<uint64_t>(model.clip()));
+int32_t mean_magnitude(const Histogram& histogram, int64_t count, const Model& model) {
+  const auto clip = static_cast<uint64_t>(model.clip());
+  const uint64_t sum = histogram.sum(model.center, [clip](uint64_t magnitude) { return std::min(magnitude, clip); });
   return static_cast<int32_t>((sum * 32 + static_cast<uint64_t>(count) / 2) / static_cast<uint64_t>(count));
 }
 
@@ -55,10 +90,10 @@ std::vector<uint8_t> encode_model(const int32_t* codes, Geometry geometry, const
   writer.write(2, 8);
   writer.write(static_cast<uint32_t>(model.profile), 8);
   write_model(model, &writer);
-  Stream<Encoder> stream(Encoder(), model, geometry);
-  code_all(&stream, model, geometry, codes);
+  Encoder encoder(model, geometry, codes);
+  with_depth(model.depth, &encoder);
   std::vector<uint8_t> payload = writer.take();
-  const std::vector<uint8_t> body = stream.coder.finish();
+  const std::vector<uint8_t> body = encoder.finish();
   payload.insert(payload.end(), body.begin(), body.end());
   return payload;
 }
@@ -91,9 +126,10 @@ std::vector<Levels> candidates(Geometry geometry, int profile) {
 std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, int profile) {
   const int64_t count = geometry.count();
   Model model;
-  model.center = choose_center(codes, count);
-  model.depth = choose_depth(codes, count, model.center);
-  const int32_t start = mean_magnitude(codes, count, model);
+  const Histogram histogram(codes, count);
+  model.center = histogram.choose_center();
+  model.depth = choose_depth(histogram, model.center);
+  const int32_t start = mean_magnitude(histogram, count, model);
   std::vector<uint8_t> best;
   for (const Levels& levels : candidates(geometry, profile)) {
     if (positions_of(levels.profile, geometry) > kMaxPositions) continue;

@@ -5,7 +5,7 @@
 #include <array>
 #include <cmath>
 
-#include "codec/cabac_stream.h"
+#include "codec/cabac_contexts.h"
 
 namespace onnxcomp::codec::cabac {
 namespace {

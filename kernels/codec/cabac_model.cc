@@ -28,6 +28,7 @@ void prepare(Model* model) {
     weights.scales[5] = static_cast<int16_t>(weights.scale[5] * 4);
     weights.scales[6] = static_cast<int16_t>(weights.bias);
     weights.scales[7] = 0;
+    weights.size_before = weights.scale[0] * 32 + weights.scale[4];
   }
 }
 

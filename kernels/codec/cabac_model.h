@@ -17,9 +17,11 @@ struct Neighbours {
   int32_t mean[5];   // of the codes 1, 2, 3 and `far` before and of the code above
   int32_t scale[6];  // of the magnitudes 1, 2, 3 and `far` before, the row's and the column's
   int32_t bias;
-  // As they are multiplied: by codes; by magnitudes, a row's 2^5-fold and a column's 2^3-fold, and 32.
+  // As they are multiplied: by codes; by magnitudes, a row's 2^5-fold and a column's 2^3-fold, and 32; by the
+  // magnitude 1 before, which is part of the row's.
   alignas(16) int16_t means[8];
   alignas(16) int16_t scales[8];
+  int32_t size_before;
 };
 
 struct Model {
@@ -41,7 +43,7 @@ inline int64_t positions_of(Profile profile, Geometry geometry) noexcept {
   return profile == Profile::kPositions ? geometry.kernel : 1;
 }
 
-void prepare(Model* model);  // means and scales of the weights
+void prepare(Model* model);  // means and scales of the weights, size_before
 
 void write_model(const Model& model, BitWriter* writer);
 Status read_model(BitReader* reader, Geometry geometry, Model* model);

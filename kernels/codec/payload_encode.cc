@@ -11,7 +11,7 @@
 namespace onnxcomp::codec {
 namespace {
 
-constexpr size_t kWorthwhile = 20;  // cabac decodes 30 times as slowly: it has to save a 20th
+constexpr size_t kWorthwhile = 20;  // cabac decodes 25 times as slowly: it has to save a 20th
 
 }  // namespace
 
