@@ -31,8 +31,8 @@ def form_refusal(node: gs.Node, shape: tuple[int, ...]) -> str:
     """Why no sparse operator does what a layer with such a weight does; empty if one does."""
     attrs = node.attrs
     if node.op == "Conv":
-        if len(shape) != 4:
-            return f"its kernel has {len(shape) - 2} dimensions, not 2"
+        if len(shape) not in (3, 4):
+            return f"its kernel has {len(shape) - 2} dimensions, not 1 or 2"
         if attrs.get("group", 1) > 1 == shape[1]:
             return "depthwise: one input for each output leaves nothing to skip"
         padding = attrs.get("auto_pad", "NOTSET")

@@ -39,7 +39,8 @@ def layer_times(
     for form in forms:
         opened.append((_open(partial(_sparse_nodes, form=form), layer, x, threads), {"x": x}))
     if layer.node.op == "Conv" and y.dtype == np.uint8:
-        for codes, order in ((x, (0, 2, 3, 1)), (y.transpose(0, 2, 3, 1), (0, 3, 1, 2))):
+        last = (0, *range(2, y.ndim), 1)
+        for codes, order in ((x, last), (y.transpose(last), np.argsort(last).tolist())):
             opened.append((_transpose(codes.shape, order, threads), {"x": codes}))
     sessions, feeds = zip(*opened, strict=True)
     clock = time.thread_time if threads == 1 else time.perf_counter

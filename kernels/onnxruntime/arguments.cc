@@ -47,14 +47,17 @@ int64_t int_attribute(FunctionTable api, const KernelInfo* info, const char* nam
   throw InvalidArgument(std::string("the integer attribute ") + name + " is missing");
 }
 
-std::vector<int64_t> ints_attribute(FunctionTable api, const KernelInfo* info, const char* name,
-                                    size_t count) {
+size_t ints_count(FunctionTable api, const KernelInfo* info, const char* name) {
   size_t found = 0;
   Status* status = GetAttributeInts::call(api, info, name, nullptr, &found);
-  if (status != nullptr) {
-    ReleaseStatus::call(api, status);
-    throw InvalidArgument(std::string("the attribute ") + name + ", a list of integers, is missing");
-  }
+  if (status == nullptr) return found;
+  ReleaseStatus::call(api, status);
+  throw InvalidArgument(std::string("the attribute ") + name + ", a list of integers, is missing");
+}
+
+std::vector<int64_t> ints_attribute(FunctionTable api, const KernelInfo* info, const char* name,
+                                    size_t count) {
+  size_t found = ints_count(api, info, name);
   if (found != count)
     throw InvalidArgument(std::string(name) + " has " + std::to_string(found) + " numbers, expected " +
                           std::to_string(count));
@@ -131,22 +134,37 @@ SymbolicShape input_shape(FunctionTable api, const ShapeInferContext* context, s
   return shape;
 }
 
-std::vector<int64_t> shape_attribute(FunctionTable api, const ShapeInferContext* context,
-                                     const char* name, size_t count) {
+namespace {
+
+// `count` integers of one attribute.
+void read_shape_attribute(FunctionTable api, const ShapeInferContext* context, const char* name,
+                          AttributeType type, int64_t* numbers, size_t count) {
   const OpAttribute* attribute = nullptr;
   Status* status = GetShapeAttribute::call(api, context, name, &attribute);
   if (status != nullptr) {
     ReleaseStatus::call(api, status);
     throw InvalidArgument(std::string("the attribute ") + name + " is missing");
   }
-  std::vector<int64_t> numbers(count);
   const size_t room = count * sizeof(int64_t);
   size_t bytes = 0;
-  const AttributeType type = count == 1 ? AttributeType::kInt : AttributeType::kInts;
-  check(api, ReadAttribute::call(api, attribute, type, numbers.data(), room, &bytes));
+  check(api, ReadAttribute::call(api, attribute, type, numbers, room, &bytes));
   if (bytes != room)
     throw InvalidArgument(std::string(name) + " has another number of integers than " +
                           std::to_string(count));
+}
+
+}  // namespace
+
+int64_t shape_attribute(FunctionTable api, const ShapeInferContext* context, const char* name) {
+  int64_t number = 0;
+  read_shape_attribute(api, context, name, AttributeType::kInt, &number, 1);
+  return number;
+}
+
+std::vector<int64_t> shape_ints(FunctionTable api, const ShapeInferContext* context,
+                                const char* name, size_t count) {
+  std::vector<int64_t> numbers(count);
+  read_shape_attribute(api, context, name, AttributeType::kInts, numbers.data(), count);
   return numbers;
 }
 

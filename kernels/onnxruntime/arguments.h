@@ -18,6 +18,8 @@ std::string described_node(FunctionTable api, const KernelInfo* info);
 
 // Attributes; all that exist are required.
 int64_t int_attribute(FunctionTable api, const KernelInfo* info, const char* name);
+// The length of a list of integers.
+size_t ints_count(FunctionTable api, const KernelInfo* info, const char* name);
 std::vector<int64_t> ints_attribute(FunctionTable api, const KernelInfo* info, const char* name,
                                     size_t count);
 // Throws unless the attribute format_version is `supported`.
@@ -41,8 +43,9 @@ struct SymbolicShape {
   std::vector<const char*> names;  // of the unknown ones, "" for none; they are onnxruntime's
 };
 SymbolicShape input_shape(FunctionTable api, const ShapeInferContext* context, size_t input);
-std::vector<int64_t> shape_attribute(FunctionTable api, const ShapeInferContext* context,
-                                     const char* name, size_t count);
+int64_t shape_attribute(FunctionTable api, const ShapeInferContext* context, const char* name);
+std::vector<int64_t> shape_ints(FunctionTable api, const ShapeInferContext* context,
+                                const char* name, size_t count);
 // A dimension with neither value nor name cannot be passed on: onnxruntime would take -1 for its
 // value, so the model's own value_info is left to speak.
 void set_output_shape(FunctionTable api, ShapeInferContext* context, const SymbolicShape& shape,

@@ -37,7 +37,7 @@ void run_gemm(const GemmKernel& op, KernelContext* context, const uint64_t* x, i
 void infer_gemm(FunctionTable api, ShapeInferContext* context, bool to_bits, ElementType type) {
   SymbolicShape shape = input_shape(api, context, kBits);
   if (shape.sizes.size() != 2) return;
-  const int64_t features = shape_attribute(api, context, "out_features", 1)[0];
+  const int64_t features = shape_attribute(api, context, "out_features");
   shape.sizes[1] = to_bits ? binary::words_of(features) : features;
   shape.names[1] = "";
   set_output_shape(api, context, shape, type);

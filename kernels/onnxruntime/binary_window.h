@@ -61,7 +61,7 @@ inline std::vector<int64_t> image_output(const binary::Window& window,
 inline void infer_image_output(FunctionTable api, ShapeInferContext* context, bool dilated,
                                int64_t planes, ElementType type) {
   const auto attribute = [&](const char* name, size_t n) {
-    return shape_attribute(api, context, name, n);
+    return shape_ints(api, context, name, n);
   };
   const binary::Window window = window_of(attribute, dilated);
   SymbolicShape shape = input_shape(api, context, 0);

@@ -24,13 +24,13 @@ float lowest(FunctionTable api, const KernelInfo* info) {
 }  // namespace
 
 std::unique_ptr<SparseConv::Kernel> SparseConv::create(FunctionTable api, const KernelInfo* info) {
-  const ConvShape window = conv_window(api, info);
+  const ConvWindow window = conv_window(api, info);
   const int64_t in_channels = int_attribute(api, info, "in_channels");
-  const std::string defect = sparse::find_channel_defect(in_channels, window.positions());
+  const std::string defect = sparse::find_channel_defect(in_channels, window.shape.positions());
   if (!defect.empty()) throw InvalidArgument(defect);
   const int64_t out_channels = int_attribute(api, info, "out_channels");
   const sparse::PackedWeights weights =
-      read_sparse_weights(api, info, in_channels * window.positions(), out_channels,
+      read_sparse_weights(api, info, in_channels * window.shape.positions(), out_channels,
                           int_attribute(api, info, "group"));
   return std::unique_ptr<Kernel>(new Kernel{api, weights, window, lowest(api, info)});
 }
@@ -38,20 +38,19 @@ std::unique_ptr<SparseConv::Kernel> SparseConv::create(FunctionTable api, const 
 void SparseConv::compute(const Kernel& op, KernelContext* context) {
   const sparse::PackedWeights& weights = op.weights;
   const TensorView x = input(op.api, context, kX);
-  const int64_t channels = weights.groups * (weights.in_features / op.window.positions());
-  if (x.shape.size() != 4 || x.shape[1] != channels)
-    throw InvalidArgument("X has shape " + describe(x.shape) + ", expected float32 [images, " +
-                          std::to_string(channels) + ", height, width]");
+  const int64_t channels = weights.groups * (weights.in_features / op.window.shape.positions());
+  const ConvImages images =
+      conv_images(op.window, x.shape, "float32", channels, weights.out_features);
   const void* bias =
       channel_input(op.api, context, kBias, "bias", ElementType::kFloat, weights.out_features);
-  const std::vector<int64_t> shape = conv_output(op.window, x.shape, weights.out_features);
-  void* y = output(op.api, context, shape);
-  if (shape[0] == 0) return;
+  void* y = output(op.api, context, images.output);
+  if (images.count == 0) return;
   Arena arena(op.api, context);
   Scratch scratch(arena);
   const sparse::Conv conv(*sparse::find_kernel("auto"), weights, static_cast<const float*>(bias),
-                          op.low, op.window, scratch, static_cast<const float*>(x.data),
-                          x.shape[0], x.shape[2], x.shape[3], static_cast<float*>(y));
+                          op.low, op.window.shape, scratch, static_cast<const float*>(x.data),
+                          images.count, images.height, images.width,
+                          static_cast<float*>(y));
   run_product(op.api, context, conv);
 }
 

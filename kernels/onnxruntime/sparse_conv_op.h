@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "convolution/geometry.h"
+#include "onnxruntime/conv_window.h"
 #include "onnxruntime/sparse_matmul_op.h"
 
 namespace onnxcomp::ort {
@@ -16,7 +16,7 @@ struct SparseConv {
   struct Kernel {
     FunctionTable api;
     sparse::PackedWeights weights;
-    ConvShape window;
+    ConvWindow window;
     float low;
   };
   static std::unique_ptr<Kernel> create(FunctionTable api, const KernelInfo* info);

@@ -1,8 +1,5 @@
-#include <string>
-#include <vector>
-
-#include "onnxruntime/conv_window.h"
 #include "onnxruntime/arena.h"
+#include "onnxruntime/conv_window.h"
 #include "onnxruntime/sparse_int8_layer.h"
 #include "onnxruntime/sparse_int8_ops.h"
 #include "sparse_int8/conv.h"
@@ -14,8 +11,8 @@ template <ElementType kResult>
 auto SparseInt8Conv<kResult>::create(FunctionTable api, const KernelInfo* info)
     -> std::unique_ptr<Kernel> {
   constexpr bool kToCodes = kResult == ElementType::kUInt8;
-  const ConvShape window = conv_window(api, info);
-  const int64_t positions = window.positions();
+  const ConvWindow window = conv_window(api, info);
+  const int64_t positions = window.shape.positions();
   const int64_t groups = int_attribute(api, info, "group");
   return std::unique_ptr<Kernel>(
       new Kernel{api, read_sparse_int8_layer(api, info, positions, groups, kToCodes), window});
@@ -26,18 +23,16 @@ void SparseInt8Conv<kResult>::compute(const Kernel& op, KernelContext* context) 
   constexpr bool kToCodes = kResult == ElementType::kUInt8;
   const sparse_int8::PackedWeights& weights = op.layer.weights();
   const TensorView x = input(op.api, context, kX);
-  const int64_t channels = weights.groups * weights.in_channels;
-  if (x.shape.size() != 4 || x.shape[1] != channels)
-    throw InvalidArgument("X has shape " + describe(x.shape) + ", expected uint8 [images, " +
-                          std::to_string(channels) + ", height, width]");
-  const std::vector<int64_t> shape = conv_output(op.window, x.shape, weights.out_channels);
-  void* y = output(op.api, context, shape);
-  if (shape[0] == 0) return;
+  const ConvImages images =
+      conv_images(op.window, x.shape, "uint8", weights.groups * weights.in_channels,
+                  weights.out_channels);
+  void* y = output(op.api, context, images.output);
+  if (images.count == 0) return;
   Arena arena(op.api, context);
   Scratch scratch(arena);
   const sparse_int8::Conv conv(
-      *sparse_int8::find_kernel("auto"), op.layer, op.window, scratch,
-      static_cast<const uint8_t*>(x.data), x.shape[0], x.shape[2], x.shape[3],
+      *sparse_int8::find_kernel("auto"), op.layer, op.window.shape, scratch,
+      static_cast<const uint8_t*>(x.data), images.count, images.height, images.width,
       kToCodes ? static_cast<uint8_t*>(y) : nullptr, kToCodes ? nullptr : static_cast<float*>(y));
   run_product(op.api, context, conv);
 }

@@ -45,7 +45,7 @@ template <ElementType kResult>
 void SparseInt8MatMul<kResult>::infer_shape(FunctionTable api, ShapeInferContext* context) {
   SymbolicShape shape = input_shape(api, context, kX);
   if (shape.sizes.empty()) return;  // unknown rank looks like this
-  shape.sizes.back() = shape_attribute(api, context, "out_channels", 1)[0];
+  shape.sizes.back() = shape_attribute(api, context, "out_channels");
   shape.names.back() = "";
   set_output_shape(api, context, shape, kResult);
 }

@@ -2,8 +2,8 @@
 
 #include <memory>
 
+#include "onnxruntime/conv_window.h"
 #include "onnxruntime/operator.h"
-#include "sparse_int8/conv.h"
 #include "sparse_int8/layer.h"
 
 // Layers of sparse int8 weights; docs/kernels.md has their contracts.
@@ -39,7 +39,7 @@ struct SparseInt8Conv {
   struct Kernel {
     FunctionTable api;
     sparse_int8::Layer layer;
-    ConvShape window;
+    ConvWindow window;
   };
   static std::unique_ptr<Kernel> create(FunctionTable api, const KernelInfo* info);
   static void compute(const Kernel& op, KernelContext* context);

@@ -48,7 +48,7 @@ void SparseMatMul::compute(const Kernel& op, KernelContext* context) {
 void SparseMatMul::infer_shape(FunctionTable api, ShapeInferContext* context) {
   SymbolicShape shape = input_shape(api, context, kX);
   if (shape.sizes.empty()) return;  // unknown rank looks like this
-  shape.sizes.back() = shape_attribute(api, context, "out_features", 1)[0];
+  shape.sizes.back() = shape_attribute(api, context, "out_features");
   shape.names.back() = "";
   set_output_shape(api, context, shape, kOutput);
 }

@@ -89,6 +89,35 @@ def test_conv_is_within_one_code_of_onnxruntime(
     assert_beside_onnxruntime(y, run(qdq_model(packed, steps, x.shape, to_codes, window), x))
 
 
+@pytest.mark.parametrize("to_codes", [True, False])
+def test_one_dimension_is_a_row_of_two(to_codes: bool) -> None:
+    rng = np.random.default_rng(10)
+    weight = block_sparse(rng, 24, 9, 5, density=0.5)
+    steps, x = random_steps(rng, 24, biased=True), random_codes(rng, 3, 18, 50)
+    packed, scaling = pack_int8(weight, groups=2), steps.scaling(to_codes)
+    window: Any = Window(strides=(2,), dilations=(3,), pads=(4, 1))  # type: ignore[arg-type]
+    session = session_of(sparse_model(packed, scaling, ("n", 18, 50), window))
+    assert session.get_outputs()[0].shape == ["n", 24, 22]
+    y = session.run(["Y"], {"X": x})[0]
+    row = pack_int8(weight[:, :, None], groups=2)
+    as_row = Window(strides=(1, 2), dilations=(1, 3), pads=(0, 4, 0, 1))
+    expected = reference.sparse_int8_conv(x[:, :, None], row, scaling, as_row)
+    np.testing.assert_array_equal(y, expected[:, :, 0])
+    assert_beside_onnxruntime(y, run(qdq_model(packed, steps, x.shape, to_codes, window), x))
+
+
+@pytest.mark.parametrize("kernel", [(3,), (3, 3)])
+def test_no_images_make_no_outputs(kernel: tuple[int, ...]) -> None:
+    rng, ones = np.random.default_rng(11), (1,) * len(kernel)
+    packed = pack_int8(block_sparse(rng, 8, 4, *kernel))
+    window: Any = Window(strides=ones, dilations=ones, pads=ones * 2)  # type: ignore[arg-type]
+    names = ("n", 4, "h", "w")[: 2 + len(kernel)]
+    scaling = random_steps(rng, 8, biased=True).scaling(to_codes=True)
+    x = np.zeros((0, 4, 9, 7)[: 2 + len(kernel)], np.uint8)
+    y = run(sparse_model(packed, scaling, names, window), x)
+    assert y.shape == (0, 8, 9, 7)[: 2 + len(kernel)]
+
+
 @pytest.mark.parametrize("shape", [(64,), (0, 64), (1, 64), (2, 3, 64), (2, 0, 5, 64)])
 def test_matmul_keeps_leading_dimensions(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(2)
@@ -218,6 +247,7 @@ def test_misfit_scalings_are_refused(change: dict[str, Any], message: str) -> No
         ({"kernel_shape": [2**16, 1]}, "the kernel of the rows is 65536, expected 1 to 32768"),
         ({"strides": [1, 0]}, "the stride of the columns is 0"),
         ({"strides": [1, 1, 1]}, "strides"),
+        ({"kernel_shape": [3, 3, 3]}, "kernel_shape has 3 numbers, expected 1 or 2"),
         ({"dilations": [-1, 1]}, "the dilation of the rows is -1"),
         ({"pads": [0, 0, 2**40, 0]}, "padding of the rows is 1099511627776"),
         ({"group": 4}, "groups is 4, expected a divisor of the 6 out_channels"),
@@ -244,6 +274,12 @@ def test_weights_must_be_constant() -> None:
         (PACKED, (3, 21), r"X has shape \[3, 21\], expected uint8 \[..., 20\]"),
         (FILTER, (1, 4, 9, 9), r"X has shape \[1, 4, 9, 9\], expected uint8 \[images, 5, height"),
         (FILTER, (1, 5, 2, 9), r"X has shape \[1, 5, 2, 9\], which is smaller than the kernel"),
+        (FILTER, (1, 5, 0, 9), r"X has shape \[1, 5, 0, 9\], which is smaller than the kernel"),
+        (
+            FILTER,
+            (1, 5, 9),
+            r"X has shape \[1, 5, 9\], expected uint8 \[images, 5, height, width\]",
+        ),
     ],
 )
 def test_inputs_of_another_shape_are_refused(

@@ -98,14 +98,16 @@ def test_products_make_the_same_codes(rows: int, biased: bool, to_codes: bool) -
         ((1, 1), 1, Window()),
         ((3, 3), 2, Window(strides=(2, 1), pads=(0, 1, 2, 1))),
         ((2, 3), 1, Window(dilations=(2, 1), pads=(1, 0, 0, 2))),
+        ((5,), 2, Window(strides=(2,), dilations=(1,), pads=(3, 1))),
     ],
 )
 def test_convolutions_make_the_same_codes(
-    kernel: tuple[int, int], groups: int, window: Window, biased: bool, to_codes: bool
+    kernel: tuple[int, ...], groups: int, window: Window, biased: bool, to_codes: bool
 ) -> None:
     rng = np.random.default_rng(1)
     packed = pack_int8(block_sparse(rng, 24, 18, *kernel, density=0.4), groups=groups)
-    steps, x = random_steps(rng, 24, biased=biased), random_codes(rng, 2, 18 * groups, 11, 13)
+    steps = random_steps(rng, 24, biased=biased)
+    x = random_codes(rng, 2, 18 * groups, *(11, 13)[: len(kernel)])
     given = packed, steps, x.shape, to_codes, window
     graph = quantized(*given)
     lower(graph)
@@ -231,6 +233,14 @@ def test_what_the_operators_cannot_do_stays(changes: dict[str, Any], reason: str
     assert report.skipped["product"].startswith(reason)
     assert not report.changed
     assert operators(graph) == before
+
+
+def test_three_dimensions_stay() -> None:
+    packed = pack_int8(block_sparse(np.random.default_rng(5), 8, 8, 2, 2, 2))
+    window = Window(strides=(1, 1, 1), dilations=(1, 1, 1), pads=(0,) * 6)  # type: ignore[arg-type]
+    steps = random_steps(np.random.default_rng(6), 8, biased=True)
+    report = lower(quantized(packed, steps, (1, 8, 4, 4, 4), True, window))
+    assert [*report.skipped.values()] == ["its kernel has 3 dimensions, not 1 or 2"]
 
 
 def test_depthwise_stays() -> None:

@@ -65,21 +65,22 @@ def assert_same(before: gs.Graph, after: gs.Graph, x: Array) -> None:
         ((1, 1), 1, Window()),
         ((3, 3), 2, Window(strides=(2, 1), pads=(0, 1, 2, 1))),
         ((2, 3), 1, Window(dilations=(2, 1), pads=(1, 0, 0, 2))),
+        ((5,), 2, Window(strides=(2,), dilations=(1,), pads=(3, 1))),
     ],
 )
 def test_convolutions_make_the_same_floats(
-    kernel: tuple[int, int], groups: int, window: Window, rows: int, biased: bool, relu: bool
+    kernel: tuple[int, ...], groups: int, window: Window, rows: int, biased: bool, relu: bool
 ) -> None:
     rng = np.random.default_rng(0)
     weight = block_sparse_floats(rng, 64, 18, *kernel, density=0.4, rows=rows)
     bias = random_floats(rng, 64) if biased else None
-    x = random_floats(rng, 2, 18 * groups, 11, 13)
+    x = random_floats(rng, 2, 18 * groups, *(11, 13)[: len(kernel)])
     packed = pack_conv(weight, block_size=1, groups=groups)
     before, graph = (
         from_proto(dense_conv_model(packed, x.shape, bias, window, relu=relu)) for _ in range(2)
     )
     for made in (before, graph):
-        made.outputs[0].shape = [f"y{axis}" for axis in range(4)]
+        made.outputs[0].shape = [f"y{axis}" for axis in range(x.ndim)]
     report = lower(graph)
     assert len(report.changed) == 1
     assert operators(graph) == {"SparseConv": 1} | ({} if relu else {"Identity": 1})
