@@ -59,6 +59,11 @@ class Pattern:
         """Columns that are decided on together."""
         return self.of or self.columns
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether weights leave several at a time."""
+        return self.rows * self.columns > 1
+
     def sparsity(self, wanted: float) -> float:
         """The fraction of zeros: what is wanted, or what the pattern says."""
         return self.zeros / self.of if self.of else wanted

@@ -12,10 +12,16 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.blas import one_blas_thread
 from onnxcomp.calibration import Calibration
+from onnxcomp.channel_order import alike_together
+from onnxcomp.channels import find_channels
+from onnxcomp.errors import UnsupportedModel
 from onnxcomp.graph import Names, constants, label, replace_constants, sort_nodes
 from onnxcomp.output_noise import OutputNoise
 from onnxcomp.passes.base import Pass, PassContext, PassReport
+from onnxcomp.quantization import Array
 from onnxcomp.recovery import recover
+from onnxcomp.runtime import Feed
+from onnxcomp.shapes import infer_shapes
 from onnxcomp.sparse_layers import SparseLayer, Zeros, shared_sparsity
 from onnxcomp.sparse_recovery import ROWS, SparseFitter, is_fitted_alone
 from onnxcomp.sparsity import Pattern
@@ -25,6 +31,7 @@ from onnxcomp.weight_sites import WEIGHTS, Weight, find_weights, refused_nodes
 
 MOST = 0.95  # sparsity of a layer where they share it out
 JUDGED = 32  # samples that layers are weighed by
+ROUNDING = 1e-6  # of the outputs' energy, where sums were added up in another order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,8 @@ class SparsifyWeights(Pass):
         refine: sparsegpt and alternate fit a layer to what the original makes of the samples, from
             what sparse layers before it make; so do layers that stay dense. Else each is fitted
             by itself.
+        reorder: with samples, channels that are alike become neighbours where nobody outside of
+            the model sees it, so that blocks of zeros cost less.
         samples: how many to look at.
     """
 
@@ -58,6 +67,7 @@ class SparsifyWeights(Pass):
     operators: tuple[str, ...] = ()
     smallest_weight: int = 1024
     refine: bool = True
+    reorder: bool = True
     samples: int = 256
 
     def __post_init__(self) -> None:
@@ -91,6 +101,8 @@ class SparsifyWeights(Pass):
         samples = context.calibration if context.has_real_samples else None
         if self.method in ("wanda", "sparsegpt", "alternate"):
             samples = context.samples()
+        if self.reorder:
+            chosen = self._reordered(graph, chosen, samples, context, report)
         names, original, blind = Names(graph), graph.copy(), 0
         for step in range(1, self.steps + 1):
             share = 1 - (1 - step / self.steps) ** 3
@@ -116,6 +128,33 @@ class SparsifyWeights(Pass):
                 refined = {new[name]: zeros[name] for name in later}
                 blind += self._refined(original, graph, refined, context, report)
         self._tell(graph, chosen, blind, report)
+
+    def _reordered(
+        self,
+        graph: gs.Graph,
+        chosen: Mapping[str, SparsifyWeights],
+        samples: Calibration | None,
+        context: PassContext,
+        report: PassReport,
+    ) -> dict[str, SparsifyWeights]:
+        """Puts channels that are alike side by side; the weights by their new names."""
+        zeros = {name: mine._zeros(1.0) for name, mine in chosen.items()}
+        zeros = {name: mine for name, mine in zeros.items() if mine.pattern.has_blocks}
+        if samples is None or not zeros:
+            return dict(chosen)
+        infer_shapes(graph)
+        scores = {
+            layer.name: layer.block_scores
+            for layer in self._layers(graph, zeros, samples, context, JUDGED)
+        }
+        made = alike_together(graph, find_channels(graph), scores)
+        if not made or not _is_the_same(graph, made, next(iter(samples.feeds(1)))):
+            return dict(chosen)
+        names = Names(graph)
+        fresh = {name: names.fresh(f"{name}.ordered") for name in made}
+        replace_constants(graph, {name: gs.Constant(fresh[name], made[name]) for name in made})
+        report.numbers["reordered_weights"] = len(made.keys() & chosen.keys())
+        return {fresh.get(name, name): mine for name, mine in chosen.items()}
 
     def _is_refined(self, weight: Weight, graph: gs.Graph, context: PassContext) -> bool:
         """Whether a weight is fitted to what layers before it make when they have their zeros."""
@@ -164,10 +203,13 @@ class SparsifyWeights(Pass):
         zeros: Mapping[str, Zeros],
         samples: Calibration | None,
         context: PassContext,
+        limit: int | None = None,
     ) -> Iterator[SparseLayer]:
         """The layers of some weights with what is known of their inputs as they are now."""
         weights = [w for w in find_weights(graph) if w.constant.name in zeros]
-        observed = observed_grams(graph, weights, samples, self.samples, context.advance)
+        observed = observed_grams(
+            graph, weights, samples, min(self.samples, limit or self.samples), context.advance
+        )
         for weight, gram in observed:
             yield SparseLayer.of(weight, gram, zeros[weight.constant.name].pattern)
 
@@ -249,3 +291,12 @@ class SparsifyWeights(Pass):
         if weight.others:
             return "its weight is read in another way, too"
         return "" if np.isfinite(weight.constant.values).all() else "its weights are not finite"
+
+
+def _is_the_same(graph: gs.Graph, made: Mapping[str, Array], feed: Feed) -> bool:
+    """Whether a model answers as before with other values of its constants."""
+    try:
+        noise = OutputNoise(graph, list(made), [feed])
+    except UnsupportedModel:  # no output is of floats: nothing shows it
+        return False
+    return float(noise.shares(made).max()) < ROUNDING
