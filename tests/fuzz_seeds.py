@@ -2,7 +2,7 @@
 
     python tests/fuzz_seeds.py FOLDER
 
-writes FOLDER/codec, FOLDER/container and FOLDER/zstd, a file each.
+writes FOLDER/codec, FOLDER/sparse and one for every other target, an input to a file.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from operator_seeds import CASES
 
 from onnxcomp.container_packing import pack
 from onnxcomp.errors import KernelError
@@ -23,6 +25,7 @@ from onnxcomp.kernels.coding import CABAC_PROFILES, RANS_PROFILES, Codes, encode
 from onnxcomp.zstandard import zstd
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
+LARGEST_OPERATOR_SEED = 4096
 PROFILES = [("raw", "auto"), *(("rans", name) for name in RANS_PROFILES)]
 PROFILES += [("cabac", name) for name in CABAC_PROFILES]
 
@@ -126,7 +129,14 @@ def zstd_seeds() -> Iterator[bytes]:
             yield struct.pack("<I", len(text))[:3] + frame
 
 
-SEEDS = {"codec": codec_seeds, "container": container_seeds, "zstd": zstd_seeds}
+def operator_seeds(target: str) -> Iterator[bytes]:
+    """Weights of an operator and what it is applied to; large ones would take changes in vain."""
+    return (seed for seed, _ in CASES[target]() if len(seed) <= LARGEST_OPERATOR_SEED)
+
+
+SEEDS = {"codec": codec_seeds, "container": container_seeds, "zstd": zstd_seeds} | {
+    target: partial(operator_seeds, target) for target in CASES
+}
 
 
 def write_seeds(target: str, folder: Path) -> list[Path]:

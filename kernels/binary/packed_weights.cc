@@ -89,6 +89,7 @@ std::string find_defect(const GemmWeights& weights, int64_t length) {
     defect = find_outside("the number of signs in a sum", weights.signs(), 1, kMaxSigns);
   if (defect.empty())
     defect = find_length_defect(length, weights.blocks() * kLanes, weights.row_words());
+  if (!defect.empty()) return defect;
   const int64_t row = weights.row_words() * kLanes;
   const int64_t tail = weights.positions * kLanes;  // the words of the last channels
   for (int64_t block = 0; defect.empty() && block < weights.blocks(); ++block) {

@@ -1,7 +1,10 @@
 // Runs a target where there is no libFuzzer, with its options: `target -runs=N -seed=N FOLDER` changes the files of
-// the folder at random, always in the same way. What a run dies of is left in crash.bin.
+// the folder at random, always in the same way; `-max_total_time=N` goes on for so many seconds instead. What a run
+// dies of is left in crash.bin. `-results=FILE` keeps what becomes of the files as they are.
 
 #include <algorithm>
+#include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -20,6 +23,9 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
+
+// So that undefined behaviour ends in SIGABRT, too.
+extern "C" const char* __ubsan_default_options() { return "abort_on_error=1"; }
 
 namespace {
 
@@ -93,30 +99,71 @@ std::vector<Input> read_files(const char* folder) {
   return inputs;
 }
 
-}  // namespace
+struct Options {
+  long long runs = 0, seed = 1, seconds = 0;
+  const char* results = nullptr;
+  const char* folder = nullptr;
 
-int main(int count, char** arguments) {
-  long long runs = 0, seed = 1;
-  std::vector<Input> seeds;
-  for (int i = 1; i < count; ++i) {
-    if (std::strncmp(arguments[i], "-runs=", 6) == 0)
-      runs = std::atoll(arguments[i] + 6);
-    else if (std::strncmp(arguments[i], "-seed=", 6) == 0)
-      seed = std::atoll(arguments[i] + 6);
-    else if (arguments[i][0] != '-')  // libFuzzer has more options
-      seeds = read_files(arguments[i]);
+  Options(int count, char** arguments) {
+    for (int i = 1; i < count; ++i) {
+      const char* value = nullptr;
+      const auto is = [&](const char* name) {
+        const size_t length = std::strlen(name);
+        value = arguments[i] + length;
+        return std::strncmp(arguments[i], name, length) == 0;
+      };
+      if (is("-runs="))
+        runs = std::atoll(value);
+      else if (is("-seed="))
+        seed = std::atoll(value);
+      else if (is("-max_total_time="))
+        seconds = std::atoll(value);
+      else if (is("-results="))
+        results = value;
+      else if (arguments[i][0] != '-')  // libFuzzer has more options
+        folder = arguments[i];
+    }
   }
-  if (seeds.empty()) return 2;
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_set_death_callback(leave_crash);
-#endif
-  for (const Input& input : seeds) run(input);
-  Random random(static_cast<uint64_t>(seed));
-  for (long long i = 0; i < runs; ++i) {
+};
+
+// The files as they are; what becomes of them goes to `results`, unless that is null.
+void run_seeds(const std::vector<Input>& seeds, const char* results) {
+  std::FILE* file = results == nullptr ? nullptr : std::fopen(results, "wb");
+  onnxcomp::fuzz::expect(file != nullptr || results == nullptr, "results cannot be written");
+  onnxcomp::fuzz::results = file;
+  for (const Input& input : seeds) {
+    run(input);
+    onnxcomp::fuzz::record("", "", 0);
+  }
+  onnxcomp::fuzz::results = nullptr;
+  if (file != nullptr) std::fclose(file);
+}
+
+// How many were run.
+long long run_changed(const std::vector<Input>& seeds, const Options& options) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::seconds(options.seconds);
+  Random random(static_cast<uint64_t>(options.seed));
+  long long done = 0;
+  for (; options.seconds > 0 ? Clock::now() < end : done < options.runs; ++done) {
     Input input = seeds[random(seeds.size())];
     for (size_t changes = 1 + random(4); changes > 0; --changes) change(&input, seeds, &random);
     run(input);
   }
-  std::fprintf(stderr, "Done %lld runs\n", runs);
+  return done;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const Options options(count, arguments);
+  const std::vector<Input> seeds = options.folder == nullptr ? std::vector<Input>() : read_files(options.folder);
+  if (seeds.empty()) return 2;
+  std::signal(SIGABRT, [](int) { leave_crash(); });
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_set_death_callback(leave_crash);
+#endif
+  run_seeds(seeds, options.results);
+  std::fprintf(stderr, "Done %lld runs\n", run_changed(seeds, options));
   return 0;
 }

@@ -8,21 +8,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fuzz_programs import KERNELS, build_targets, run
 from fuzz_seeds import SEEDS, write_seeds
+from operator_seeds import CASES, hostile_inputs
 
-KERNELS = Path(__file__).resolve().parent.parent.parent / "kernels"
-RUNS = {"codec": 1500, "container": 3000, "zstd": 5000}
+KINDS = {  # of seeds
+    **{"codec": 90, "container": 11, "zstd": 24},
+    **{"sparse": 63, "sparse_int8": 48, "binary": 42},
+}
+RUNS = {
+    **{"codec": 1500, "container": 3000, "zstd": 5000},
+    **{"sparse": 10000, "sparse_int8": 10000, "binary": 5000},
+}
 CLANGS = ["clang++", *(f"clang++-{version}" for version in range(30, 13, -1))]
 SANITIZERS = "-fsanitize=address,undefined"
-
-
-def run(*command: str | Path, folder: Path) -> str:
-    """What a command prints; it has to succeed."""
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, errors="replace", check=False
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-8000:]}"
-    return done.stdout + done.stderr
 
 
 def compiler(folder: Path) -> str:
@@ -41,20 +40,13 @@ def compiler(folder: Path) -> str:
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the programs."""
     folder = tmp_path_factory.mktemp("fuzz")
-    if shutil.which("cmake") is None:
-        pytest.skip("fuzz targets cannot be built here: cmake is missing")
-    options = ["-DONNXCOMP_FUZZ=ON", f"-DCMAKE_CXX_COMPILER={compiler(folder)}"]
-    run(
-        "cmake", "-S", KERNELS, "-B", "build", "-DCMAKE_BUILD_TYPE=Release", *options, folder=folder
-    )
-    run("cmake", "--build", "build", "--parallel", "2", folder=folder)
-    return folder / "build"
+    return build_targets(folder, f"-DCMAKE_CXX_COMPILER={compiler(folder)}")
 
 
 @pytest.mark.parametrize("name", SEEDS)
 def test_changed_inputs_find_nothing(name: str, targets: Path, tmp_path: Path) -> None:
     seeds = write_seeds(name, tmp_path / "seeds")
-    assert len(seeds) == {"codec": 90, "container": 11, "zstd": 24}[name]
+    assert len(seeds) == KINDS[name]
     # The peak that libFuzzer would limit begins with that of the process that starts it, ours.
     limits = ["-rss_limit_mb=0", "-malloc_limit_mb=64"]
     said = run(
@@ -68,27 +60,43 @@ def test_changed_inputs_find_nothing(name: str, targets: Path, tmp_path: Path) -
     assert f"Done {RUNS[name]} runs" in said
 
 
-def test_a_target_ends_where_something_unexpected_happens(targets: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_hostile_numbers_do_no_harm(name: str, targets: Path, tmp_path: Path) -> None:
+    (tmp_path / "seeds").mkdir()
+    for index, data in enumerate(hostile_inputs(name)):
+        (tmp_path / "seeds" / f"{index:04}").write_bytes(data)
+    run(targets / f"fuzz-{name}", "-runs=0", "-rss_limit_mb=0", "seeds", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("read = data[size];", b"heap-buffer-overflow"),
+        ("read = uint8_t(*reinterpret_cast<const int*>(data + 1));", b"misaligned address"),
+        ('onnxcomp::fuzz::expect(size == 0, "a size");', b"unexpected: a size"),
+    ],
+)
+def test_a_target_ends_where_something_unexpected_happens(
+    statement: str, found: bytes, targets: Path, tmp_path: Path
+) -> None:
     """What would otherwise pass by saying nothing."""
     source = tmp_path / "broken.cc"
     source.write_text(
         '#include "fuzz/target.h"\n'
         'extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {\n'
         "  static volatile uint8_t read;\n"  # a compiler would leave out what nothing comes of
-        "  read = data[size];\n"
-        "  return 0;\n"
+        f"  {statement}\n"
+        "  return read & 0;\n"
         "}\n"
     )
     driver = KERNELS / "fuzz" / "driver.cc"
-    run(
-        compiler(tmp_path), "-std=c++17", SANITIZERS, "-I", KERNELS, source, driver, "-o", "broken",
-        folder=tmp_path,
-    )  # fmt: skip
+    options = ["-std=c++17", SANITIZERS, "-fno-sanitize-recover=all", "-I", KERNELS]
+    run(compiler(tmp_path), *options, source, driver, "-o", "broken", folder=tmp_path)
     (tmp_path / "seeds").mkdir()
-    (tmp_path / "seeds" / "0").write_bytes(b"abc")
+    (tmp_path / "seeds" / "0").write_bytes(b"abcdefgh")
     done = subprocess.run(
         [tmp_path / "broken", "-runs=0", "seeds"], cwd=tmp_path, capture_output=True, check=False
     )
     assert done.returncode != 0
-    assert b"heap-buffer-overflow" in done.stderr
-    assert (tmp_path / "crash.bin").read_bytes() == b"abc"
+    assert found in done.stderr
+    assert (tmp_path / "crash.bin").read_bytes() == b"abcdefgh"
