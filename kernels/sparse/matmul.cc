@@ -70,7 +70,8 @@ void MatMul::multiply(int64_t task) const noexcept {
 }
 
 int64_t MatMul::work() const {
-  return group_count() * kPanelTokens * weights_.entry_count() * weights_.block_size;
+  const int64_t rows = panel_count_ < group_count() ? tokens_of(panel_count_) : 0;
+  return (panel_count_ * kPanelTokens + rows) * weights_.entry_count() * weights_.block_size;
 }
 
 }  // namespace onnxcomp::sparse

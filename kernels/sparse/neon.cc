@@ -9,6 +9,7 @@ namespace {
 
 struct NeonVector {
   static constexpr int64_t kLanes = 8;
+  static constexpr bool kSpreads = true;
 
   float32x4_t low;
   float32x4_t high;
@@ -19,6 +20,9 @@ struct NeonVector {
     vst1q_f32(to + 4, v.high);
   }
   static NeonVector broadcast(float value) { return {vdupq_n_f32(value), vdupq_n_f32(value)}; }
+  static NeonVector spread(const float* x, const int32_t* indices) {
+    return {vdupq_n_f32(x[indices[0]]), vdupq_n_f32(x[indices[1]])};
+  }
   static NeonVector add(NeonVector a, NeonVector b) {
     return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)};
   }
@@ -48,6 +52,7 @@ struct NeonVector {
 
 }  // namespace
 
-const Kernel kNeon = {"neon", fill_panel<NeonVector>, multiply_panel<NeonVector>, multiply_row<NeonVector>, multiply_columns<NeonVector>};
+const Kernel kNeon = {"neon", fill_panel<NeonVector>, multiply_panel<NeonVector>,
+                      multiply_row<NeonVector>, multiply_columns<NeonVector>};
 
 }  // namespace onnxcomp::sparse

@@ -129,37 +129,5 @@ void multiply_panel_blocks(const PackedWeights& weights, const float* bias, cons
   }
 }
 
-template <int kBlock>
-void multiply_row_blocks(const PackedWeights& weights, const float* bias, const float* x,
-                         TileRange tiles, float* y) {
-  constexpr int kTogether = 4 / kBlock;
-  for (int64_t t = tiles.first; t < tiles.last; ++t) {
-    const auto tile = tile_at<kTileColumns>(weights, bias, t);
-    for (int64_t column = 0; column < tile.width; column += kBlock) {
-      const int64_t block = (tile.first_column + column) / kBlock;
-      const int64_t last = weights.offsets[block + 1];
-      int64_t entry = weights.offsets[block];
-      float sums[kTogether][kBlock] = {};
-      for (; entry + kTogether <= last; entry += kTogether) {
-        for (int i = 0; i < kTogether; ++i) {
-          const float* values = weights.values + (entry + i) * kBlock;
-          const float value = x[weights.indices[entry + i]];
-          for (int b = 0; b < kBlock; ++b) sums[i][b] += values[b] * value;
-        }
-      }
-      for (; entry < last; ++entry) {
-        const float* values = weights.values + entry * kBlock;
-        const float value = x[weights.indices[entry]];
-        for (int b = 0; b < kBlock; ++b) sums[0][b] += values[b] * value;
-      }
-      for (int b = 0; b < kBlock && column + b < tile.width; ++b) {
-        float total = tile.bias[column + b];
-        for (int i = 0; i < kTogether; ++i) total += sums[i][b];
-        y[tile.first_column + column + b] = total;
-      }
-    }
-  }
-}
-
 }  // namespace
 }  // namespace onnxcomp::sparse

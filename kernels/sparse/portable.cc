@@ -8,6 +8,7 @@ namespace {
 // Eight floats that any compiler turns into its target's own vectors.
 struct PortableVector {
   static constexpr int64_t kLanes = 8;
+  static constexpr bool kSpreads = false;
   float lanes[kLanes];
 
   static PortableVector load(const float* from) {

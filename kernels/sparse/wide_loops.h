@@ -1,13 +1,14 @@
 #pragma once
 
-// Blocks of 16 outputs, whose weights fill vectors: the lanes are outputs, so that nothing has to be
-// transposed on the way out, and a single token makes as good use of them as many. See
+// Blocks of 16 outputs, whose weights fill vectors: the lanes are outputs, so that nothing has to
+// be transposed on the way out, and a single token makes as good use of them as many. See
 // panel_loops.h for what V is and why everything is in an unnamed namespace.
 
 #include <cstdint>
 
 #include "sparse/kernels.h"
 #include "sparse/panel_loops.h"
+#include "sparse/row_loops.h"
 
 namespace onnxcomp::sparse {
 namespace {
@@ -138,7 +139,9 @@ void multiply_row(const PackedWeights& weights, const float* bias, const float* 
                   TileRange tiles, float* y) {
   switch (weights.block_size) {
     case kWideBlock: return multiply_wide_row<V>(weights, bias, x, tiles, y);
-    case 4: return multiply_row_blocks<4>(weights, bias, x, tiles, y);
+    case 4:
+      if constexpr (V::kSpreads) return multiply_row_fours<V>(weights, bias, x, tiles, y);
+      return multiply_row_blocks<4>(weights, bias, x, tiles, y);
     case 2: return multiply_row_blocks<2>(weights, bias, x, tiles, y);
     default: return multiply_row_blocks<1>(weights, bias, x, tiles, y);
   }
