@@ -51,6 +51,25 @@ def test_each_tensor_is_what_the_whole_graph_makes_of_it(order: list[str]) -> No
             np.testing.assert_array_equal(value, wanted)
 
 
+def test_nodes_may_come_in_between_steps() -> None:
+    graph = diamond()
+    steps = Steps(graph, feeds())
+    before = steps.advance("a")
+    relu = graph.nodes[3]
+    source, made = relu.inputs[0], relu.outputs[0]
+    turned = gs.Variable("turned", np.float32, [1, 4])
+    one = gs.Constant("one", np.ones(1, np.float32))
+    relu.outputs.clear()
+    graph.nodes[4:4] = [
+        gs.Node("Neg", "N", inputs=[source], outputs=[turned]),
+        gs.Node("Add", "P", inputs=[turned, one], outputs=[made]),
+    ]
+    values = zip(before, steps.advance("c"), steps.advance("b"), steps.advance("d"), strict=True)
+    for a, c, b, d in values:
+        np.testing.assert_array_equal(b, 1 - c)
+        np.testing.assert_allclose(d, a + b + c, rtol=1e-6)
+
+
 def test_what_lies_ahead_may_change_between_steps() -> None:
     graph = diamond()
     steps = Steps(graph, feeds())
