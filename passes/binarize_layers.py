@@ -60,7 +60,7 @@ class BinarizeLayers(Pass):
 
     needs_calibration: ClassVar[bool] = True
     trades_precision: ClassVar[bool] = True
-    draft_options: ClassVar[Mapping[str, Any]] = {"choose": "always"}
+    draft_options: ClassVar[Mapping[str, Any]] = {"choose": "always", "refit": False}
 
     activations: Literal["binary", "float"] = "binary"
     bases: int = 2
