@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.blocked_channels import reorders
 from onnxcomp.evaluation import Timing, interleaved
 from onnxcomp.layer_latency import EMPTY, LEAST_MS, OPSET
 from onnxcomp.qdq_layers import QdqLayer
@@ -25,9 +26,9 @@ def layer_times(
 ) -> tuple[float, list[float]]:
     """Milliseconds of a layer with its zeros and of each of its sparse forms, run by turns.
 
-    What an empty model takes is subtracted. onnxruntime runs a Conv of codes with channels last;
-    the Transposes that it needs around one that is alone, and hardly any of in a whole model, are
-    subtracted from its time, too.
+    What an empty model takes is subtracted. onnxruntime runs a Conv of codes with channels last, and
+    one of floats with blocks of channels; what it needs to move around one that is alone, and
+    hardly any of in a whole model, is subtracted from its time, too.
 
     Raises:
         UnsupportedModel: onnxruntime does not take one of them.
@@ -42,6 +43,8 @@ def layer_times(
         last = (0, *range(2, y.ndim), 1)
         for codes, order in ((x, last), (y.transpose(last), np.argsort(last).tolist())):
             opened.append((_transpose(codes.shape, order, threads), {"x": codes}))
+    elif layer.node.op == "Conv" and x.dtype == np.float32 and x.ndim == 4:
+        opened += reorders(layer.weight.shape, layer.group, x, y, threads)
     sessions, feeds = zip(*opened, strict=True)
     clock = time.thread_time if threads == 1 else time.perf_counter
     timing = interleaved(sessions, feeds, ROUNDS, ROUND_MS, BUDGET_S, clock)
