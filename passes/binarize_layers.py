@@ -230,6 +230,9 @@ class _Work:
         for node, fitted in self.stored:
             signs = np.concatenate([part.signs[0] for part in fitted.bases], axis=1)
             scales = np.concatenate([part.scales[0] for part in fitted.bases], axis=1)
+            fitted_weight = node.inputs[1]
+            name = fitted_weight.name.removesuffix(".refitted")  # of all that is written: be brief
+            node.inputs[1] = gs.Constant(name, fitted_weight.values)
             site = Site(self.graph, node, 1, layout_of(node, 1), node)
             writer.bases(Weight(node.inputs[1], [site]), signs, scales)
         remove_unused(self.graph)

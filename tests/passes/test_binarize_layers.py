@@ -208,8 +208,8 @@ def test_float_weights_are_stored_as_bits() -> None:
     stored = constants(graph)
     for name, shape in (("W", (16, 12, 3, 3)), ("U", (16, 40))):
         rows = 40 if name == "U" else shape[0]
-        assert stored[f"{name}.refitted.signs"].values.nbytes == 2 * math.prod(shape) // 8
-        assert stored[f"{name}.refitted.scale"].values.shape == (2, rows, 1)
+        assert stored[f"{name}.signs"].values.nbytes == 2 * math.prod(shape) // 8
+        assert stored[f"{name}.scale"].values.shape == (2, rows, 1)
     assert graph_bytes(graph) < 0.5 * whole
     made = {node.op: node.inputs[1].name for node in graph.nodes if node.op in ("Conv", "MatMul")}
     kernel = open_session(graph, extra_outputs=made.values()).run(
