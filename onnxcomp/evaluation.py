@@ -190,12 +190,14 @@ class Timing:
         ratios: median over the rounds of time / time of the first model in the same round.
         fastest_ratios: fastest round / fastest round of the first model.
         errors: standard errors of ``ratios``, from the median deviation of rounds.
+        fastest_ms: fastest round of each model.
     """
 
     milliseconds: tuple[float, ...]
     ratios: tuple[float, ...]
     fastest_ratios: tuple[float, ...]
     errors: tuple[float, ...]
+    fastest_ms: tuple[float, ...]
 
 
 def interleaved(
@@ -238,6 +240,7 @@ def interleaved(
         ratios=tuple(medians.tolist()),
         fastest_ratios=tuple((fastest / fastest[0]).tolist()),
         errors=tuple((MEDIAN_ERROR * deviations / rounds**0.5).tolist()),
+        fastest_ms=tuple(fastest.tolist()),
     )
 
 

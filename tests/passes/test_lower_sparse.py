@@ -329,7 +329,7 @@ def test_times_decide(
     def whole_models(graphs: list[gs.Graph], feed: Feed, threads: int) -> Timing:
         sparse.extend(operators(graph)["SparseQLinearMatMul"] for graph in graphs)
         ratios = tuple(ms / models[0] for ms in models)
-        return Timing(models, ratios, ratios, (0.001,) * 3)
+        return Timing(models, ratios, ratios, (0.001,) * 3, models)
 
     monkeypatch.setattr(lower_sparse, "layer_times", one_layer)
     monkeypatch.setattr(lower_sparse, "model_times", whole_models)
