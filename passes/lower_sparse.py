@@ -23,6 +23,7 @@ from onnxcomp.sparse_forms import Layer, SparseForm, make_sparse, sparse_forms
 from onnxcomp.sparse_operators import layer_times, model_times
 
 FASTER = 0.95  # of the dense layer's time: what is nearer is not told from it
+WORTH = 0.98  # of the dense model's time, for which another library has to be registered
 Shape = tuple[int, ...]
 
 
@@ -114,7 +115,7 @@ class LowerSparse(Pass):
         timing = model_times(graphs, feed, self.threads)
         (_, some, every), errors = timing.ratios, timing.errors
         dense_ms, some_ms, every_ms = timing.milliseconds
-        if min(some + errors[1], every + errors[2]) >= 1:
+        if min(some + errors[1], every + errors[2]) > WORTH:
             for choice in choices:
                 if choice.is_timed:
                     said = f"{dense_ms:.3g} against {min(some_ms, every_ms):.3g} ms"
