@@ -6,15 +6,21 @@ makes and reads them has the same one. `channels` tells where each unit of a gro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.calibration import Calibration
 from onnxcomp.channels import ChannelGroup, Channels, Place
-from onnxcomp.graph import constants
+from onnxcomp.graph import constants, is_constant
 from onnxcomp.quantization import Array
+from onnxcomp.sparsity import Pattern
+from onnxcomp.statistics import Moments
+from onnxcomp.weight_sites import Weight
+
+CHANNELS = {"Conv": 1, "Gemm": -1, "MatMul": -1}  # the axis that weights are multiplied along
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,46 @@ class Scores:
 
     values: Array
     blocks: Mapping[int, int]
+
+
+def observed_scores(
+    graph: gs.Graph,
+    weights: Mapping[str, tuple[Weight, Pattern]],
+    samples: Calibration,
+    limit: int,
+    advance: Callable[[int, int], None],
+) -> dict[str, Scores]:
+    """Scores by the square of a weight and the variance of what it is multiplied with.
+
+    Args:
+        graph: that the weights are of.
+        weights: by name of the constant, each with the blocks of its zeros.
+        samples, limit: the first so many tell the variances.
+        advance: called with (samples done, samples in all).
+    """
+    known = {name for name, tensor in graph.tensors().items() if not is_constant(tensor)}
+    taps: dict[str, list[Moments]] = {}
+    for weight, _ in weights.values():
+        node = weight.sites[0].node
+        if len(weight.sites) == 1 and node.inputs[0].name in known and node.op in CHANNELS:
+            taps[node.inputs[0].name] = [Moments(CHANNELS[node.op])]
+    if taps:
+        samples.observe(graph, taps, limit=limit, advance=advance)
+    found = {}
+    for name, (weight, pattern) in weights.items():
+        layout, values = weight.layout, np.square(weight.constant.values, dtype=np.float64)
+        inputs = layout.order[layout.outputs]
+        blocks = {inputs: pattern.columns}
+        if layout.outputs == 1:
+            blocks[layout.order[0]] = pattern.rows
+        tap = taps.get(weight.sites[0].node.inputs[0].name)
+        variance = tap[0].result().variance if tap else np.ones(1)
+        if len(variance) == values.shape[inputs]:  # of a Conv in groups each sees a part
+            values = values * np.expand_dims(
+                variance, [axis for axis in range(values.ndim) if axis != inputs]
+            )
+        found[name] = Scores(values, blocks)
+    return found
 
 
 def alike_together(

@@ -13,7 +13,6 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxcomp.channel_order import Scores
 from onnxcomp.quantization import Array
 from onnxcomp.sparse_fitting import DAMPING, alternate, refit, sparse_gpt
 from onnxcomp.sparsity import Pattern, magnitude, wanda
@@ -86,17 +85,6 @@ class SparseLayer:
         """Number of weights."""
         return math.prod(self.weight.layout.shape)
 
-    @property
-    def block_scores(self) -> Scores:
-        """What is lost with each weight, in its own shape, and the blocks of it."""
-        layout = self.weight.layout
-        found = self._restored([self._scores(group) for group in self._groups])
-        inputs = layout.order[layout.outputs]
-        blocks = {inputs: self.pattern.columns}
-        if layout.outputs == 1:
-            blocks[layout.order[0]] = self.pattern.rows
-        return Scores(layout.restored(found), blocks)
-
     @cached_property
     def scores(self) -> Array:
         """What is lost with each block that a pattern without n:m could remove, ascending."""
@@ -110,11 +98,8 @@ class SparseLayer:
     def sparse_matrix(self, zeros: Zeros) -> Array:
         """The weight with zeros, [rows, d] with columns in the order of the weight."""
         found = [self._one(group, zeros.method, zeros.sparsity) for group in self._groups]
-        return self._restored(found)
-
-    def _restored(self, found: Sequence[Array]) -> Array:
-        """Matrices of all groups as one, [rows, d] with columns in the order of the weight."""
-        layout, whole = self.weight.layout, np.concatenate(found)
+        layout = self.weight.layout
+        whole = np.concatenate(found)
         matrix = np.zeros((layout.rows, layout.columns))
         places = _places(layout, self.pattern.width)
         matrix[:, places[places >= 0]] = whole[:, places >= 0]

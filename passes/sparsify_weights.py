@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.blas import one_blas_thread
 from onnxcomp.calibration import Calibration
-from onnxcomp.channel_order import alike_together
+from onnxcomp.channel_order import alike_together, observed_scores
 from onnxcomp.channels import find_channels
 from onnxcomp.errors import UnsupportedModel
 from onnxcomp.graph import Names, constants, label, replace_constants, sort_nodes
@@ -138,15 +138,16 @@ class SparsifyWeights(Pass):
         report: PassReport,
     ) -> dict[str, SparsifyWeights]:
         """Puts channels that are alike side by side; the weights by their new names."""
-        zeros = {name: mine._zeros(1.0) for name, mine in chosen.items()}
-        zeros = {name: mine for name, mine in zeros.items() if mine.pattern.has_blocks}
-        if samples is None or not zeros:
+        patterns = {name: Pattern.named(mine.pattern) for name, mine in chosen.items()}
+        blocks = {
+            weight.constant.name: (weight, patterns[weight.constant.name])
+            for weight in find_weights(graph)
+            if weight.constant.name in chosen and patterns[weight.constant.name].has_blocks
+        }
+        if samples is None or not blocks:
             return dict(chosen)
         infer_shapes(graph)
-        scores = {
-            layer.name: layer.block_scores
-            for layer in self._layers(graph, zeros, samples, context, JUDGED)
-        }
+        scores = observed_scores(graph, blocks, samples, JUDGED, context.advance)
         made = alike_together(graph, find_channels(graph), scores)
         if not made or not _is_the_same(graph, made, next(iter(samples.feeds(1)))):
             return dict(chosen)
@@ -203,13 +204,10 @@ class SparsifyWeights(Pass):
         zeros: Mapping[str, Zeros],
         samples: Calibration | None,
         context: PassContext,
-        limit: int | None = None,
     ) -> Iterator[SparseLayer]:
         """The layers of some weights with what is known of their inputs as they are now."""
         weights = [w for w in find_weights(graph) if w.constant.name in zeros]
-        observed = observed_grams(
-            graph, weights, samples, min(self.samples, limit or self.samples), context.advance
-        )
+        observed = observed_grams(graph, weights, samples, self.samples, context.advance)
         for weight, gram in observed:
             yield SparseLayer.of(weight, gram, zeros[weight.constant.name].pattern)
 
