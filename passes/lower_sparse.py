@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.code_pooling import pool_channels_last
 from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
 from onnxcomp.errors import UnsupportedModel
 from onnxcomp.float_layers import float_layer, has_float_weight
@@ -76,7 +77,9 @@ class LowerSparse(Pass):
                 chosen.append(choice)
         if samples.feed and any(choice.is_timed for choice in chosen):
             chosen = self._best_together(graph, chosen, samples.feed, report)
-        _write(graph, [choice for choice in chosen if choice.told(report)])
+        pools = _write(graph, [choice for choice in chosen if choice.told(report)])
+        if pools:
+            report.notes.append(f"{pools} pools of codes run with channels last, which is faster")
 
     def _choice(self, layer: Layer, samples: _FirstSample) -> _Choice | str:
         """The weight of a layer that may skip zeros, or why it stays dense."""
@@ -174,12 +177,15 @@ def _layer_of(graph: gs.Graph, node: gs.Node) -> Layer | str:
     return qdq_layer(graph, node) if has_coded_weight(node) else float_layer(graph, node)
 
 
-def _write(graph: gs.Graph, choices: Sequence[_Choice]) -> None:
+def _write(graph: gs.Graph, choices: Sequence[_Choice]) -> int:
+    """Writes the operators; how many pools between them run with channels last."""
     writer = _Writer(graph)
     for choice in choices:
         writer.write(choice.layer, choice.form)
+    pools = pool_channels_last(graph) if choices else 0
     remove_unused(graph)
     sort_nodes(graph)
+    return pools
 
 
 class _FirstSample:
