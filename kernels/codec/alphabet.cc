@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "codec/extremes.h"
 #include "codec/fixed_point.h"
 #include "codec/rans_header.h"
 
@@ -19,11 +20,11 @@ struct Histogram {
 };
 
 Histogram count_codes(const int32_t* codes, int64_t count) {
-  const auto [smallest, largest] = std::minmax_element(codes, codes + count);
+  const auto [smallest, largest] = extremes_of(codes, count);
   int low_bits = 0;
-  while ((int64_t{*largest} >> low_bits) - (int64_t{*smallest} >> low_bits) >= kMaxBins) ++low_bits;
-  Histogram histogram = {low_bits, int64_t{*smallest} >> low_bits, {}, count};
-  const auto size = static_cast<size_t>((int64_t{*largest} >> low_bits) - histogram.lowest + 1);
+  while ((int64_t{largest} >> low_bits) - (int64_t{smallest} >> low_bits) >= kMaxBins) ++low_bits;
+  Histogram histogram = {low_bits, int64_t{smallest} >> low_bits, {}, count};
+  const auto size = static_cast<size_t>((int64_t{largest} >> low_bits) - histogram.lowest + 1);
   // Four histograms by turns: neighbours are often alike, and a counter that was just stored is slow.
   std::vector<uint32_t> turns(4 * size, 0);
   const auto lowest = static_cast<int32_t>(histogram.lowest);

@@ -3,6 +3,7 @@
 
 #include "codec/cabac.h"
 #include "codec/cabac_encoder.h"
+#include "codec/extremes.h"
 
 namespace onnxcomp::codec::cabac {
 namespace {
@@ -19,13 +20,9 @@ uint64_t distance(int32_t code, int32_t center) {
 class Histogram {
  public:
   Histogram(const int32_t* codes, int64_t count) : codes_(codes), count_(count) {
-    int32_t largest = codes[0];
-    low_ = codes[0];
-    for (int64_t i = 0; i < count; ++i) {  // plain, so that compilers vectorize it
-      low_ = codes[i] < low_ ? codes[i] : low_;
-      largest = codes[i] > largest ? codes[i] : largest;
-    }
-    const uint32_t range = static_cast<uint32_t>(largest) - static_cast<uint32_t>(low_);
+    const Extremes extremes = extremes_of(codes, count);
+    low_ = extremes.smallest;
+    const uint32_t range = static_cast<uint32_t>(extremes.largest) - static_cast<uint32_t>(low_);
     if (range >= kCounts) return;
     // Neighbours are often alike, and a count waits for the one before: there are some of each.
     constexpr int kTables = 4;

@@ -29,12 +29,9 @@ class Encoder {
       if (last - low < range) break;
     }
     interval_.carry += last < low;
-    std::vector<uint8_t> bytes;
     carry(interval_.carry);
-    bytes.reserve(words_.size() * 4 + 8);
-    for (const uint32_t word : words_) {
-      for (int shift = 24; shift >= 0; shift -= 8) bytes.push_back(static_cast<uint8_t>(word >> shift));
-    }
+    std::vector<uint8_t> bytes(words_.size() * 4);
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(words_[i / 4] >> (3 - i % 4) * 8);
     for (; last != 0; last <<= 8) bytes.push_back(static_cast<uint8_t>(last >> 56));
     return bytes;
   }

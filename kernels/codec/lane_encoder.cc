@@ -38,22 +38,22 @@ std::vector<Step> steps_of(const FrequencyTable& table) {
 
 }  // namespace
 
-std::vector<uint8_t> encode_lanes(const std::vector<uint16_t>& symbols, const std::vector<Run>& runs,
+std::vector<uint8_t> encode_lanes(std::vector<uint16_t> symbols, const std::vector<Run>& runs,
                                   const FrequencyTable& table, int lanes) {
   const std::vector<Step> steps = steps_of(table);
   uint32_t states[kLanes];
   std::fill(states, states + kLanes, kLowestState);
-  // Backwards, as rANS must: the last word first. A code sheds at most one.
-  std::vector<uint16_t> words(symbols.size() + 1);
-  uint16_t* word = words.data() + symbols.size();
-  const uint16_t* symbol = symbols.data() + symbols.size();
+  // Backwards, as rANS must: the last word first. A code sheds at most one, which takes the place of codes
+  // that are done.
+  uint16_t* const buffer = symbols.data();
+  auto symbol = static_cast<ptrdiff_t>(symbols.size()), word = symbol - 1;
   for (auto run = runs.rbegin(); run != runs.rend(); ++run) {
     for (int64_t i = 0; i < run->steps; ++i) {
       for (int lane = run->active - 1; lane >= 0; --lane) {
-        const Step& step = steps[*--symbol];
+        const Step& step = steps[buffer[--symbol]];
         uint32_t state = states[lane];
         const bool sheds = state >= step.limit;
-        *word = static_cast<uint16_t>(state);
+        buffer[word] = static_cast<uint16_t>(state);
         word -= sheds;
         state >>= sheds ? 16 : 0;
         const auto quotient = static_cast<uint32_t>((state * step.multiplier) >> step.shift);
@@ -61,16 +61,13 @@ std::vector<uint8_t> encode_lanes(const std::vector<uint16_t>& symbols, const st
       }
     }
   }
-  ++word;
-  const auto count = static_cast<size_t>(words.data() + words.size() - word);
-  std::vector<uint8_t> bytes;
-  bytes.reserve(static_cast<size_t>(lanes) * 4 + count * 2);
-  for (int lane = 0; lane < lanes; ++lane) {
-    for (int shift = 0; shift < 32; shift += 8) bytes.push_back(static_cast<uint8_t>(states[lane] >> shift));
-  }
-  for (; word != words.data() + words.size(); ++word) {
-    bytes.push_back(static_cast<uint8_t>(*word));
-    bytes.push_back(static_cast<uint8_t>(*word >> 8));
+  const size_t first = static_cast<size_t>(word + 1), state_bytes = static_cast<size_t>(lanes) * 4;
+  std::vector<uint8_t> bytes(state_bytes + (symbols.size() - first) * 2);
+  for (size_t i = 0; i < state_bytes; ++i) bytes[i] = static_cast<uint8_t>(states[i / 4] >> i % 4 * 8);
+  uint8_t* out = bytes.data() + state_bytes;
+  for (size_t i = first; i < symbols.size(); ++i, out += 2) {
+    out[0] = static_cast<uint8_t>(buffer[i]);
+    out[1] = static_cast<uint8_t>(buffer[i] >> 8);
   }
   return bytes;
 }

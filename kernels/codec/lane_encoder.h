@@ -15,7 +15,7 @@ struct Run {
 
 // The states and words for symbols[i] = class * table.symbols + symbol, every one of which has a
 // frequency. Ends a payload.
-std::vector<uint8_t> encode_lanes(const std::vector<uint16_t>& symbols, const std::vector<Run>& runs,
+std::vector<uint8_t> encode_lanes(std::vector<uint16_t> symbols, const std::vector<Run>& runs,
                                   const FrequencyTable& table, int lanes);
 
 }  // namespace onnxcomp::codec::rans

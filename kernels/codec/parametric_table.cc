@@ -71,9 +71,21 @@ GaussianParameters fit_gaussian(const uint32_t* counts, int alphabet, int slots,
     deviation += counts[s] * static_cast<uint64_t>(std::max(std::abs(16 * s - best.mean), 4)) * 16;
   best.spread = static_cast<int>((log2_fixed(deviation) - log2_fixed(256 * count)) / (kOne / 8));
   uint16_t frequency[kMaxSymbols];
+  // The descent comes back to where it was.
+  struct Known {
+    GaussianParameters parameters;
+    uint64_t length;
+  };
+  std::vector<Known> known;
   const auto length_of = [&](const GaussianParameters& parameters) {
+    for (const Known& one : known) {
+      const GaussianParameters& tried = one.parameters;
+      if (tried.mean == parameters.mean && tried.spread == parameters.spread && tried.shape == parameters.shape)
+        return one.length;
+    }
     gaussian_frequencies(parameters, alphabet, slots, frequency);
-    return coded_length(counts, frequency, alphabet, resolution);
+    known.push_back({parameters, coded_length(counts, frequency, alphabet, resolution)});
+    return known.back().length;
   };
   *length = length_of(best);
   // Coordinate descent with halving steps; the length is close to convex in each parameter.

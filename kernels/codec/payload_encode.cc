@@ -1,8 +1,7 @@
 // Which back end codes a chunk. Apart from payload.cc, so that a decoder needs no encoder.
 
-#include <algorithm>
-
 #include "codec/cabac.h"
+#include "codec/extremes.h"
 #include "codec/lanes.h"
 #include "codec/payload.h"
 #include "codec/rans.h"
@@ -29,10 +28,10 @@ std::vector<uint8_t> encode(const int32_t* codes, Geometry geometry, const LaneK
     default:
       break;
   }
-  const auto [smallest, largest] = std::minmax_element(codes, codes + count);
-  if (*smallest == *largest) return raw::encode(codes, count);
+  const auto [smallest, largest] = extremes_of(codes, count);
+  if (smallest == largest) return raw::encode(codes, count);
   std::vector<uint8_t> best = rans::encode(codes, geometry, kernel, kAnyProfile, options.prefer_speed);
-  if (raw::encoded_size(*smallest, *largest, count) <= best.size()) best = raw::encode(codes, count);
+  if (raw::encoded_size(smallest, largest, count) <= best.size()) best = raw::encode(codes, count);
   if (options.prefer_speed) return best;
   std::vector<uint8_t> adaptive = cabac::encode(codes, geometry, kAnyProfile);
   const size_t wanted = best.size() <= kSmallPayload ? 1 : best.size() / kWorthwhile;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "codec/class_tables.h"
 #include "codec/fixed_point.h"
@@ -80,7 +81,7 @@ std::vector<uint8_t> finish(Plan plan, const Source& source) {
     header.lanes_log2 = affordable_lanes_log2(plan.length >> 19, count, source.prefer_speed);
     plan.runs = consecutive_runs(count, header.lanes());
   }
-  const std::vector<uint16_t>& symbols = plan.symbols.empty() ? source.split.symbols : plan.symbols;
+  std::vector<uint16_t> symbols = plan.symbols.empty() ? source.split.symbols : std::move(plan.symbols);
   BitWriter writer;
   writer.write(1, 8);
   writer.write(static_cast<uint32_t>(plan.profile), 8);
@@ -89,7 +90,7 @@ std::vector<uint8_t> finish(Plan plan, const Source& source) {
   std::vector<uint8_t> payload = writer.take();
   append(&payload, source.split.side);
   append(&payload, source.split.low);
-  append(&payload, encode_lanes(symbols, plan.runs, plan.table, header.lanes()));
+  append(&payload, encode_lanes(std::move(symbols), plan.runs, plan.table, header.lanes()));
   return payload;
 }
 

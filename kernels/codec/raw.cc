@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "codec/bits.h"
+#include "codec/extremes.h"
 #include "codec/fixed_point.h"
 
 namespace onnxcomp::codec::raw {
@@ -48,9 +49,9 @@ size_t encoded_size(int32_t smallest, int32_t largest, int64_t count) {
 std::vector<uint8_t> encode(const int32_t* codes, int64_t count) {
   int32_t smallest = 0, largest = 0;
   if (count > 0) {
-    const auto [low, high] = std::minmax_element(codes, codes + count);
-    smallest = *low;
-    largest = *high;
+    const Extremes extremes = extremes_of(codes, count);
+    smallest = extremes.smallest;
+    largest = extremes.largest;
   }
   const int width = width_of(smallest, largest);
   BitWriter offset;

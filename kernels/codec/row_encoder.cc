@@ -20,14 +20,14 @@ struct Classified {
 };
 
 // The symbols of rows first .. first + active - 1 side by side, and the contexts they become.
-void fill_group(const Source& source, const RowTable& table, int32_t escape, int64_t first,
-                const RowGroup& group) {
+void fill_group(const Source& source, const int8_t* contexts, int64_t first, const RowGroup& group) {
   for (int lane = 0; lane < group.active; ++lane) {
     const uint16_t* symbols = source.split.symbols.data() + (first + lane) * group.length;
-    for (int64_t j = 0; j < group.length; ++j) {
-      const int32_t value = clamped(symbols[j] - table.center, -kLargestContext, kLargestContext);
-      group.symbols[j * kLanes + lane] = static_cast<uint8_t>(symbols[j]);
-      group.contexts[j * kLanes + lane] = static_cast<int8_t>(symbols[j] == escape ? 0 : value);
+    uint8_t* symbol = group.symbols + lane;
+    int8_t* context = group.contexts + lane;
+    for (int64_t j = 0; j < group.length; ++j, symbol += kLanes, context += kLanes) {
+      *symbol = static_cast<uint8_t>(symbols[j]);
+      *context = contexts[symbols[j]];
     }
   }
 }
@@ -38,7 +38,7 @@ Classified classify(const Source& source, const RowModel& model, const Header& h
   RowGroups groups(model, source.geometry, lanes);
   RowTable table = groups.table(nullptr, header);
   table.resolution = 0;
-  const int32_t escape = header.escape ? header.symbols - 1 : header.symbols;
+  const std::vector<int8_t> contexts = symbol_contexts(header, model.center);
   std::vector<uint8_t> classes(static_cast<size_t>(length * kLanes));
   Classified result;
   result.symbols.resize(static_cast<size_t>(length * rows));
@@ -48,7 +48,7 @@ Classified classify(const Source& source, const RowModel& model, const Header& h
     const int active = static_cast<int>(std::min<int64_t>(lanes, rows - first));
     groups.begin(active);
     const RowGroup group = groups.group();
-    fill_group(source, table, escape, first, group);
+    fill_group(source, contexts.data(), first, group);
     source.kernel.classify_rows(table, group, &groups.rows, classes.data());
     for (int64_t j = 0; j < length * kLanes; j += kLanes) {
       for (int64_t i = j; i < j + active; ++i) {

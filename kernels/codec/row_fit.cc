@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "codec/row_context.h"
+#include "codec/row_products.h"
 
 namespace onnxcomp::codec::rans {
 namespace {
@@ -21,13 +22,16 @@ struct Normal {
   double target_squares = 0;
   double count = 0;
 
-  void add(const double* taps, double target) {
-    for (int a = 0; a < kTaps; ++a) {
-      for (int b = 0; b <= a; ++b) products[a][b] += taps[a] * taps[b];
-      targets[a] += taps[a] * target;
-    }
+  // The target in float; the products of taps come later, and are exact.
+  void add_target(const Sample& taps, double target) {
+    for (int a = 0; a < kTaps; ++a) targets[a] += taps.values[a] * target;
     target_squares += target * target;
     count += 1;
+  }
+
+  void take_products(const Products& sums) {
+    for (int a = 0; a < kTaps; ++a)
+      for (int b = 0; b <= a; ++b) products[a][b] = sums.of(a, b);
   }
 
   // Gaussian elimination; a little on the diagonal keeps taps that are always zero at zero.
@@ -77,14 +81,12 @@ class Samples {
     const int64_t rows = source.geometry.rows;
     const int64_t wanted = std::max<int64_t>(1, kMaxSamples / length_);
     stride_ = std::max<int64_t>(1, rows / wanted);
-    const int32_t escape = header.escape ? header.symbols - 1 : header.symbols;
+    const std::vector<int8_t> contexts = symbol_contexts(header, center);
     const uint16_t* symbols = source.split.symbols.data();
     contexts_.resize(static_cast<size_t>(rows * length_));
-    for (size_t i = 0; i < contexts_.size(); ++i) {
-      const int32_t value = clamped(symbols[i] - center, -kLargestContext, kLargestContext);
-      contexts_[i] = static_cast<int8_t>(symbols[i] == escape ? 0 : value);
-      magnitude_ += magnitude_of(contexts_[i]);
-    }
+    for (size_t i = 0; i < contexts_.size(); ++i) contexts_[i] = contexts[symbols[i]];
+    for (size_t s = 0; s < contexts.size(); ++s)
+      magnitude_ += int64_t{source.alphabet.counts[s]} * magnitude_of(contexts[s]);
   }
 
   double mean_magnitude() const {
@@ -94,9 +96,10 @@ class Samples {
   int64_t stride() const { return stride_; }
   const int8_t* row(int64_t r) const { return contexts_.data() + r * length_; }
 
-  void taps(const int8_t* row, int64_t j, double* taps) const {
-    for (int d = 1; d <= 4; ++d) taps[d - 1] = j >= d ? row[j - d] : 0;
-    taps[4] = j >= far_ ? row[j - far_] : 0;
+  // The codes 1, 2, 3, 4 and far before, and the code.
+  Sample taps(const int8_t* row, int64_t j) const {
+    const auto before = [&](int64_t d) { return j >= d ? row[j - d] : 0; };
+    return {before(1), before(2), before(3), before(4), before(far_), row[j]};
   }
 
  private:
@@ -107,9 +110,9 @@ class Samples {
   std::vector<int8_t> contexts_;
 };
 
-double predicted(const double* taps, const Fit& fit) {
+double predicted(const Sample& taps, const Fit& fit) {
   double sum = 0;
-  for (int a = 0; a < kTaps; ++a) sum += taps[a] * fit.weights[a];
+  for (int a = 0; a < kTaps; ++a) sum += taps.values[a] * fit.weights[a];
   return sum;
 }
 
@@ -122,11 +125,32 @@ int32_t center_of(const Alphabet& alphabet) {
   return center;
 }
 
+std::vector<Normal> prediction_normals(const Source& source, const Samples& samples, size_t phases) {
+  std::vector<Products> products(phases);
+  std::vector<Normal> normals(phases);
+  for (int64_t r = 0; r < source.geometry.rows; r += samples.stride()) {
+    const int8_t* row = samples.row(r);
+    size_t phase = 0;
+    for (int64_t j = 0; j < samples.length(); ++j, phase = phase + 1 < phases ? phase + 1 : 0) {
+      products[phase].add(samples.taps(row, j));
+      normals[phase].count += 1;
+    }
+  }
+  for (size_t p = 0; p < phases; ++p) {
+    products[p].finish();
+    normals[p].take_products(products[p]);
+    for (int a = 0; a < kTaps; ++a) normals[p].targets[a] = products[p].of(a, kTaps);
+    normals[p].target_squares = products[p].of(kTaps, kTaps);
+  }
+  return normals;
+}
+
 // The scale's taps need what the rows before say of a column: one walk over all groups.
 std::vector<Normal> scale_normals(const Source& source, const Samples& samples, const Header& header,
                                   const RowModel& model, const std::vector<Fit>& fits) {
   const size_t phases = fits.size();
   std::vector<Normal> normals(phases);
+  std::vector<Products> products(phases);
   std::vector<int32_t> columns(static_cast<size_t>(samples.length()), model.start_column);
   std::vector<int32_t> sums(columns.size(), 0);
   const int lanes = header.lanes();
@@ -134,15 +158,15 @@ std::vector<Normal> scale_normals(const Source& source, const Samples& samples, 
     const int8_t* row = samples.row(r);
     if (r % samples.stride() == 0) {
       int32_t magnitude = model.start_row;
-      for (int64_t j = 0; j < samples.length(); ++j) {
-        const size_t phase = static_cast<size_t>(j) % phases;
-        double taps[kTaps];
-        samples.taps(row, j, taps);
+      size_t phase = 0;
+      for (int64_t j = 0; j < samples.length(); ++j, phase = phase + 1 < phases ? phase + 1 : 0) {
+        const Sample taps = samples.taps(row, j);
         const double off = row[j] - predicted(taps, fits[phase]);
-        const double near = std::fabs(taps[0]) + std::fabs(taps[1]) + std::fabs(taps[2]);
-        const double scale_taps[kTaps] = {near, std::fabs(taps[4]), static_cast<double>(magnitude >> kRowShift),
-                                          static_cast<double>(columns[static_cast<size_t>(j)] >> kColumnShift), 1.0};
-        normals[phase].add(scale_taps, std::fabs(off));
+        const auto size = [&](int tap) { return magnitude_of(taps.values[tap]); };
+        const Sample scale_taps = {size(0) + size(1) + size(2), size(4), magnitude >> kRowShift,
+                                   columns[static_cast<size_t>(j)] >> kColumnShift, 1, 0};
+        products[phase].add(scale_taps);
+        normals[phase].add_target(scale_taps, std::fabs(off));
         magnitude += magnitude_of(row[j]) - (magnitude >> kRowMemory);
       }
     }
@@ -152,6 +176,10 @@ std::vector<Normal> scale_normals(const Source& source, const Samples& samples, 
       columns[j] = (columns[j] >> 1) + sums[j] * (kLanes / lanes);
       sums[j] = 0;
     }
+  }
+  for (size_t p = 0; p < phases; ++p) {
+    products[p].finish();
+    normals[p].take_products(products[p]);
   }
   return normals;
 }
@@ -209,16 +237,8 @@ RowModel fit_row_model(const Source& source, const Header& header, bool by_posit
   const Samples samples(source, header, model.center);
   model.start_row = rounded(samples.mean_magnitude() * (1 << kRowMemory), kLargestContext << kRowMemory);
   model.start_column = rounded(samples.mean_magnitude() * 2 * kLanes, 2 * kLanes * kLargestContext);
-  std::vector<Normal> normals(phases);
-  for (int64_t r = 0; r < source.geometry.rows; r += samples.stride()) {
-    for (int64_t j = 0; j < samples.length(); ++j) {
-      double taps[kTaps];
-      samples.taps(samples.row(r), j, taps);
-      normals[static_cast<size_t>(j) % phases].add(taps, samples.row(r)[j]);
-    }
-  }
   std::vector<Fit> fits(phases);
-  set_prediction(normals, &fits, &model);
+  set_prediction(prediction_normals(source, samples, phases), &fits, &model);
   set_scale(scale_normals(source, samples, header, model, fits), &model);
   return model;
 }

@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#if defined(__SSE2__) || defined(_M_X64)
+#include <emmintrin.h>
+#endif
+
 #include "codec/row_context.h"
 
 namespace onnxcomp::codec::rans {
@@ -17,6 +21,23 @@ constexpr int32_t kLargestRow = kLargestContext << kRowMemory;
 constexpr int32_t kLargestColumn = 2 * kLanes * kLargestContext;
 
 bool within(int64_t value, int64_t largest) { return value >= -largest && value <= largest; }
+
+int32_t sum_of_magnitudes(const int8_t* contexts, int lanes) {
+#if defined(__SSE2__) || defined(_M_X64)
+  if (lanes == kLanes) {
+    const __m128i zero = _mm_setzero_si128();
+    const auto sums = [&](const int8_t* from) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+      return _mm_sad_epu8(_mm_min_epu8(bytes, _mm_sub_epi8(zero, bytes)), zero);
+    };
+    const __m128i both = _mm_add_epi64(sums(contexts), sums(contexts + 16));
+    return _mm_cvtsi128_si32(_mm_add_epi64(both, _mm_unpackhi_epi64(both, both)));
+  }
+#endif
+  int32_t sum = 0;
+  for (int lane = 0; lane < lanes; ++lane) sum += magnitude_of(contexts[lane]);
+  return sum;
+}
 
 int32_t pair(int32_t low, int32_t high) {
   return static_cast<int32_t>((static_cast<uint32_t>(low) & 0xffff) | static_cast<uint32_t>(high) << 16);
@@ -89,6 +110,13 @@ std::vector<RowPosition> lane_positions(const RowModel& model) {
   return positions;
 }
 
+std::vector<int8_t> symbol_contexts(const Header& header, int32_t center) {
+  std::vector<int8_t> contexts(static_cast<size_t>(header.symbols), 0);  // an escaped code's is 0
+  for (int s = 0; s < header.alphabet(); ++s)
+    contexts[static_cast<size_t>(s)] = static_cast<int8_t>(clamped(s - center, -kLargestContext, kLargestContext));
+  return contexts;
+}
+
 RowGroups::RowGroups(const RowModel& model, Geometry geometry, int lanes)
     : model_(model),
       length_(geometry.row_length()),
@@ -108,8 +136,7 @@ void RowGroups::begin(int active) {
 void RowGroups::end() {
   const int8_t* contexts = contexts_.data() + far_ * kLanes;
   for (int64_t j = 0; j < length_; ++j, contexts += kLanes) {
-    int32_t sum = 0;
-    for (int lane = 0; lane < lanes_; ++lane) sum += magnitude_of(contexts[lane]);
+    const int32_t sum = sum_of_magnitudes(contexts, lanes_);
     int32_t& column = columns_[static_cast<size_t>(j)];
     column = (column >> 1) + sum * (kLanes / lanes_);
   }

@@ -39,6 +39,9 @@ Status read_row_model(BitReader* reader, Geometry geometry, RowModel* model);
 // As the lanes want them.
 std::vector<RowPosition> lane_positions(const RowModel& model);
 
+// The context that a symbol becomes, by symbol.
+std::vector<int8_t> symbol_contexts(const Header& header, int32_t center);
+
 // Memory and loops around one group of rows after another, for decoder and encoder.
 class RowGroups {
  public:
