@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,40 @@ def test_threads_create_and_run_sessions_at_the_same_time() -> None:
     assert len(found) == 80
     for outputs in found:
         assert_same(outputs, expected)
+
+
+@contextmanager
+def little_memory(spare: int) -> Iterator[None]:
+    """This process gets no more than so many bytes."""
+    import resource  # of Unix
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + spare, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("operator", ["SparseQLinearConv", "SparseMatMul", "SparseConv"])
+def test_missing_memory_is_told_with_the_name_of_the_node(operator: str) -> None:
+    call = CALLS[operator]
+    shape = (2**19, 9) if call.x.ndim == 2 else (1, call.x.shape[1], 1200, 1200)
+    x, outcomes = np.zeros(shape, call.x.dtype), []
+    # Enough for nothing, for the output, for a copy of X beside it, for all.
+    for spare in range(2**20, 10 * x.nbytes, x.nbytes):
+        session = open_model(model_of(call))
+        with little_memory(spare):
+            try:
+                session.run(None, {f"{operator}.X": x})
+                outcomes.append("")
+            except Exception as error:
+                outcomes.append(str(error))
+    refused = [said for said in outcomes if said]
+    assert 2 <= len(refused) < len(outcomes)
+    assert all(f"onnxcomp.{operator} 'block/{operator}': " in said for said in refused)
 
 
 def resident_bytes() -> int:
