@@ -169,6 +169,12 @@ def sparse_int8_cases() -> Iterator[Case]:
         x = random_codes(rng, next(tokens), inputs)
         expected = reference_sparse_int8.sparse_int8_matmul(x, packed, scaling)
         yield int8_input(x, packed, scaling, None), expected
+    # Halves, which are rounded to even.
+    packed = pack_int8(np.array([[1], [-1]], np.int8), block_rows=1)
+    scaling = Scaling(scale=np.full(2, 0.5, np.float32), x_zero_point=50, y_zero_point=100)
+    x = np.arange(100, dtype=np.uint8)[:, None]
+    expected = reference_sparse_int8.sparse_int8_matmul(x, packed, scaling)
+    yield int8_input(x, packed, scaling, None), expected
     widths = itertools.cycle([3, 7, 13, 16, 17, 30, 75, 140])
     kernels = [(1, 1), (3, 3), (1, 5), (4, 3)]
     for rows, to_float, shape in itertools.product((1, 4), (False, True), kernels):
@@ -269,11 +275,28 @@ def binary_gemm_cases(rng: np.random.Generator) -> Iterator[Case]:
         yield header + concatenated(packed.bits) + given + concatenated(x), expected
 
 
+def opposite_signs() -> Case:
+    """Differences in every bit, over more words than a byte counts."""
+    positions, outputs = 100, 3
+    packed = reference_binary.pack_gemm(
+        np.full((WORD_BITS * positions, outputs), -1), positions=positions
+    )
+    x = np.full((2, positions), 2**WORD_BITS - 1, np.uint64)
+    rng = np.random.default_rng(0)
+    sums = reference_binary.gemm_sums(x, packed)
+    given, expected = binary_outputs(rng, sums, 0, to_bits=False)
+    header = binary_header(
+        2, outputs, WORD_BITS, positions=positions, batch=len(x), words=packed.bits.size
+    )
+    return header + concatenated(packed.bits) + given + concatenated(x), expected
+
+
 def binary_cases() -> Iterator[Case]:
     """Convolutions, products, packing and pooling of signs."""
     rng = np.random.default_rng(0)
     yield from binary_conv_cases(rng)
     yield from binary_gemm_cases(rng)
+    yield opposite_signs()
     for index, (channels, image) in enumerate(
         itertools.product((1, 31, 64, 100), ((1, 1), (2, 4), (3, 7)))
     ):

@@ -81,6 +81,17 @@ inline bool is_small(std::initializer_list<int64_t> shape) {
   return count <= 1 << 17;
 }
 
+template <class T>
+void expect_equal(const Exact<T>& expected, const Exact<T>& found, const char* isa) {
+  for (int64_t i = 0; i < expected.count(); ++i) {
+    const T right = expected.data()[i], wrong = found.data()[i];
+    if (std::memcmp(&right, &wrong, sizeof right) == 0) continue;
+    std::fprintf(stderr, "number %lld of %lld is %.9g, expected %.9g\n", static_cast<long long>(i),
+                 static_cast<long long>(expected.count()), static_cast<double>(wrong), static_cast<double>(right));
+    expect(false, isa);
+  }
+}
+
 // Calls compute(kernel, y) for each kernel, the last of which is the portable one: all have to give
 // the same numbers, all of which have to be written.
 template <class T, class Kernel, class Compute>
@@ -95,7 +106,7 @@ void compare_kernels(const std::vector<const Kernel*>& kernels, int64_t count,
     std::memset(found.data(), 0x5a, static_cast<size_t>(found.bytes()));
     compute(*kernel, found.data());
     record(kernel->isa, found.data(), static_cast<size_t>(found.bytes()));
-    expect(std::memcmp(expected.data(), found.data(), static_cast<size_t>(found.bytes())) == 0, kernel->isa);
+    expect_equal(expected, found, kernel->isa);
   }
 }
 

@@ -47,3 +47,11 @@ foreach(source fuzz/binary.cc fuzz/codec.cc fuzz/container.cc fuzz/sparse.cc fuz
   target_link_libraries(${target} PRIVATE onnxcomp_operators onnxcomp_decode)
   target_link_options(${target} PRIVATE ${sanitizers} ${engine})
 endforeach()
+
+# The operators themselves, for an onnxruntime in whose process the sanitizers' libraries are loaded first.
+file(GLOB doors CONFIGURE_DEPENDS onnxruntime/*.cc)
+add_library(onnxcomp_ops SHARED EXCLUDE_FROM_ALL ${doors})
+target_compile_options(onnxcomp_ops PRIVATE -Wall -Wextra -Wconversion ${instrumented})
+target_include_directories(onnxcomp_ops PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
+target_link_libraries(onnxcomp_ops PRIVATE onnxcomp_operators onnxcomp_decode)
+target_link_options(onnxcomp_ops PRIVATE ${sanitizers})

@@ -105,14 +105,14 @@ TensorView input(FunctionTable api, const KernelContext* context, size_t input) 
   return view(api, value);
 }
 
-const void* channel_input(FunctionTable api, const KernelContext* context, size_t input,
+TensorView channel_input(FunctionTable api, const KernelContext* context, size_t input,
                           const char* name, ElementType type, int64_t count) {
-  if (!has_input(api, context, input)) return nullptr;
-  const TensorView tensor = ort::input(api, context, input);
+  if (!has_input(api, context, input)) return {};
+  TensorView tensor = ort::input(api, context, input);
   if (tensor.type != type || tensor.shape != std::vector{count})
     throw InvalidArgument(std::string(name) + " has shape " + describe(tensor.shape) + ", expected " +
                           type_name(type) + " [" + std::to_string(count) + "]");
-  return tensor.data;
+  return tensor;
 }
 
 void* output(FunctionTable api, KernelContext* context, const std::vector<int64_t>& shape) {

@@ -25,15 +25,15 @@ std::vector<int64_t> ints_attribute(FunctionTable api, const KernelInfo* info, c
 // Throws unless the attribute format_version is `supported`.
 void check_format_version(FunctionTable api, const KernelInfo* info, int64_t supported);
 
-// An initializer, which stays where it is for as long as the kernel lives.
+// An initializer, which stays where it is for as long as the kernel and its copy, if any, live.
 TensorView constant_input(FunctionTable api, const KernelInfo* info, size_t input, const char* name,
                           ElementType type, size_t rank);
 
 // Whether an optional input is given.
 bool has_input(FunctionTable api, const KernelContext* context, size_t input);
 TensorView input(FunctionTable api, const KernelContext* context, size_t input);
-// One number for each of `count` channels; null where the optional input is not given.
-const void* channel_input(FunctionTable api, const KernelContext* context, size_t input,
+// One number for each of `count` channels; its data are null where the optional input is not given.
+TensorView channel_input(FunctionTable api, const KernelContext* context, size_t input,
                           const char* name, ElementType type, int64_t count);
 void* output(FunctionTable api, KernelContext* context, const std::vector<int64_t>& shape);
 

@@ -13,6 +13,7 @@ std::unique_ptr<ConvKernel> create_conv(FunctionTable api, const KernelInfo* inf
   const TensorView bits = constant_input(api, info, kWeight, "weight", ElementType::kUInt64, 3);
   auto op = std::make_unique<ConvKernel>();
   op->api = api;
+  op->copy = bits.copy;
   op->weights = {static_cast<const uint64_t*>(bits.data), bits.shape[0],
                  int_attribute(api, info, "in_channels"), int_attribute(api, info, "group"),
                  window_of_kernel(api, info, true)};
@@ -56,12 +57,12 @@ void BinaryConv::compute(const ConvKernel& op, KernelContext* context) {
   const int64_t channels = op.weights.out_channels;
   const binary::ConvInput input = conv_input(op, x);
   const std::vector<int64_t> shape = image_output(op.weights.window, x.shape, channels);
-  const void* scale = channel_input(op.api, context, kScale, "scale", ElementType::kFloat, channels);
-  const void* bias = channel_input(op.api, context, kBias, "bias", ElementType::kFloat, channels);
+  const TensorView scale = channel_input(op.api, context, kScale, "scale", ElementType::kFloat, channels);
+  const TensorView bias = channel_input(op.api, context, kBias, "bias", ElementType::kFloat, channels);
   void* y = output(op.api, context, shape);
   run_conv(op, context, input, false,
-           binary::FloatOutput{static_cast<float*>(y), static_cast<const float*>(scale),
-                               static_cast<const float*>(bias)});
+           binary::FloatOutput{static_cast<float*>(y), static_cast<const float*>(scale.data),
+                               static_cast<const float*>(bias.data)});
 }
 
 void BinaryConv::infer_shape(FunctionTable api, ShapeInferContext* context) {
@@ -80,10 +81,11 @@ void BinaryConvSigns::compute(const ConvKernel& op, KernelContext* context) {
   const binary::ConvInput input = conv_input(op, x);
   const std::vector<int64_t> shape =
       image_output(op.weights.window, x.shape, binary::words_of(channels));
-  const int32_t* thresholds = thresholds_of(op.api, context, kThresholds, channels);
+  const TensorView thresholds = thresholds_of(op.api, context, kThresholds, channels);
   void* y = output(op.api, context, shape);
   run_conv(op, context, input, true,
-           binary::BitOutput{static_cast<uint64_t*>(y), thresholds});
+           binary::BitOutput{static_cast<uint64_t*>(y),
+                             static_cast<const int32_t*>(thresholds.data)});
 }
 
 void BinaryConvSigns::infer_shape(FunctionTable api, ShapeInferContext* context) {

@@ -13,6 +13,7 @@ std::unique_ptr<GemmKernel> create_gemm(FunctionTable api, const KernelInfo* inf
   const TensorView bits = constant_input(api, info, kWeight, "weight", ElementType::kUInt64, 3);
   auto op = std::make_unique<GemmKernel>();
   op->api = api;
+  op->copy = bits.copy;
   op->weights = {static_cast<const uint64_t*>(bits.data), int_attribute(api, info, "in_channels"),
                  int_attribute(api, info, "positions"), int_attribute(api, info, "out_features")};
   refuse(binary::find_defect(op->weights, bits.shape[0] * bits.shape[1] * bits.shape[2]));
@@ -53,12 +54,12 @@ void BinaryGemm::compute(const GemmKernel& op, KernelContext* context) {
   const TensorView x = input(op.api, context, kBits);
   const uint64_t* rows = rows_of(op, x);
   const int64_t features = op.weights.out_features;
-  const void* scale = channel_input(op.api, context, kScale, "scale", ElementType::kFloat, features);
-  const void* bias = channel_input(op.api, context, kBias, "bias", ElementType::kFloat, features);
+  const TensorView scale = channel_input(op.api, context, kScale, "scale", ElementType::kFloat, features);
+  const TensorView bias = channel_input(op.api, context, kBias, "bias", ElementType::kFloat, features);
   void* y = output(op.api, context, {x.shape[0], features});
   run_gemm(op, context, rows, x.shape[0],
-           binary::FloatOutput{static_cast<float*>(y), static_cast<const float*>(scale),
-                               static_cast<const float*>(bias)});
+           binary::FloatOutput{static_cast<float*>(y), static_cast<const float*>(scale.data),
+                               static_cast<const float*>(bias.data)});
 }
 
 void BinaryGemm::infer_shape(FunctionTable api, ShapeInferContext* context) {
@@ -73,10 +74,11 @@ void BinaryGemmSigns::compute(const GemmKernel& op, KernelContext* context) {
   const TensorView x = input(op.api, context, kBits);
   const uint64_t* rows = rows_of(op, x);
   const int64_t features = op.weights.out_features;
-  const int32_t* thresholds = thresholds_of(op.api, context, kThresholds, features);
+  const TensorView thresholds = thresholds_of(op.api, context, kThresholds, features);
   void* y = output(op.api, context, {x.shape[0], binary::words_of(features)});
   run_gemm(op, context, rows, x.shape[0],
-           binary::BitOutput{static_cast<uint64_t*>(y), thresholds});
+           binary::BitOutput{static_cast<uint64_t*>(y),
+                             static_cast<const int32_t*>(thresholds.data)});
 }
 
 void BinaryGemmSigns::infer_shape(FunctionTable api, ShapeInferContext* context) {

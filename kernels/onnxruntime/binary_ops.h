@@ -44,6 +44,7 @@ struct BinaryMaxPool {
 struct ConvKernel {
   FunctionTable api;
   binary::ConvWeights weights;
+  Copy copy;  // that the weights point to, if any
   std::vector<int32_t> position_sums;
 };
 
@@ -79,6 +80,7 @@ struct BinaryConvSigns {
 struct GemmKernel {
   FunctionTable api;
   binary::GemmWeights weights;
+  Copy copy;
 };
 
 // onnxcomp.BinaryGemm(bits, weight, scale?, bias?) -> Y

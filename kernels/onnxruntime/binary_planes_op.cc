@@ -9,14 +9,13 @@ namespace {
 constexpr int64_t kSmallestParallelPacking = int64_t{1} << 16;
 
 // Thresholds of one for all channels, or one for each.
-binary::PackInput pack_input(const PackSigns::Kernel& op, KernelContext* context,
-                             const TensorView& x) {
+binary::PackInput pack_input(const PackSigns::Kernel& op, const TensorView& x,
+                             const TensorView& thresholds) {
   static constexpr float kZero = 0.0f;
   binary::PackInput input{static_cast<const float*>(x.data), x.shape[1], 1, &kZero, false,
                           op.comparison};
   for (size_t axis = 2; axis < x.shape.size(); ++axis) input.positions *= x.shape[axis];
-  if (!has_input(op.api, context, 1)) return input;
-  const TensorView thresholds = ort::input(op.api, context, 1);
+  if (thresholds.data == nullptr) return input;
   input.per_channel = thresholds.shape == std::vector{input.channels};
   if (!input.per_channel && thresholds.shape != std::vector<int64_t>{1})
     throw InvalidArgument("thresholds has shape " + describe(thresholds.shape) +
@@ -38,7 +37,9 @@ void PackSigns::compute(const Kernel& op, KernelContext* context) {
   const TensorView x = input(op.api, context, 0);
   if (x.shape.size() < 2)
     throw InvalidArgument("X has shape " + describe(x.shape) + ", expected [batch, channels, ...]");
-  const binary::PackInput first = pack_input(op, context, x);
+  const bool compared = has_input(op.api, context, 1);
+  const TensorView thresholds = compared ? input(op.api, context, 1) : TensorView{};
+  const binary::PackInput first = pack_input(op, x, thresholds);
   std::vector<int64_t> shape = x.shape;
   shape[1] = binary::words_of(shape[1]);
   auto* bits = static_cast<uint64_t*>(output(op.api, context, shape));

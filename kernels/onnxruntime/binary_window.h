@@ -18,11 +18,11 @@ inline void refuse(const std::string& defect) {
 }
 
 // Where a model leaves out what the operator requires, onnxruntime may hand on that it is not there.
-inline const int32_t* thresholds_of(FunctionTable api, const KernelContext* context, size_t input,
-                                    int64_t count) {
-  const void* found = channel_input(api, context, input, "thresholds", ElementType::kInt32, count);
-  if (found == nullptr) throw InvalidArgument("thresholds are missing");
-  return static_cast<const int32_t*>(found);
+inline TensorView thresholds_of(FunctionTable api, const KernelContext* context, size_t input,
+                                int64_t count) {
+  TensorView found = channel_input(api, context, input, "thresholds", ElementType::kInt32, count);
+  if (found.data == nullptr) throw InvalidArgument("thresholds are missing");
+  return found;
 }
 
 // `numbers(name, count)` reads an attribute; a pool's window has no dilations.

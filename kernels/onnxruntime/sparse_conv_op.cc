@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "onnxruntime/arena.h"
@@ -29,10 +30,12 @@ std::unique_ptr<SparseConv::Kernel> SparseConv::create(FunctionTable api, const 
   const std::string defect = sparse::find_channel_defect(in_channels, window.shape.positions());
   if (!defect.empty()) throw InvalidArgument(defect);
   const int64_t out_channels = int_attribute(api, info, "out_channels");
+  std::vector<Copy> copies;
   const sparse::PackedWeights weights =
       read_sparse_weights(api, info, in_channels * window.shape.positions(), out_channels,
-                          int_attribute(api, info, "group"));
-  return std::unique_ptr<Kernel>(new Kernel{api, weights, window, lowest(api, info)});
+                          int_attribute(api, info, "group"), &copies);
+  return std::unique_ptr<Kernel>(
+      new Kernel{api, weights, std::move(copies), window, lowest(api, info)});
 }
 
 void SparseConv::compute(const Kernel& op, KernelContext* context) {
@@ -41,14 +44,14 @@ void SparseConv::compute(const Kernel& op, KernelContext* context) {
   const int64_t channels = weights.groups * (weights.in_features / op.window.shape.positions());
   const ConvImages images =
       conv_images(op.window, x.shape, "float32", channels, weights.out_features);
-  const void* bias =
+  const TensorView bias =
       channel_input(op.api, context, kBias, "bias", ElementType::kFloat, weights.out_features);
   void* y = output(op.api, context, images.output);
   if (images.count == 0) return;
   Arena arena(op.api, context);
   Scratch scratch(arena);
-  const sparse::Conv conv(*sparse::find_kernel("auto"), weights, static_cast<const float*>(bias),
-                          op.low, op.window.shape, scratch, static_cast<const float*>(x.data),
+  const sparse::Conv conv(*sparse::find_kernel("auto"), weights,
+                          static_cast<const float*>(bias.data), op.low, op.window.shape, scratch, static_cast<const float*>(x.data),
                           images.count, images.height, images.width,
                           static_cast<float*>(y));
   run_product(op.api, context, conv);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "onnxruntime/conv_window.h"
 #include "onnxruntime/sparse_matmul_op.h"
@@ -16,6 +17,7 @@ struct SparseConv {
   struct Kernel {
     FunctionTable api;
     sparse::PackedWeights weights;
+    std::vector<Copy> copies;  // that the weights point to, if any
     ConvWindow window;
     float low;
   };

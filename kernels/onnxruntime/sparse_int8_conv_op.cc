@@ -14,8 +14,10 @@ auto SparseInt8Conv<kResult>::create(FunctionTable api, const KernelInfo* info)
   const ConvWindow window = conv_window(api, info);
   const int64_t positions = window.shape.positions();
   const int64_t groups = int_attribute(api, info, "group");
-  return std::unique_ptr<Kernel>(
-      new Kernel{api, read_sparse_int8_layer(api, info, positions, groups, kToCodes), window});
+  std::vector<Copy> copies;
+  sparse_int8::Layer layer =
+      read_sparse_int8_layer(api, info, positions, groups, kToCodes, &copies);
+  return std::unique_ptr<Kernel>(new Kernel{api, std::move(copies), std::move(layer), window});
 }
 
 template <ElementType kResult>

@@ -30,11 +30,13 @@ TensorView channel_constant(FunctionTable api, const KernelInfo* info, size_t in
 }  // namespace
 
 sparse_int8::Layer read_sparse_int8_layer(FunctionTable api, const KernelInfo* info,
-                                          int64_t positions, int64_t groups, bool to_codes) {
+                                          int64_t positions, int64_t groups, bool to_codes,
+                                          std::vector<Copy>* copies) {
   check_format_version(api, info, sparse_int8::kFormatVersion);
   const TensorView values = constant_input(api, info, kValues, "values", ElementType::kInt8, 3);
   const TensorView indices = constant_input(api, info, kIndices, "indices", ElementType::kInt32, 1);
   const TensorView offsets = constant_input(api, info, kOffsets, "offsets", ElementType::kInt32, 1);
+  *copies = {values.copy, indices.copy, offsets.copy};
   sparse_int8::PackedWeights weights;
   weights.values = static_cast<const int8_t*>(values.data);
   weights.indices = static_cast<const int32_t*>(indices.data);
@@ -52,15 +54,13 @@ sparse_int8::Layer read_sparse_int8_layer(FunctionTable api, const KernelInfo* i
       channel_constant(api, info, kScale, "scale", ElementType::kFloat, channels);
   const auto* scales = static_cast<const float*>(scale.data);
   refuse(sparse_int8::find_scale_defect(scales, channels));
-  const int32_t* biases = nullptr;
+  TensorView bias{};
   size_t inputs = 0;
   check(api, GetNodeInputCount::call(api, info, &inputs));
-  if (inputs > kBias) {
-    const TensorView bias =
-        channel_constant(api, info, kBias, "bias", ElementType::kInt32, channels);
-    biases = static_cast<const int32_t*>(bias.data);
-  }
-  return {weights, scales, biases, zero_point(api, info, "x_zero_point"),
+  if (inputs > kBias)
+    bias = channel_constant(api, info, kBias, "bias", ElementType::kInt32, channels);
+  return {weights, scales, static_cast<const int32_t*>(bias.data),
+          zero_point(api, info, "x_zero_point"),
           to_codes ? zero_point(api, info, "y_zero_point") : 0};
 }
 

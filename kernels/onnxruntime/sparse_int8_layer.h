@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "onnxruntime/arguments.h"
 #include "sparse_int8/layer.h"
@@ -11,8 +12,9 @@ namespace onnxcomp::ort {
 
 enum SparseInt8Input : size_t { kX, kValues, kIndices, kOffsets, kScale, kBias };
 
-// The weights are checked, and used where they lie. Reads y_zero_point where the output is codes.
+// The weights are checked, and used where they lie, or copies of them. Reads y_zero_point where the output is codes.
 sparse_int8::Layer read_sparse_int8_layer(FunctionTable api, const KernelInfo* info,
-                                          int64_t positions, int64_t groups, bool to_codes);
+                                          int64_t positions, int64_t groups, bool to_codes,
+                                          std::vector<Copy>* copies);
 
 }  // namespace onnxcomp::ort

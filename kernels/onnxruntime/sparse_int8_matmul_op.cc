@@ -13,8 +13,9 @@ template <ElementType kResult>
 auto SparseInt8MatMul<kResult>::create(FunctionTable api, const KernelInfo* info)
     -> std::unique_ptr<Kernel> {
   constexpr bool kToCodes = kResult == ElementType::kUInt8;
-  return std::unique_ptr<Kernel>(
-      new Kernel{api, read_sparse_int8_layer(api, info, 1, 1, kToCodes)});
+  std::vector<Copy> copies;
+  sparse_int8::Layer layer = read_sparse_int8_layer(api, info, 1, 1, kToCodes, &copies);
+  return std::unique_ptr<Kernel>(new Kernel{api, std::move(copies), std::move(layer)});
 }
 
 template <ElementType kResult>

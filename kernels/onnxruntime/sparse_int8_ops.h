@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "onnxruntime/conv_window.h"
 #include "onnxruntime/operator.h"
@@ -25,6 +26,7 @@ struct SparseInt8MatMul {
   static constexpr ElementType kOutput = kResult;
   struct Kernel {
     FunctionTable api;
+    std::vector<Copy> copies;  // that the layer points to, if any
     sparse_int8::Layer layer;
   };
   static std::unique_ptr<Kernel> create(FunctionTable api, const KernelInfo* info);
@@ -38,6 +40,7 @@ struct SparseInt8Conv {
   static constexpr ElementType kOutput = kResult;
   struct Kernel {
     FunctionTable api;
+    std::vector<Copy> copies;  // that the layer points to, if any
     sparse_int8::Layer layer;
     ConvWindow window;
   };

@@ -17,8 +17,10 @@ std::unique_ptr<SparseMatMul::Kernel> SparseMatMul::create(FunctionTable api,
                                                            const KernelInfo* info) {
   const int64_t in_features = int_attribute(api, info, "in_features");
   const int64_t out_features = int_attribute(api, info, "out_features");
-  return std::unique_ptr<Kernel>(
-      new Kernel{api, read_sparse_weights(api, info, in_features, out_features, 1)});
+  auto op = std::make_unique<Kernel>();
+  op->api = api;
+  op->weights = read_sparse_weights(api, info, in_features, out_features, 1, &op->copies);
+  return op;
 }
 
 void SparseMatMul::compute(const Kernel& op, KernelContext* context) {
@@ -26,8 +28,8 @@ void SparseMatMul::compute(const Kernel& op, KernelContext* context) {
   if (x.shape.empty() || x.shape.back() != op.weights.in_features)
     throw InvalidArgument("X has shape " + describe(x.shape) + ", expected float32 [..., " +
                           std::to_string(op.weights.in_features) + "]");
-  const void* bias = channel_input(op.api, context, kBias, "bias", ElementType::kFloat,
-                                   op.weights.out_features);
+  const TensorView bias = channel_input(op.api, context, kBias, "bias", ElementType::kFloat,
+                                        op.weights.out_features);
   std::vector<int64_t> shape = x.shape;
   shape.back() = op.weights.out_features;
   int64_t tokens = 1;
@@ -35,8 +37,8 @@ void SparseMatMul::compute(const Kernel& op, KernelContext* context) {
   void* y = output(op.api, context, shape);
   if (tokens == 0) return;
   const sparse::MatMul matmul(*sparse::find_kernel("auto"), op.weights,
-                              static_cast<const float*>(bias), static_cast<const float*>(x.data),
-                              tokens, static_cast<float*>(y));
+                              static_cast<const float*>(bias.data),
+                              static_cast<const float*>(x.data), tokens, static_cast<float*>(y));
   const bool parallel = matmul.work() >= kSmallestParallelWork;
   run_tasks(op.api, context, matmul.fill_task_count(), parallel,
             [&](int64_t task) { matmul.fill(task); });

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "onnxruntime/operator.h"
 #include "sparse/packed_weights.h"
@@ -20,6 +21,7 @@ struct SparseMatMul {
   struct Kernel {
     FunctionTable api;
     sparse::PackedWeights weights;
+    std::vector<Copy> copies;  // that the weights point to, if any
   };
   static std::unique_ptr<Kernel> create(FunctionTable api, const KernelInfo* info);
   static void compute(const Kernel& op, KernelContext* context);

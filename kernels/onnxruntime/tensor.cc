@@ -1,5 +1,8 @@
 #include "onnxruntime/tensor.h"
 
+#include <cstring>
+#include <new>
+
 #include "onnxruntime/errors.h"
 
 namespace onnxcomp::ort {
@@ -11,6 +14,30 @@ std::vector<int64_t> shape_of(FunctionTable api, const TensorInfo* info) {
   if (rank > 0) check(api, GetDimensions::call(api, info, shape.data(), rank));
   return shape;
 }
+
+namespace {
+
+size_t size_of(ElementType type) {
+  switch (type) {
+    case ElementType::kFloat:
+    case ElementType::kInt32: return 4;
+    case ElementType::kInt64:
+    case ElementType::kUInt64: return 8;
+    default: return 1;
+  }
+}
+
+void align(TensorView* tensor) {
+  const size_t size = size_of(tensor->type);
+  if (reinterpret_cast<uintptr_t>(tensor->data) % size == 0) return;
+  size_t bytes = size;
+  for (const int64_t dimension : tensor->shape) bytes *= static_cast<size_t>(dimension);
+  tensor->copy = Copy(::operator new(bytes), [](void* memory) { ::operator delete(memory); });
+  std::memcpy(tensor->copy.get(), tensor->data, bytes);
+  tensor->data = tensor->copy.get();
+}
+
+}  // namespace
 
 TensorView view(FunctionTable api, const Value* value) {
   TensorInfo* info = nullptr;
@@ -26,6 +53,7 @@ TensorView view(FunctionTable api, const Value* value) {
   ReleaseTensorInfo::call(api, info);
   // The interface has no reader's form of this function; nobody here writes through an input.
   check(api, GetTensorMutableData::call(api, const_cast<Value*>(value), &result.data));
+  align(&result);
   return result;
 }
 

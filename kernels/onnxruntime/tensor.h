@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -8,11 +9,15 @@
 
 namespace onnxcomp::ort {
 
-// A dense tensor of onnxruntime's, looked at; the memory stays its owner's.
+// Numbers that began at an address that is none for them, as external data may: copies of theirs.
+using Copy = std::shared_ptr<void>;
+
+// A dense tensor of onnxruntime's, looked at; the memory stays its owner's, unless there is a copy.
 struct TensorView {
   ElementType type;
   std::vector<int64_t> shape;
   void* data;
+  Copy copy;
 };
 
 TensorView view(FunctionTable api, const Value* value);

@@ -14,7 +14,7 @@ from operator_seeds import CASES, hostile_inputs
 
 KINDS = {  # of seeds
     **{"codec": 90, "container": 11, "zstd": 24},
-    **{"sparse": 63, "sparse_int8": 48, "binary": 42},
+    **{"sparse": 63, "sparse_int8": 49, "binary": 42},
 }
 RUNS = {
     **{"codec": 1500, "container": 3000, "zstd": 5000},
