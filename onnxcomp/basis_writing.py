@@ -50,7 +50,8 @@ def write_signs(
     for old in {id(part): part for part in (node, layer.adder) if part is not None}.values():
         old.inputs.clear()
         old.outputs.clear()
-    writer.end(terms, made)
+    writer.nodes[-1].outputs.clear()
+    writer.nodes[-1].outputs.append(made)
     graph.nodes[at:at] = writer.nodes
     return terms
 
@@ -81,6 +82,7 @@ class _Writer:
         self._op = "Conv" if node.op == "Conv" else "Gemm"
         self._attrs = dict(node.attrs) if node.op == "Conv" else {}
         self._x, self._made = node.inputs[0], made
+        self._total: gs.Variable | None = None
         self._weight = node.inputs[1]
         high, low = (np.asarray(value, np.float32) for value in (1, -1))
         self._choices = [self._constant("high", high), self._constant("low", low)]
@@ -96,21 +98,18 @@ class _Writer:
         return self._add("Where", [compared, *self._choices], np.float32, shape)
 
     def layer(self, read: gs.Variable, signs: Array, scale: Array, bias: Array | None) -> gs.Node:
-        """A layer of signs, int8 [out, d]."""
+        """A layer of signs, int8 [out, d], added to those before it."""
         values = signs * np.maximum(scale, TINY).astype(np.float32)[:, None]
         values = values.reshape(self._weight.shape) if self._op == "Conv" else values.T
         inputs: list[gs.Tensor] = [read, self._constant("base", np.ascontiguousarray(values))]
         if bias is not None:
             inputs.append(self._constant("bias", bias.astype(np.float32)))
-        self._add(self._op, inputs, np.float32, self._made.shape, **self._attrs)
-        return self.nodes[-1]
-
-    def end(self, terms: Sequence[gs.Node], made: gs.Variable) -> None:
-        """Adds the layers up, to the tensor that the layer made."""
-        if len(terms) > 1:
-            self._add("Sum", [term.outputs[0] for term in terms], np.float32, made.shape)
-        self.nodes[-1].outputs.clear()
-        self.nodes[-1].outputs.append(made)
+        made = self._add(self._op, inputs, np.float32, self._made.shape, **self._attrs)
+        layer = self.nodes[-1]
+        if self._total is not None:  # at once, while what is added is in the cache
+            made = self._add("Add", [self._total, made], np.float32, self._made.shape)
+        self._total = made
+        return layer
 
     def _constant(self, role: str, values: Array) -> gs.Constant:
         return gs.Constant(self._names.fresh(f"{self._weight.name}.{role}"), values)
