@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
+import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -160,66 +160,33 @@ def test_threads_create_and_run_sessions_at_the_same_time() -> None:
         assert_same(outputs, expected)
 
 
-@contextmanager
-def little_memory(spare: int) -> Iterator[None]:
-    """This process gets no more than so many bytes."""
-    import resource  # of Unix
-
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + spare, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+def in_a_fresh_process(*arguments: str) -> Any:
+    script = Path(__file__).resolve().parent.parent / "operator_memory.py"
+    command = [sys.executable, "-P", str(script), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(script.parent)}
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("operator", ["SparseQLinearConv", "SparseMatMul", "SparseConv"])
 def test_missing_memory_is_told_with_the_name_of_the_node(operator: str) -> None:
-    call = CALLS[operator]
-    shape = (2**19, 9) if call.x.ndim == 2 else (1, call.x.shape[1], 1200, 1200)
-    x, outcomes = np.zeros(shape, call.x.dtype), []
-    # Enough for nothing, for the output, for a copy of X beside it, for all.
-    for spare in range(2**20, 10 * x.nbytes, x.nbytes):
-        session = open_model(model_of(call))
-        with little_memory(spare):
-            try:
-                session.run(None, {f"{operator}.X": x})
-                outcomes.append("")
-            except Exception as error:
-                outcomes.append(str(error))
-    refused = [said for said in outcomes if said]
-    assert 2 <= len(refused) < len(outcomes)
-    assert all(f"onnxcomp.{operator} 'block/{operator}': " in said for said in refused)
-
-
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
-
-
-def growth_of(repeat: Callable[[], object], times: int, warm: int) -> float:
-    """Bytes that stay in memory for each call, once caches are full."""
-    for _ in range(warm):
-        repeat()
-    gc.collect()
-    before = resident_bytes()
-    for _ in range(times):
-        repeat()
-    gc.collect()
-    return (resident_bytes() - before) / times
+    said = in_a_fresh_process("little", operator)
+    refused = [line for line in said if line]
+    assert 2 <= len(refused) < len(said)
+    assert all(f"onnxcomp.{operator} 'block/{operator}': " in line for line in refused)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_sessions_leave_nothing_in_memory() -> None:
     # onnxruntime unloads the library after each one, so all that is not freed would add up.
-    assert growth_of(run_all, times=200, warm=150) < 500
+    assert in_a_fresh_process("growth", "200", "150") < 500
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ten_thousand_sessions_leave_nothing_in_memory() -> None:
-    growth = growth_of(run_all, times=10_000, warm=200)
+    growth = in_a_fresh_process("growth", "10000", "200")
     print(f"{growth:.1f} bytes for each session")
     assert growth < 300
