@@ -44,9 +44,9 @@ def restore(
     Raises:
         CorruptContainer: a payload or a result is damaged, or the base is missing.
     """
-    native, rest = _native(reader, outs)
+    native, chunks, rest = _native(reader, outs)
     tasks, checks = _tasks(reader, rest)
-    runs = [native.run] * (threads or os.cpu_count() or 1) if len(rest) < len(outs) else []
+    runs = [native.run] * min(threads or os.cpu_count() or 1, chunks)
     run([*runs[1:], *beside, *runs[:1], *tasks])
     run(checks)
     if native.defects() != (-1, -1):
@@ -84,9 +84,9 @@ def _both(task: Task, check: Task) -> None:
 
 def _native(
     reader: ContainerReader, outs: Mapping[int, Array]
-) -> tuple[Restoring, dict[int, Array]]:
-    """What restores tensors without the interpreter, and those that it cannot."""
-    native, rest, count = Restoring(), dict(outs), 0
+) -> tuple[Restoring, int, dict[int, Array]]:
+    """What restores tensors without the interpreter, its chunks, and those that it cannot."""
+    native, rest, count, chunks = Restoring(), dict(outs), 0, 0
     for index in _largest_first(outs) if restores_files else ():
         entry, out = reader.directory.entries[index], outs[index]
         source, of = reader, index
@@ -102,7 +102,8 @@ def _native(
             _add(native, count, source, of, chunk, cuts[0], table, out)
         del rest[index]
         count += 1
-    return native, rest
+        chunks += cuts[0].chunks
+    return native, chunks, rest
 
 
 def _is_compiled(entry: Entry, place: Cut) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from onnxcomp.container_reader import ContainerReader, Run, Task
+from onnxcomp.container_restoring import restore
 from onnxcomp.errors import OutputError
 from onnxcomp.progress import Progress
 from onnxcomp.skeleton import moved
@@ -98,7 +99,7 @@ def unpack(
         if directory.external:
             check_target(data, inputs, "-o")
         _check_room(reader, target)
-        tensors = _tensors(reader, run, progress or Progress())
+        tensors = _tensors(reader, run, threads, progress or Progress())
         with replacing(target) as folder:
             files = [folder / target.name]
             skeleton = reader.skeleton()
@@ -134,18 +135,20 @@ def verify(
     """
     with open_container(path, base) as reader, in_threads(threads) as run:
         reader.skeleton()
-        for _ in _tensors(reader, run, progress or Progress()):
+        for _ in _tensors(reader, run, threads, progress or Progress()):
             pass
         return len(reader.directory.entries)
 
 
 def _tensors(
-    reader: ContainerReader, run: Run, progress: Progress
+    reader: ContainerReader, run: Run, threads: int | None, progress: Progress
 ) -> Iterator[tuple[int, memoryview]]:
     """(gap before it, bytes) of each tensor."""
     entries = reader.directory.entries
     for index, entry in enumerate(entries):
-        yield entry.gap, reader.read(index, run).data
+        values = reader.allocate(entry.size)
+        restore(reader, {index: values}, run, threads)
+        yield entry.gap, values.data
         progress.advance(index + 1, len(entries))
 
 
