@@ -16,10 +16,11 @@ from onnxcomp.basis_writing import layer_alone, write_signs
 from onnxcomp.binary_bases import MOST
 from onnxcomp.binary_sites import binary_layer
 from onnxcomp.blas import one_blas_thread
+from onnxcomp.blocked_channels import reorders
 from onnxcomp.errors import UnsupportedModel
 from onnxcomp.graph import Names, all_nodes, is_constant, label, remove_unused, sort_nodes
 from onnxcomp.held_out import is_held
-from onnxcomp.layer_latency import net_times
+from onnxcomp.layer_latency import LEAST_MS, net_times
 from onnxcomp.linear_layers import LinearLayer, reason_against
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.passes.lower_binary import LowerBinary
@@ -30,6 +31,7 @@ from onnxcomp.regression import Fit
 from onnxcomp.runtime import open_session
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.sign_inputs import SignReader
+from onnxcomp.sparse_operators import model_times
 from onnxcomp.stepping import can_step
 from onnxcomp.weight_forms import FormWriter
 from onnxcomp.weight_sites import Site, Weight, layout_of
@@ -176,10 +178,10 @@ class _Work:
     ) -> None:
         self.graph, self.context, self.report = graph, context, report
         self.names = Names(graph)
-        before = graph.copy()
+        self.options, self.before = options, graph.copy()
         feeds = context.samples().feeds(options.samples)
-        self.walk = SideBySide(before, graph, {}, feeds, context.seed)
-        self.known = before.tensors()
+        self.walk = SideBySide(self.before, graph, {}, feeds, context.seed)
+        self.known = self.before.tensors()
         self.waiting = {id(node) for node in graph.nodes if _is_layer(node)}
         self.replaced: list[gs.Node] = []  # kept, so that no new node gets the id of one of them
         self.terms: list[gs.Node] = []
@@ -241,6 +243,19 @@ class _Work:
             self.report.numbers["binarized_layers"] = len(self.errors)
             self.report.numbers["mean_error"] = round(float(np.mean(self.errors)), 4)
             self.report.numbers["largest_error"] = round(max(self.errors), 4)
+        if self.terms and self.options.choose == "measured":
+            self._time_whole()
+
+    def _time_whole(self) -> None:
+        """Layers that are faster alone may cost the others: onnxruntime moves tensors between."""
+        feed = next(self.context.samples().feeds(1))
+        timing = model_times([self.before, self.graph], feed, self.options.threads)
+        names = ("float_model_ms", "binary_model_ms")
+        self.report.numbers |= dict(zip(names, timing.milliseconds, strict=True))
+        if timing.ratios[1] > 1 + timing.errors[1]:
+            before, after = timing.milliseconds
+            said = f"{after:.3g} instead of {before:.3g} ms"
+            self.report.notes.append(f"the whole model is slower than in float: {said}")
 
     def _target(self, layer: LinearLayer) -> Target:
         return target_of(layer, self.known, self.waiting)
@@ -290,11 +305,14 @@ def _layer_times(
     threads: int,
     context: PassContext,
 ) -> tuple[float, float]:
-    """Milliseconds of a layer alone, in float and on bits."""
+    """Milliseconds of a layer in float, without what is reordered around it, and on bits."""
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     before, _ = layer_alone(reader.whole, shape)
     after, layer = layer_alone(reader.whole, shape)
     _lower(after, write_signs(after, replace(reader, whole=layer), fitted, Names(after)), context)
     opened = [(open_session(graph, threads=threads), {"x": x}) for graph in (before, after)]
-    float_ms, bits_ms = net_times(opened, threads)
-    return float_ms, bits_ms
+    if layer.reads_channels:
+        (y,) = opened[0][0].run({"x": x})
+        opened += reorders(reader.whole.node.inputs[1].shape, layer.groups, x, y, threads)
+    float_ms, bits_ms, *moved = net_times(opened, threads)
+    return max(float_ms - sum(moved), LEAST_MS), bits_ms

@@ -14,6 +14,7 @@ import pytest
 import onnxcomp
 from onnxcomp.calibration import Calibration
 from onnxcomp.errors import CalibrationRequired
+from onnxcomp.evaluation import Timing
 from onnxcomp.graph import constants
 from onnxcomp.held_out import is_held
 from onnxcomp.model import check_graph, graph_bytes
@@ -341,9 +342,10 @@ def test_layers_that_are_faster_in_float_stay(
     timed = []
 
     def times(opened: list[Any], threads: int) -> list[float]:
-        before, after = (session.run(feed)[0] for session, feed in opened)
+        before, after = (session.run(feed)[0] for session, feed in opened[:2])
         timed.append((off_by(before, after), threads))
-        return [1.0, bits_ms]
+        moved = [0.25] * len(opened[2:])  # which is not held against the float layer
+        return [1.0 + sum(moved), bits_ms, *moved]
 
     monkeypatch.setattr(binarize_layers, "net_times", times)
     graph = one()
@@ -355,8 +357,28 @@ def test_layers_that_are_faster_in_float_stay(
     if changed:
         assert report.numbers["float_layers_ms"] == 1.0
         assert report.numbers["binary_layers_ms"] == bits_ms
+        assert report.numbers["float_model_ms"] > 0 < report.numbers["binary_model_ms"]
     else:
         assert report.skipped == {"conv": "float is faster: 1 against 1.5 ms"}
+
+
+@pytest.mark.parametrize(("ratio", "notes"), [(0.9, 0), (1.0, 0), (1.2, 1)])
+def test_a_model_that_is_slower_as_a_whole_says_so(
+    monkeypatch: pytest.MonkeyPatch, ratio: float, notes: int
+) -> None:
+    graph = one()
+
+    def times(graphs: list[gs.Graph], feed: Feed, threads: int) -> Timing:
+        assert [operators(g)["Conv"] for g in graphs] == [1, 0]
+        return Timing((2.0, 2 * ratio), (1.0, ratio), (1.0, ratio), (0.0, 0.01), (2.0, 2 * ratio))
+
+    monkeypatch.setattr(
+        binarize_layers, "net_times", lambda opened, threads: [9.0, *[0.5] * len(opened[1:])]
+    )
+    monkeypatch.setattr(binarize_layers, "model_times", times)
+    report = binarize(graph, feeds(graph), choose="measured", bases=1)
+    said = ["the whole model is slower than in float: 2.4 instead of 2 ms"]
+    assert report.notes == said[:notes]
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
