@@ -45,7 +45,7 @@ class Conv {
   };
   Tile tile_at(int64_t index) const;
   void lay_out(const float* bias);
-  void fill_row(const float* from, const CopyPhase& phase, float* to) const;
+  void copy_row(const float* from, const CopyPhase& phase, float* to) const;
   void multiply_blocks(const Tile& tile, int64_t image, BlockRange blocks) const;
   void write(const float* results, const Tile& tile, int64_t rows, float* to) const;
 

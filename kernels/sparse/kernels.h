@@ -20,7 +20,7 @@ struct TileRange {
 
 // Pixels of a convolution are computed kColumnLanes at a time, up to a tile.
 inline constexpr int64_t kColumnLanes = 16;
-inline constexpr int64_t kTileUnits = 4;
+inline constexpr int64_t kTileUnits = 8;
 inline constexpr int64_t kTilePixels = kTileUnits * kColumnLanes;
 inline constexpr int64_t kTileRows = 16;  // outputs
 
