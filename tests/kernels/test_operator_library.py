@@ -31,8 +31,6 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("SparseConv", {"relu": 2}, "relu is 2, expected 0 or 1"),
     ("SparseConv", {"relu": None}, "integer attribute relu is missing"),
     ("SparseConv", {"strides": [1, 0]}, "stride of the columns is 0, expected 1 to 32768"),
-    ("SparseConv", {"block_size": 3}, "block_size is 3, expected 1, 2"),
-    ("SparseConv", {"relu": 2}, "relu is 2, expected 0 or 1"),
     ("SparseConv", {"kernel_shape": [3, 3, 3]}, "kernel_shape has 3 numbers, expected 1 or 2"),
     ("SparseConv", {"indices": CALLS["SparseConv"].constants["indices"] + 30}, "an index is"),
     ("PackSigns", {"comparison": 4}, "comparison is 4, expected 0 to 3"),
