@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from operator_models import CALLS, feed_of, model_of, open_model
+from operator_models import CALLS, feed_of, model_of
+from operator_sessions import open_model
 
 PAGE = resource.getpagesize()
 

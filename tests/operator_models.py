@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
 from sparse_int8_models import block_sparse, random_codes, random_steps, window_attributes
 
@@ -171,18 +169,6 @@ def model_of(*calls: Call, named: bool = True) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "operators", inputs, outputs, arrays)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(kernels.DOMAIN, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
-
-
-def open_model(model: onnx.ModelProto, *libraries: Path) -> onnxruntime.InferenceSession:
-    """A session on one thread with the operators of these libraries, or of the installed one."""
-    options = onnxruntime.SessionOptions()
-    for library in libraries or (kernels.library_path(),):
-        options.register_custom_ops_library(str(library))
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def feed_of(*calls: Call) -> dict[str, Array]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from operator_sessions import open_model, run
 
 from onnxcomp import kernels
 from onnxcomp.kernels import binary_layers
@@ -47,20 +47,6 @@ def model(
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(kernels.DOMAIN, 1)]
     return helper.make_model(graph, ir_version=8, opset_imports=opsets)
-
-
-def open_session(proto: onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(str(kernels.library_path()))
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def run(proto: onnx.ModelProto, x: npt.NDArray[Any], *, threads: int = 1) -> Any:
-    return open_session(proto, threads).run(["Y"], {"X": x})[0]
 
 
 def two_binary_convs(shape: Shape = ("n", 70, "h", "w")) -> tuple[onnx.ModelProto, onnx.ModelProto]:
@@ -173,7 +159,7 @@ def test_gemms_give_the_bits_of_the_float_graph(batch: int) -> None:
 @pytest.mark.parametrize("declared", [("n", 70, 13, 11), (2, 70, 13, 11)])
 def test_output_shapes_are_inferred(declared: Shape) -> None:
     ours, _ = two_binary_convs(declared)
-    assert open_session(ours).get_outputs()[0].shape == [declared[0], 20, 3, 4]
+    assert open_model(ours).get_outputs()[0].shape == [declared[0], 20, 3, 4]
     packed = binary_layers.pack_gemm(random_signs(70, 100))
     signs = node("BinaryGemmSigns", ["bits", "w", "thresholds"], "Y", **packed.attributes)
     ours = model(
@@ -183,7 +169,7 @@ def test_output_shapes_are_inferred(declared: Shape) -> None:
         w=packed.bits,
         thresholds=np.zeros(100, np.int32),
     )
-    assert open_session(ours).get_outputs()[0].shape == [declared[0], 2]
+    assert open_model(ours).get_outputs()[0].shape == [declared[0], 2]
 
 
 CONV = binary_layers.pack_conv(random_signs(4, 70, 3, 3))
@@ -263,17 +249,17 @@ def test_weights_must_be_constant_and_of_words() -> None:
         helper.make_tensor_value_info("weight", TensorProto.UINT64, CONV.bits.shape)
     )
     with pytest.raises(Exception, match="weight must be an initializer"):
-        open_session(proto)
+        open_model(proto)
     signed = single(dataclasses.replace(CONV, bits=CONV.bits.view(np.int64)), ("n", 2, "h", "w"))
     with pytest.raises(Exception, match=r"tensor\(int64\).*weight"):
-        open_session(signed)
+        open_model(signed)
     flat = single(dataclasses.replace(CONV, bits=CONV.bits.ravel()), ("n", 2, "h", "w"))
     with pytest.raises(Exception, match=r"weight has shape \[72\], expected rank 3"):
-        open_session(flat)
+        open_model(flat)
 
 
 @pytest.mark.parametrize("comparison", [-1, 4])
 def test_unknown_comparisons_are_refused(comparison: int) -> None:
     pack = node("PackSigns", ["X"], "Y", comparison=comparison)
     with pytest.raises(Exception, match=f"comparison is {comparison}, expected 0 to 3"):
-        open_session(model([pack], ("n", 4), output=np.uint64))
+        open_model(model([pack], ("n", 4), output=np.uint64))

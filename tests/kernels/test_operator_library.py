@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from operator_models import CALLS, feed_of, model_of, open_model
+from operator_models import CALLS, feed_of, model_of
+from operator_sessions import open_model
 
 from onnxcomp import kernels
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from operator_models import CALLS, feed_of, model_of, open_model
+from operator_models import CALLS, feed_of, model_of
+from operator_sessions import open_model
 
 from onnxcomp import kernels
 

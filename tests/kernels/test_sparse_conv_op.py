@@ -6,12 +6,10 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from operator_sessions import open_model, run
 from sparse_float_models import (
-    Floats,
     Shape,
     block_sparse_floats,
     dense_conv_model,
@@ -19,23 +17,8 @@ from sparse_float_models import (
     sparse_conv_model,
 )
 
-from onnxcomp import kernels
 from onnxcomp.kernels.reference import BLOCK_SIZES
 from onnxcomp.kernels.sparse_conv import Window, pack_conv, sparse_conv
-
-
-def session_of(model: onnx.ModelProto, *, threads: int = 1) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(str(kernels.library_path()))
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def run(model: onnx.ModelProto, x: Floats, *, threads: int = 1) -> Any:
-    return session_of(model, threads=threads).run(["Y"], {"X": x})[0]
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -97,7 +80,7 @@ def test_threads_change_no_bit(kernel: int) -> None:
 )
 def test_shapes_are_inferred(x_shape: Shape, window: Window, expected: list[int | str]) -> None:
     packed = pack_conv(block_sparse_floats(np.random.default_rng(4), 12, 8, 3, 3))
-    (y,) = session_of(sparse_conv_model(packed, x_shape, None, window)).get_outputs()
+    (y,) = open_model(sparse_conv_model(packed, x_shape, None, window)).get_outputs()
     assert y.shape == expected
     assert y.type == "tensor(float)"
 
@@ -123,7 +106,7 @@ X_SHAPE = ("n", 5, "h", "w")
 )
 def test_misfit_attributes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
-        session_of(sparse_conv_model(FILTER, X_SHAPE, **change))
+        open_model(sparse_conv_model(FILTER, X_SHAPE, **change))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +119,7 @@ def test_misfit_attributes_are_refused(change: dict[str, Any], message: str) -> 
 )
 def test_malformed_weights_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
-        session_of(sparse_conv_model(dataclasses.replace(FILTER, **change), X_SHAPE))
+        open_model(sparse_conv_model(dataclasses.replace(FILTER, **change), X_SHAPE))
 
 
 def test_weights_must_be_constant() -> None:
@@ -144,7 +127,7 @@ def test_weights_must_be_constant() -> None:
     values = helper.make_tensor_value_info("values", TensorProto.FLOAT, FILTER.values.shape)
     model.graph.input.append(values)
     with pytest.raises(Exception, match="values must be an initializer"):
-        session_of(model)
+        open_model(model)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +138,7 @@ def test_weights_must_be_constant() -> None:
     ],
 )
 def test_misfit_inputs_are_refused(shape: tuple[int, ...], message: str) -> None:
-    session = session_of(sparse_conv_model(FILTER, ("n", "c", "h", "w")))
+    session = open_model(sparse_conv_model(FILTER, ("n", "c", "h", "w")))
     with pytest.raises(Exception, match=message):
         session.run(["Y"], {"X": np.ones(shape, np.float32)})
 

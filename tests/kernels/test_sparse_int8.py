@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
+from spoiled_weights import spoil
 
 from onnxcomp import kernels
 from onnxcomp.errors import KernelError
@@ -215,8 +216,6 @@ def test_packed_format_is_the_documented_one() -> None:
 PACKED = pack_int8(np.eye(6, 20, 3, np.int8) + np.eye(6, 20, 9, np.int8), block_rows=4)
 SCALING = Scaling(scale=np.ones(6, np.float32), y_zero_point=0)
 
-NUMBERS = st.integers(-2, 12) | st.sampled_from([-(2**31), 2**31 - 1, 2**24])
-
 
 @st.composite
 def corrupted_weights(draw: st.DrawFn) -> PackedInt8:
@@ -229,14 +228,7 @@ def corrupted_weights(draw: st.DrawFn) -> PackedInt8:
     arrays = {"indices": packed.indices.copy(), "offsets": packed.offsets.copy()}
     # Weights of rows and channels that do not exist count for nothing.
     arrays["values"] = rng.integers(-128, 128, packed.values.shape).astype(np.int8)
-    for _ in range(draw(st.integers(0, 2))):
-        array = arrays[draw(st.sampled_from(["indices", "offsets"]))]
-        if array.size:
-            array[draw(st.integers(0, array.size - 1))] = draw(NUMBERS)
-    shortened = draw(st.sampled_from([None, None, *arrays]))
-    if shortened:
-        arrays[shortened] = arrays[shortened][:-1]
-    return dataclasses.replace(packed, **arrays)
+    return dataclasses.replace(packed, **spoil(draw, arrays))
 
 
 @given(corrupted_weights())

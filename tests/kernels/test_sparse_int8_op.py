@@ -7,12 +7,10 @@ import threading
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from operator_sessions import open_model, run
 from sparse_int8_models import (
-    Codes,
     Shape,
     block_sparse,
     qdq_model,
@@ -21,23 +19,8 @@ from sparse_int8_models import (
     sparse_model,
 )
 
-from onnxcomp import kernels
 from onnxcomp.kernels import reference_sparse_int8 as reference
 from onnxcomp.kernels.sparse_int8 import PackedInt8, Scaling, Window, pack_int8
-
-
-def session_of(model: onnx.ModelProto, *, threads: int = 1) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(str(kernels.library_path()))
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def run(model: onnx.ModelProto, x: Codes, *, threads: int = 1) -> Any:
-    return session_of(model, threads=threads).run(["Y"], {"X": x})[0]
 
 
 def assert_beside_onnxruntime(y: Any, dense: Any) -> None:
@@ -96,7 +79,7 @@ def test_one_dimension_is_a_row_of_two(to_codes: bool) -> None:
     steps, x = random_steps(rng, 24, biased=True), random_codes(rng, 3, 18, 50)
     packed, scaling = pack_int8(weight, groups=2), steps.scaling(to_codes)
     window: Any = Window(strides=(2,), dilations=(3,), pads=(4, 1))  # type: ignore[arg-type]
-    session = session_of(sparse_model(packed, scaling, ("n", 18, 50), window))
+    session = open_model(sparse_model(packed, scaling, ("n", 18, 50), window))
     assert session.get_outputs()[0].shape == ["n", 24, 22]
     y = session.run(["Y"], {"X": x})[0]
     row = pack_int8(weight[:, :, None], groups=2)
@@ -151,7 +134,7 @@ def test_sessions_in_threads_share_no_memory() -> None:
         packed = pack_int8(block_sparse(rng, outputs, inputs))
         scaling = random_steps(rng, outputs, biased=True).scaling(to_codes=True)
         x = random_codes(rng, 70, inputs)
-        session = session_of(sparse_model(packed, scaling, x.shape))
+        session = open_model(sparse_model(packed, scaling, x.shape))
         cases.append((session, x, reference.sparse_int8_matmul(x, packed, scaling)))
     wrong: list[int] = []
 
@@ -184,7 +167,7 @@ def test_shapes_of_convolutions_are_inferred(
     packed = pack_int8(block_sparse(rng, 12, 8, 3, 3))
     for to_codes in (True, False):
         scaling = random_steps(rng, 12, biased=False).scaling(to_codes)
-        session = session_of(sparse_model(packed, scaling, x_shape, window))
+        session = open_model(sparse_model(packed, scaling, x_shape, window))
         (y,) = session.get_outputs()
         assert y.shape == expected
         assert y.type == ("tensor(uint8)" if to_codes else "tensor(float)")
@@ -194,7 +177,7 @@ def test_shapes_of_products_are_inferred() -> None:
     rng = np.random.default_rng(6)
     packed = pack_int8(block_sparse(rng, 12, 8))
     scaling = random_steps(rng, 12, biased=False).scaling(to_codes=False)
-    (y,) = session_of(sparse_model(packed, scaling, ("n", 5, 8))).get_outputs()
+    (y,) = open_model(sparse_model(packed, scaling, ("n", 5, 8))).get_outputs()
     assert y.shape == ["n", 5, 12]
 
 
@@ -221,7 +204,7 @@ SCALING = Scaling(scale=np.ones(6, np.float32), y_zero_point=0)
 )
 def test_malformed_weights_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
-        session_of(sparse_model(dataclasses.replace(PACKED, **change), SCALING, (1, 20)))
+        open_model(sparse_model(dataclasses.replace(PACKED, **change), SCALING, (1, 20)))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +219,7 @@ def test_malformed_weights_are_refused(change: dict[str, Any], message: str) -> 
 )
 def test_misfit_scalings_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
-        session_of(sparse_model(PACKED, dataclasses.replace(SCALING, **change), (1, 20)))
+        open_model(sparse_model(PACKED, dataclasses.replace(SCALING, **change), (1, 20)))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +240,7 @@ def test_misfit_scalings_are_refused(change: dict[str, Any], message: str) -> No
 )
 def test_misfit_attributes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
-        session_of(sparse_model(FILTER, SCALING, (1, 5, 9, 9), **change))
+        open_model(sparse_model(FILTER, SCALING, (1, 5, 9, 9), **change))
 
 
 def test_weights_must_be_constant() -> None:
@@ -265,7 +248,7 @@ def test_weights_must_be_constant() -> None:
     values = helper.make_tensor_value_info("values", TensorProto.INT8, PACKED.values.shape)
     model.graph.input.append(values)
     with pytest.raises(Exception, match="values must be an initializer"):
-        session_of(model)
+        open_model(model)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +269,7 @@ def test_inputs_of_another_shape_are_refused(
     packed: PackedInt8, shape: tuple[int, ...], message: str
 ) -> None:
     names: Shape = tuple(f"d{axis}" for axis in range(len(shape)))
-    session = session_of(sparse_model(packed, SCALING, names))
+    session = open_model(sparse_model(packed, SCALING, names))
     with pytest.raises(Exception, match=message) as caught:
         session.run(["Y"], {"X": np.ones(shape, np.uint8)})
     assert "layer" in str(caught.value)

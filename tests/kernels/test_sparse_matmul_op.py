@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper, parser
+from operator_sessions import run
 
 from onnxcomp import kernels
 from onnxcomp.errors import KernelError
@@ -61,17 +62,6 @@ def sparse_model(
         constants["bias"] = bias
     model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in constants.items())
     return model
-
-
-def run(model: onnx.ModelProto, x: Floats, *, threads: int = 1) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(str(kernels.library_path()))
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(["Y"], {"X": x})[0]
 
 
 def run_dense(weight: Floats, bias: Floats | None, x: Floats) -> Any:
