@@ -22,13 +22,13 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from pinned_threads import options_for, staying, warm_s
 
 from onnxcomp import kernels
 from onnxcomp.kernels import binary_layers
 
 CONVS = [(256, 14, 3), (128, 28, 3), (64, 56, 3), (256, 14, 1)]  # channels, size, kernel
 GEMMS = [(1, 1024), (64, 1024)]  # batch, features
-WARM_S = 2e-3
 Run = Callable[[], Any]
 Row = dict[str, Any]
 
@@ -45,8 +45,7 @@ def session(
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(kernels.DOMAIN, 1)]
     model = helper.make_model(graph, ir_version=8, opset_imports=opsets)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = options_for(threads)
     options.register_custom_ops_library(str(kernels.library_path()))
     return ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -95,7 +94,7 @@ def medians_ms(runs: list[Run], rounds: int, threads: int) -> list[float]:
     times_ms: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for run, found in zip(runs, times_ms, strict=True):
-            until = clock() + WARM_S  # its weights are back in the cache then
+            until = clock() + 2 * warm_s(threads)  # its weights are back in the cache then
             while clock() < until:
                 run()
             start = clock()
@@ -134,7 +133,8 @@ def measure(
                 binary_layers.pack_signs(x, comparison="greater_or_equal", isa=isa), packed, isa=isa
             )
         )
-    fp32_ms, int8_ms, *ours_ms = medians_ms(runs, rounds, threads)
+    with staying():
+        fp32_ms, int8_ms, *ours_ms = medians_ms(runs, rounds, threads)
     return [
         {
             "op": operator,

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from pinned_threads import options_for, staying, warm_s
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -41,7 +42,6 @@ from onnxcomp import kernels
 from onnxcomp.kernels.sparse_conv import pack_conv
 from onnxcomp.kernels.sparse_int8 import PackedInt8, Window, available_isas, pack_int8
 
-WARM_S = 1e-3
 Row = dict[str, Any]
 ROW_NAMES = ("op", "layer", "pattern")
 
@@ -103,8 +103,7 @@ LAYERS = [
 
 def bound(model: onnx.ModelProto, x: np.ndarray[Any, Any], threads: int) -> Callable[[], None]:
     """Runs the model into memory that is there already."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = options_for(threads)
     options.log_severity_level = 3
     options.register_custom_ops_library(str(kernels.library_path()))
     session = onnxruntime.InferenceSession(
@@ -117,14 +116,16 @@ def bound(model: onnx.ModelProto, x: np.ndarray[Any, Any], threads: int) -> Call
     return lambda: session.run_with_iobinding(binding)
 
 
-def interleaved_medians_ms(runs: list[Callable[[], None]], rounds: int) -> list[float]:
+def interleaved_medians_ms(
+    runs: list[Callable[[], None]], rounds: int, threads: int
+) -> list[float]:
     """The median time of each."""
     times_ms: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for run, found in zip(runs, times_ms, strict=True):
             # Brings these weights back into the cache, and outlasts another session's workers,
             # which spin for a while after their last run.
-            until = time.perf_counter() + WARM_S
+            until = time.perf_counter() + warm_s(threads)
             while time.perf_counter() < until:
                 run()
             start = time.perf_counter()
@@ -168,7 +169,8 @@ def measure(layer: Layer, sparsity: float, threads: int, rounds: int) -> Row:
         bound(float_model(packed, steps, shape, window), floats, threads),
         bound(qdq_model(packed, steps, shape, True, window), codes, threads),
     ]
-    ours_ms, fp32_ms, int8_ms = interleaved_medians_ms(runs, rounds)
+    with staying():
+        ours_ms, fp32_ms, int8_ms = interleaved_medians_ms(runs, rounds, threads)
     return {
         "op": layer.op,
         "layer": layer.name,
