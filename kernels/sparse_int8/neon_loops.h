@@ -10,7 +10,7 @@
 
 #include <arm_neon.h>
 
-#include <cstring>
+#include <cstdint>
 
 #include "sparse_int8/kernels.h"
 #include "sparse_int8/unrolled.h"
@@ -38,9 +38,10 @@ struct CentredQuads {
 template <int kRows>
 int8x16_t load_values(const int8_t* values) {
   if constexpr (kRows == 4) return vld1q_s8(values);
-  int32_t quad;
-  std::memcpy(&quad, values, sizeof quad);
-  return vreinterpretq_s8_s32(vdupq_n_s32(quad));
+  const auto* bytes = reinterpret_cast<const uint8_t*>(values);  // at any address; one load
+  const uint32_t quad = bytes[0] | static_cast<uint32_t>(bytes[1]) << 8 |
+                        static_cast<uint32_t>(bytes[2]) << 16 | static_cast<uint32_t>(bytes[3]) << 24;
+  return vreinterpretq_s8_u32(vdupq_n_u32(quad));
 }
 
 float32x4_t scaled(int32x4_t sums, float scale) {
