@@ -186,6 +186,7 @@ def test_sessions_leave_nothing_in_memory() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ten_thousand_sessions_leave_nothing_in_memory() -> None:
-    growth = in_a_fresh_process("growth", "10000", "200")
+    # The heap settles within some thousand sessions, those of onnxruntime's own operators too.
+    growth = in_a_fresh_process("growth", "10000", "5000")
     print(f"{growth:.1f} bytes for each session")
     assert growth < 300
