@@ -109,11 +109,7 @@ class SparsifyWeights(Pass):
             zeros = {name: mine._zeros(share) for name, mine in chosen.items()}
             if self.allocation == "global":
                 zeros = self._shared_out(graph, zeros, share * self.sparsity, samples, context)
-            later = {
-                weight.constant.name
-                for weight in find_weights(graph)
-                if weight.constant.name in zeros and self._is_refined(weight, graph, context)
-            }
+            later = self._in_order(graph, zeros, context)
             now = {name: mine for name, mine in zeros.items() if name not in later}
             made = {}
             for layer in self._layers(graph, now, samples, context):
@@ -157,12 +153,14 @@ class SparsifyWeights(Pass):
         report.numbers["reordered_weights"] = len(made.keys() & chosen.keys())
         return {fresh.get(name, name): mine for name, mine in chosen.items()}
 
-    def _is_refined(self, weight: Weight, graph: gs.Graph, context: PassContext) -> bool:
-        """Whether a weight is fitted to what layers before it make when they have their zeros."""
+    def _in_order(self, graph: gs.Graph, names: Container[str], context: PassContext) -> set[str]:
+        """Which weights are fitted to what layers before them make when those have their zeros."""
         moves = self.refine and self.method in ("auto", "sparsegpt", "alternate")
         if not (moves and context.has_real_samples and can_step(graph)):
-            return False
-        return is_fitted_alone(weight, {id(node) for node in graph.nodes})
+            return set()
+        outside = {id(node) for node in graph.nodes}
+        weights = [w for w in find_weights(graph) if w.constant.name in names]
+        return {w.constant.name for w in weights if is_fitted_alone(w, outside)}
 
     def _refined(
         self,
