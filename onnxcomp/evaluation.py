@@ -200,6 +200,11 @@ class Timing:
     fastest_ms: tuple[float, ...]
 
 
+def clock_for(threads: int | None) -> Clock:
+    """What times sessions with so many threads: with one, processor time, free of other work."""
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
 def interleaved(
     sessions: Sequence[Session],
     feed: Feed | Sequence[Feed],

@@ -8,13 +8,12 @@ layers are left, which stay as they are. What is left has to save time beyond do
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnxcomp.evaluation import interleaved
+from onnxcomp.evaluation import clock_for, interleaved
 from onnxcomp.factor_trials import written
 from onnxcomp.model import graph_bytes
 from onnxcomp.rank_planning import Plan
@@ -59,8 +58,7 @@ def model_clock(graph: gs.Graph, feed: Feed, threads: int | None = 1) -> Clock:
         trials = (written(list(plan.values()), graph) for plan in plans)
         sessions = [open_session(graph, threads=threads) for _ in range(2)]  # and its twin
         sessions += [open_session(trial, threads=threads) for trial in trials]
-        ticks = time.thread_time if threads == 1 else time.perf_counter
-        found = interleaved(sessions, feed, rounds=ROUNDS, clock=ticks)
+        found = interleaved(sessions, feed, rounds=ROUNDS, clock=clock_for(threads))
         medians, fastest = found.ratios[1:], found.fastest_ratios[1:]
         if threads == 1:
             fastest = medians

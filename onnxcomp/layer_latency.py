@@ -13,7 +13,6 @@ import json
 import math
 import os
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +25,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import OnnxcompError, OutputError, UnsupportedModel
-from onnxcomp.evaluation import interleaved
+from onnxcomp.evaluation import clock_for, interleaved
 from onnxcomp.runtime import Feed, Session, open_session
 from onnxcomp.targets import AUTO, resolve_target
 from onnxcomp.writing import write_text
@@ -225,8 +224,7 @@ class LayerLatency:
 def net_times(opened: Sequence[tuple[Session, Feed]], threads: int) -> list[float]:
     """Milliseconds of models that take turns, each less what an empty one takes."""
     sessions, feeds = zip(EMPTY.open(threads), *opened, strict=True)
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    timing = interleaved(sessions, feeds, ROUNDS, ROUND_MS, BUDGET_S, clock)
+    timing = interleaved(sessions, feeds, ROUNDS, ROUND_MS, BUDGET_S, clock_for(threads))
     empty, *times = timing.milliseconds
     return [max(ms - empty, LEAST_MS) for ms in times]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.blocked_channels import reorders
-from onnxcomp.evaluation import Timing, interleaved
+from onnxcomp.evaluation import Timing, clock_for, interleaved
 from onnxcomp.layer_latency import EMPTY, LEAST_MS, OPSET
 from onnxcomp.qdq_layers import QdqLayer
 from onnxcomp.quantization import Array
@@ -56,8 +55,8 @@ def layer_times(
 
 def _least_ms(opened: Sequence[tuple[Session, Feed]], threads: int) -> Array:
     sessions, feeds = zip(*opened, strict=True)
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    return np.asarray(interleaved(sessions, feeds, ROUNDS, ROUND_MS, BUDGET_S, clock).fastest_ms)
+    timing = interleaved(sessions, feeds, ROUNDS, ROUND_MS, BUDGET_S, clock_for(threads))
+    return np.asarray(timing.fastest_ms)
 
 
 def _apart(least: Array, forms: int) -> tuple[float, list[float]]:
@@ -73,8 +72,7 @@ def model_times(graphs: Sequence[gs.Graph], feed: Feed, threads: int) -> Timing:
         UnsupportedModel: onnxruntime does not take one of them.
     """
     sessions = [open_session(graph, threads=threads) for graph in graphs]
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    return interleaved(sessions, feed, clock=clock)
+    return interleaved(sessions, feed, clock=clock_for(threads))
 
 
 def _made_up(layer: Layer, shape: Sequence[int]) -> Array:
