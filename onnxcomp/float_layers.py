@@ -3,55 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import is_constant, is_standard
-from onnxcomp.layer_parts import LAYERS, bias_of, conv_window, form_refusal, only_reader
-from onnxcomp.quantization import Array
+from onnxcomp.graph import is_constant
+from onnxcomp.layer_parts import WeightedLayer, bias_of, form_refusal, is_layer, only_reader
 
 
 @dataclass(frozen=True, kw_only=True)
-class FloatLayer:
-    """A Conv, MatMul or Gemm of float32 with a constant weight, and its bias and Relu.
+class FloatLayer(WeightedLayer):
+    """A layer whose weight and bias are float32.
 
     Attributes:
-        node: the operator.
-        x: what it reads.
-        weight_name: of the weight.
-        weight: float32 [out, in / group, *kernel]; of MatMul and Gemm [out, in].
-        bias: float32 [out], or None.
-        made: what an operator in its place makes.
-        has_relu: whether that is behind the Relu of a Conv.
+        made: what an operator in its place makes, behind the Relu of a Conv that has one.
     """
 
-    node: gs.Node
-    x: gs.Tensor
-    weight_name: str
-    weight: Array
-    bias: Array | None
     made: gs.Variable
-    has_relu: bool
-
-    @property
-    def group(self) -> int:
-        """The groups of its channels; 1 but for some Convs."""
-        return int(self.node.attrs.get("group", 1))
-
-    @property
-    def window(self) -> dict[str, Any]:
-        """The attributes of a Conv, each written out."""
-        return conv_window(self.node, self.weight.shape[2:])
 
 
 def has_float_weight(node: gs.Node) -> bool:
     """Whether it is a layer whose weight is a constant of float32."""
-    if not is_standard(node) or node.op not in LAYERS or len(node.inputs) < 2:
-        return False
-    weight = node.inputs[1]
-    return is_constant(weight) and weight.dtype == np.float32
+    return is_layer(node) and is_constant(node.inputs[1]) and node.inputs[1].dtype == np.float32
 
 
 def float_layer(graph: gs.Graph, node: gs.Node) -> FloatLayer | str:

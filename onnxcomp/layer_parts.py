@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import consumers, is_constant, is_output, is_standard, producer
+from onnxcomp.linear_layers import UNPADDED
 from onnxcomp.quantization import Array
 
 LAYERS = ("Conv", "Gemm", "MatMul")
-UNPADDED = ("NOTSET", "VALID")  # of auto_pad
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedLayer:
+    """A Conv, MatMul or Gemm with a constant weight, and what runs inside it.
+
+    Attributes:
+        node: the operator.
+        x: what it reads.
+        weight_name: of the weight.
+        weight: [out, in / group, *kernel]; of MatMul and Gemm [out, in].
+        bias: [out], or None.
+        has_relu: whether a Relu belongs to it.
+    """
+
+    node: gs.Node
+    x: gs.Tensor
+    weight_name: str
+    weight: Array
+    bias: Array | None
+    has_relu: bool
+
+    @property
+    def group(self) -> int:
+        """The groups of its channels; 1 but for some Convs."""
+        return int(self.node.attrs.get("group", 1))
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """The attributes of a Conv, each written out."""
+        return conv_window(self.node, self.weight.shape[2:])
+
+
+def is_layer(node: gs.Node) -> bool:
+    """Whether a node is an operator that multiplies what it reads with a second tensor."""
+    return is_standard(node) and node.op in LAYERS and len(node.inputs) > 1
 
 
 def conv_window(node: gs.Node, kernel_shape: tuple[int, ...]) -> dict[str, Any]:

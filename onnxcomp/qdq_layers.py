@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import is_constant, is_standard
+from onnxcomp.graph import is_constant
 from onnxcomp.layer_parts import (
-    LAYERS,
+    WeightedLayer,
     bias_of,
-    conv_window,
     dequantizer,
     form_refusal,
+    is_layer,
     only_reader,
     scalar,
 )
@@ -24,35 +23,25 @@ LARGEST_SUM = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class QdqLayer:
-    """A Conv, MatMul or Gemm of uint8 codes and int8 weights, with what runs inside it.
+class QdqLayer(WeightedLayer):
+    """A layer of uint8 codes and int8 weights, with what runs inside it.
 
-    A sum of products of codes stands for sum * sum_scale, with the bias in the same units.
+    A sum of products of codes stands for sum * sum_scale, with the bias, int32, in the same units.
+    What it reads are codes, the name of the weight is that of its codes, and where a Relu is
+    between it and the codes that it makes, their lowest is 0.
 
     Attributes:
-        node: the operator.
-        x: the codes it reads, uint8.
         x_scale: of x, a scalar of float32.
         x_zero_point: of x.
-        weight_name: of the weight's codes.
-        weight: int8 [out, in / group, *kernel]; of MatMul and Gemm [out, in].
         weight_scale: float32 [out].
-        bias: int32 [out], or None.
         end: the float tensor that the layer and its bias make.
-        has_relu: whether a Relu is between it and the codes; their lowest code is 0 then.
         quantize: the QuantizeLinear that alone reads the end, or None: then floats are made.
     """
 
-    node: gs.Node
-    x: gs.Tensor
     x_scale: np.float32
     x_zero_point: int
-    weight_name: str
-    weight: Array
     weight_scale: Array
-    bias: Array | None
     end: gs.Variable
-    has_relu: bool
     quantize: gs.Node | None
 
     @property
@@ -77,20 +66,10 @@ class QdqLayer:
         """The codes or floats that an operator in its place makes."""
         return self.end if self.quantize is None else self.quantize.outputs[0]
 
-    @property
-    def group(self) -> int:
-        """The groups of its channels; 1 but for some Convs."""
-        return int(self.node.attrs.get("group", 1))
-
-    @property
-    def window(self) -> dict[str, Any]:
-        """The attributes of a Conv, each written out."""
-        return conv_window(self.node, self.weight.shape[2:])
-
 
 def has_coded_weight(node: gs.Node) -> bool:
     """Whether it is a layer whose weight is dequantized from constant codes."""
-    if not is_standard(node) or node.op not in LAYERS or len(node.inputs) < 2:
+    if not is_layer(node):
         return False
     source = dequantizer(node.inputs[1])
     return source is not None and is_constant(source.inputs[0])
