@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import SINGLE, Unfollowed
 from onnxcomp.channel_sweep import Axes, Rule, Sweep, sizes
-from onnxcomp.rewriting import input_at
+from onnxcomp.graph import input_at
 
 
 def attention(sweep: Sweep, node: gs.Node) -> list[Axes]:

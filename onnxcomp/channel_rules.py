@@ -16,8 +16,7 @@ from onnxcomp.channel_selections import SELECTIONS
 from onnxcomp.channel_sweep import Axes, Rule, Sweep, integers, sizes
 from onnxcomp.channel_views import VIEWS
 from onnxcomp.einsum_equations import einsum_axes
-from onnxcomp.graph import is_standard
-from onnxcomp.rewriting import input_at
+from onnxcomp.graph import input_at, is_standard
 from onnxcomp.union_find import Array
 
 SPACE = "an axis that a kernel slides along"

@@ -7,8 +7,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import Unfollowed
 from onnxcomp.channel_sweep import Axes, Rule, Sweep, integers, is_size, sizes
-from onnxcomp.graph import is_constant
-from onnxcomp.rewriting import input_at
+from onnxcomp.graph import input_at, is_constant
 from onnxcomp.union_find import Array
 
 INDEXED = "an axis that indices select from"

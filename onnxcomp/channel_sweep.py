@@ -10,8 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_equations import SINGLE, UNKNOWN, Equations, Unfollowed
-from onnxcomp.graph import is_constant
-from onnxcomp.rewriting import input_at
+from onnxcomp.graph import input_at, is_constant
 from onnxcomp.union_find import Array
 
 Axes = list[Array]  # labels of each axis of a tensor

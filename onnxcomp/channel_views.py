@@ -14,9 +14,8 @@ import onnx_graphsurgeon as gs
 from onnxcomp.channel_equations import SINGLE, UNKNOWN, Unfollowed
 from onnxcomp.channel_lengths import READ, follow, read_axes, sources, written
 from onnxcomp.channel_sweep import LARGEST, Axes, Rule, Sweep, integers, is_size, sizes
-from onnxcomp.graph import is_constant
+from onnxcomp.graph import input_at, is_constant
 from onnxcomp.lengths import Length, Size, divided, parsed
-from onnxcomp.rewriting import input_at
 
 
 def transpose(sweep: Sweep, node: gs.Node) -> list[Axes]:

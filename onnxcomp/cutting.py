@@ -13,9 +13,8 @@ from onnxcomp.channel_lengths import parts
 from onnxcomp.channel_selections import slice_axes, sliced
 from onnxcomp.channel_sweep import integers
 from onnxcomp.channels import Channels
-from onnxcomp.graph import Names, is_constant, sort_nodes
+from onnxcomp.graph import Names, input_at, is_constant, sort_nodes
 from onnxcomp.kept_indices import ByHead, Kept, kept_after, taken
-from onnxcomp.rewriting import input_at
 from onnxcomp.union_find import Array
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from onnxcomp.graph import Names, label
+from onnxcomp.graph import Names, input_at, label
 from onnxcomp.opset import opset_of
 from onnxcomp.quantization import TINY, Array
 
@@ -57,7 +57,7 @@ class DynamicWriter:
         (codes_x, scale_x, zero_x), size = self._quantized_input(body, node.inputs[0], by_row)
         name, result = label(node), node.outputs[0]
         alpha, beta = (float(node.attrs.get(key, 1.0)) for key in ("alpha", "beta"))
-        bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+        bias = input_at(node, 2)
         if alpha != 1:
             scale = self._scaled(scale, alpha)
         if bias is not None and beta != 1:

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import UnsupportedModel
-from onnxcomp.graph import Graph, consumers, is_standard, opsets, replace_uses
-from onnxcomp.rewriting import Array, Scope, input_at, is_sparse
+from onnxcomp.graph import Graph, consumers, input_at, is_standard, opsets, replace_uses
+from onnxcomp.rewriting import Array, Scope, is_sparse
 from onnxcomp.runtime import open_session
 from onnxcomp.stored import stored_bytes
 

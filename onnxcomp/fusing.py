@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import consumers, label
-from onnxcomp.rewriting import Rule, Scope, float_type, input_at, is_sparse, peek, small_values
+from onnxcomp.graph import consumers, input_at, label
+from onnxcomp.rewriting import Rule, Scope, float_type, is_sparse, peek, small_values
 
 Float64 = npt.NDArray[np.float64]
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")

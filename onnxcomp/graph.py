@@ -152,6 +152,13 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.inputs[0] if tensor.inputs else None
 
 
+def input_at(node: gs.Node, index: int) -> gs.Tensor | None:
+    """An input of a node, None where it is absent or left empty."""
+    if index >= len(node.inputs) or not node.inputs[index].name:
+        return None
+    return node.inputs[index]
+
+
 def consumers(tensor: gs.Tensor) -> list[gs.Node]:
     """All nodes that read a tensor, those inside If / Loop bodies included, each once."""
     return list({id(node): node for node in tensor.outputs}.values())

@@ -7,7 +7,16 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import Names, consumers, is_constant, is_output, is_standard, producer, volume
+from onnxcomp.graph import (
+    Names,
+    consumers,
+    input_at,
+    is_constant,
+    is_output,
+    is_standard,
+    producer,
+    volume,
+)
 from onnxcomp.quantization import Array
 from onnxcomp.space_to_depth import convolve_pixels
 from onnxcomp.targets import Target
@@ -162,7 +171,7 @@ def _only_reader(node: gs.Node, op: str) -> gs.Node | None:
 def plain_gemm(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:
     """alpha A' B + beta C -> A (alpha B) + (beta C), with A' transposed by an operator."""
     attrs, name = node.attrs, node.outputs[0].name
-    bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+    bias = input_at(node, 2)
     if not is_constant(node.inputs[1]) or not (bias is None or is_constant(bias)):
         return
     alpha, beta = attrs.pop("alpha", 1.0), attrs.pop("beta", 1.0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import consumers, is_constant, is_output, is_standard, producer
+from onnxcomp.graph import consumers, input_at, is_constant, is_output, is_standard, producer
 from onnxcomp.linear_layers import UNPADDED
 from onnxcomp.quantization import Array
 
@@ -86,8 +86,9 @@ def bias_of(graph: gs.Graph, node: gs.Node, out: int) -> tuple[Array | str | Non
     That of an Add which alone reads a MatMul is one, too.
     """
     made = node.outputs[0]
-    if len(node.inputs) > 2 and node.inputs[2].name:
-        values = real_values(node.inputs[2])
+    given = input_at(node, 2)
+    if given is not None:
+        values = real_values(given)
         if (
             values is None
             or values.size not in (1, out)

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from onnxcomp.graph import is_constant
+from onnxcomp.graph import input_at, is_constant
 from onnxcomp.lengths import Length, Size, divided, symbol
-from onnxcomp.rewriting import input_at, small_values
+from onnxcomp.rewriting import small_values
 
 Value = npt.NDArray[Any]
 Shape = tuple[Size, ...]

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.gram import Array, Window
-from onnxcomp.graph import Names, consumers, is_constant, is_standard
+from onnxcomp.graph import Names, consumers, input_at, is_constant, is_standard
 from onnxcomp.layer_inputs import sampled_rows
 from onnxcomp.recurrent_layers import RECURRENT
 from onnxcomp.recurrent_layers import reason_against as reason_against_recurrent
@@ -192,10 +192,7 @@ class LinearLayer:
 
     @property
     def _bias(self) -> gs.Constant | None:
-        if self.adder is None or len(self.adder.inputs) <= self.bias_index:
-            return None
-        tensor = self.adder.inputs[self.bias_index]
-        return tensor if tensor.name else None
+        return None if self.adder is None else input_at(self.adder, self.bias_index)
 
 
 def reason_against(node: gs.Node) -> str | None:
@@ -224,11 +221,12 @@ def reason_against(node: gs.Node) -> str | None:
         "output_shape" in node.attrs or node.attrs.get("auto_pad", "NOTSET") not in UNPADDED
     ):
         return "its padding follows from the size of its output"
-    if len(node.inputs) > 2 and node.inputs[2].name:
+    bias = input_at(node, 2)
+    if bias is not None:
         out = weights.shape[1] if _gemm_in_out(node) else weights.shape[0]
         if node.op == "ConvTranspose":
             out = weights.shape[1] * int(node.attrs.get("group", 1))
-        if not _is_vector(node.inputs[2], out):
+        if not _is_vector(bias, out):
             return "its bias is no constant vector"
     return None
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.concrete_shapes import Types, is_known, with_concrete_shapes
-from onnxcomp.graph import is_constant, is_standard, label, subgraphs
+from onnxcomp.graph import input_at, is_constant, is_standard, label, subgraphs
 
 MICROSOFT = "com.microsoft"  # onnxruntime's own operators
 Shape = tuple[int, ...]
@@ -188,7 +188,7 @@ def _attention(node: gs.Node, shape_of: ShapeOf) -> int:
     if node.domain == MICROSOFT:  # takes projection weights instead
         raise _Unknown(node.op)
     query, key, value = (shape_of(node.inputs[i]) for i in range(3))
-    past = node.inputs[4] if len(node.inputs) > 4 and node.inputs[4].name else None
+    past = input_at(node, 4)
     length = key[-2] + (shape_of(past)[-2] if past is not None else 0)
     if len(query) == 4:
         return math.prod(query[:3]) * length * (query[3] + value[3])

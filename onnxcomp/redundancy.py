@@ -8,11 +8,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.exporting import data_type_of
+from onnxcomp.graph import input_at
 from onnxcomp.rewriting import (
     Rule,
     Scope,
     broadcasts_into,
-    input_at,
     integers,
     permutation,
     same_shape,

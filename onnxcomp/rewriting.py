@@ -22,6 +22,7 @@ from onnxcomp.graph import (
     carried_of,
     consumers,
     detach,
+    input_at,
     label,
     opsets,
     producer,
@@ -242,13 +243,6 @@ def small_values(tensor: gs.Tensor | None, largest: int = SMALL) -> Array | None
     if not isinstance(tensor, gs.Constant) or math.prod(tensor.shape) > largest:
         return None
     return peek(tensor)
-
-
-def input_at(node: gs.Node, index: int) -> gs.Tensor | None:
-    """An input of a node, None where it is absent or left empty."""
-    if index >= len(node.inputs) or not node.inputs[index].name:
-        return None
-    return node.inputs[index]
 
 
 def integers(node: gs.Node, index: int, attribute: str) -> list[int] | None:

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.exporting import data_type_of
-from onnxcomp.rewriting import Rule, Scope, input_at, permutation, small_values
+from onnxcomp.graph import input_at
+from onnxcomp.rewriting import Rule, Scope, permutation, small_values
 
 ELEMENTWISE = (
     *("Abs", "BatchNormalization", "Cast", "Clip", "Dropout", "Elu", "Erf", "Exp", "Gelu"),

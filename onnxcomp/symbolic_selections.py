@@ -7,9 +7,9 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from onnxcomp.graph import input_at
 from onnxcomp.length_values import Known, Shape
 from onnxcomp.lengths import Length, Size
-from onnxcomp.rewriting import input_at
 
 
 def _slice(known: Known, node: gs.Node) -> Sequence[Shape | None]:

@@ -16,10 +16,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.einsum_equations import einsum_axes
-from onnxcomp.graph import is_standard
+from onnxcomp.graph import input_at, is_standard
 from onnxcomp.length_values import Known, Shape, Value, evaluate
 from onnxcomp.lengths import Length, Size, divided, symbol
-from onnxcomp.rewriting import input_at
 from onnxcomp.symbolic_selections import SELECTIONS
 from onnxcomp.symbolic_space import SPACE
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxcomp.graph import input_at
 from onnxcomp.length_values import Known, Shape
 from onnxcomp.lengths import Size
-from onnxcomp.rewriting import input_at
 
 
 def _slid(known: Known, node: gs.Node) -> Sequence[Shape | None]:

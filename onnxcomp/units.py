@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import consumers, is_constant, is_output, is_standard, volume
+from onnxcomp.graph import consumers, input_at, is_constant, is_output, is_standard, volume
 from onnxcomp.quantization import Array
 from onnxcomp.targets import Operator, Role
 
@@ -94,10 +94,7 @@ class Unit:
     @property
     def bias(self) -> gs.Constant | None:
         """The bias of a layer, of any shape that broadcasts to its output channels."""
-        if self.adder is None or len(self.adder.inputs) <= self.bias_index:
-            return None
-        tensor = self.adder.inputs[self.bias_index]
-        return tensor if tensor.name else None
+        return None if self.adder is None else input_at(self.adder, self.bias_index)
 
     @property
     def bias_values(self) -> Array | None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.rewriting import Rule, Scope, input_at, integers, permutation, same_shape
+from onnxcomp.graph import input_at
+from onnxcomp.rewriting import Rule, Scope, integers, permutation, same_shape
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")  # same elements in the same order
 REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
 from onnxcomp.block_codes import BlockCodes, blocked, pack
-from onnxcomp.graph import Names, label, replace_uses
+from onnxcomp.graph import Names, input_at, label, replace_uses
 from onnxcomp.lookups import look_up
 from onnxcomp.quantization import Array
 from onnxcomp.stored import stored_bytes
@@ -75,7 +75,7 @@ class FormWriter:
         node = site.node
         inputs = [node.inputs[0], *shared]
         alpha, beta = (float(node.attrs.get(key, 1.0)) for key in ("alpha", "beta"))
-        bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+        bias = input_at(node, 2)
         if alpha != 1:
             scale = shared[1].values * np.float32(alpha)
             inputs[2] = self._constant(shared[1].name, scale)

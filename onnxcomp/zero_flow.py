@@ -13,8 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.channel_rules import POOLS
-from onnxcomp.graph import is_constant
-from onnxcomp.rewriting import input_at
+from onnxcomp.graph import input_at, is_constant
 
 ZERO_AT_ZERO = (
     *("Abs", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Dropout", "Elu", "Erf"),
