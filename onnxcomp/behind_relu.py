@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import Names, consumers, is_output, is_standard
+from onnxcomp.graph import Names, only_reader
 
 
 def with_passing_terms(graph: gs.Graph, names: Iterable[str]) -> tuple[gs.Graph, dict[str, str]]:
@@ -43,12 +43,11 @@ def with_passing_terms(graph: gs.Graph, names: Iterable[str]) -> tuple[gs.Graph,
 def _relu_behind(graph: gs.Graph, tensor: gs.Tensor) -> str | None:
     """The result of the Relu that alone reads the sum that alone reads a tensor."""
     for op in ("Add", "Relu"):
-        readers = consumers(tensor)
-        if len(readers) != 1 or readers[0].op != op or not is_standard(readers[0]):
+        reader = only_reader(graph, tensor, op)
+        if reader is None or tensor.shape is None or tensor.dtype != np.float32:
             return None
-        result = readers[0].outputs[0]
-        same = tensor.shape is not None and tensor.shape == result.shape
-        if not same or is_output(graph, tensor) or tensor.dtype != np.float32:
+        result = reader.outputs[0]
+        if tensor.shape != result.shape:
             return None
         tensor = result
     return str(tensor.name)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import Names, is_constant, is_standard
-from onnxcomp.layer_parts import dequantizer, only_reader, scalar
+from onnxcomp.graph import Names, is_constant, is_standard, only_reader
+from onnxcomp.layer_parts import dequantizer, scalar
 
 CONTRIB = "com.microsoft"
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # channels, as Transpose counts

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import is_constant
-from onnxcomp.layer_parts import WeightedLayer, bias_of, form_refusal, is_layer, only_reader
+from onnxcomp.graph import is_constant, only_reader
+from onnxcomp.layer_parts import WeightedLayer, bias_of, form_refusal, is_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,13 @@ def float_layer(graph: gs.Graph, node: gs.Node) -> FloatLayer | str:
     bias, made = bias_of(graph, node, len(weight))
     if isinstance(bias, str):
         return bias
-    relu = only_reader(graph, made) if node.op == "Conv" else None
-    has_relu = relu is not None and relu.op == "Relu"
+    relu = only_reader(graph, made, "Relu") if node.op == "Conv" else None
     return FloatLayer(
         node=node,
         x=node.inputs[0],
         weight_name=tensor.name,
         weight=weight,
         bias=None if bias is None else bias.astype(np.float32),
-        made=relu.outputs[0] if relu is not None and has_relu else made,
-        has_relu=has_relu,
+        made=made if relu is None else relu.outputs[0],
+        has_relu=relu is not None,
     )

@@ -169,6 +169,17 @@ def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
     return any(tensor.name == output.name for output in graph.outputs)
 
 
+def only_reader(graph: gs.Graph, tensor: gs.Tensor, *ops: str) -> gs.Node | None:
+    """The standard node, one of ``ops`` if any are named, that needs a tensor all for itself.
+
+    None where several nodes need it, or who runs ``graph`` does.
+    """
+    readers = consumers(tensor)
+    if len(readers) != 1 or is_output(graph, tensor) or not is_standard(readers[0]):
+        return None
+    return readers[0] if not ops or readers[0].op in ops else None
+
+
 def required_inputs(graph: gs.Graph) -> list[gs.Variable]:
     """The inputs a caller must feed: those without a default value."""
     defaults = carried_of(graph).defaults

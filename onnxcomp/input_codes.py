@@ -20,7 +20,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
-from onnxcomp.graph import Names, consumers, is_constant, is_output, producer, remove_unused
+from onnxcomp.graph import Names, consumers, is_constant, only_reader, producer, remove_unused
 from onnxcomp.quantization import Affine, Array
 
 CODES = 256
@@ -189,11 +189,10 @@ def find_coded_inputs(graph: gs.Graph, calibration: Calibration) -> dict[str, Gr
 
 def first_conv(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
     """The Conv, of one group and constant weights, that alone reads an input of the model."""
-    readers = consumers(tensor)
-    if tensor.dtype != np.float32 or len(readers) != 1 or is_output(graph, tensor):
+    node = only_reader(graph, tensor, "Conv")
+    if node is None or tensor.dtype != np.float32 or producer(tensor) is not None:
         return None
-    node = readers[0]
-    if node.op != "Conv" or node.attrs.get("group", 1) != 1 or producer(tensor) is not None:
+    if node.attrs.get("group", 1) != 1:
         return None
     if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None

@@ -12,8 +12,8 @@ from onnxcomp.graph import (
     consumers,
     input_at,
     is_constant,
-    is_output,
     is_standard,
+    only_reader,
     producer,
     volume,
 )
@@ -115,10 +115,10 @@ def reorder_gelu(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -
 
     Halving is exact in floating point, whenever it is done.
     """
-    one = _only_reader(node, "Add")
-    half = None if one is None else _only_reader(one, "Mul")
-    last = None if half is None else _only_reader(half, "Mul")
-    if one is None or half is None or last is None or is_output(graph, half.outputs[0]):
+    one = only_reader(graph, node.outputs[0], "Add")
+    half = None if one is None else only_reader(graph, one.outputs[0], "Mul")
+    last = None if half is None else only_reader(graph, half.outputs[0], "Mul")
+    if one is None or half is None or last is None:
         return
     index = 0 if is_constant(half.inputs[0]) else 1
     factor, other = half.inputs[index], 0 if last.inputs[1] is half.outputs[0] else 1
@@ -146,8 +146,9 @@ def keep_gelu_whole(graph: gs.Graph, names: Names) -> None:
         divided = producer(erf.inputs[0])
         if divided is None or divided.op not in ("Div", "Mul"):
             continue
-        data, one = divided.inputs[0], _only_reader(erf, "Add")
-        maker, product = producer(data), None if one is None else _only_reader(one, "Mul")
+        data, one = divided.inputs[0], only_reader(graph, erf.outputs[0], "Add")
+        product = None if one is None else only_reader(graph, one.outputs[0], "Mul")
+        maker = producer(data)
         if maker is None or maker.op != "DequantizeLinear" or product is None:
             continue
         places = [(node, i) for node in (divided, product) for i in (0, 1) if _is(node, i, data)]
@@ -161,11 +162,6 @@ def keep_gelu_whole(graph: gs.Graph, names: Names) -> None:
 
 def _is(node: gs.Node, index: int, tensor: gs.Tensor) -> bool:
     return node.inputs[index] is tensor
-
-
-def _only_reader(node: gs.Node, op: str) -> gs.Node | None:
-    readers = consumers(node.outputs[0])
-    return readers[0] if len(readers) == 1 and readers[0].op == op else None
 
 
 def plain_gemm(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:

@@ -1,4 +1,4 @@
-"""What layers of codes and of floats have in common: their form, their bias, and who reads them."""
+"""What layers of codes and of floats have in common: their form and their bias."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import consumers, input_at, is_constant, is_output, is_standard, producer
+from onnxcomp.graph import input_at, is_constant, is_standard, only_reader, producer
 from onnxcomp.linear_layers import UNPADDED
 from onnxcomp.quantization import Array
 
@@ -96,22 +96,14 @@ def bias_of(graph: gs.Graph, node: gs.Node, out: int) -> tuple[Array | str | Non
         ):
             return "its bias is not one constant for each output", made
         return np.broadcast_to(values.reshape(-1), (out,)), made
-    readers = consumers(made)
-    if node.op != "MatMul" or is_output(graph, made) or [n.op for n in readers] != ["Add"]:
+    add = only_reader(graph, made, "Add") if node.op == "MatMul" else None
+    if add is None:
         return None, made
-    for tensor in readers[0].inputs:
+    for tensor in add.inputs:
         values = None if tensor is made else real_values(tensor)
         if values is not None and values.shape in ((), (1,), (out,)):
-            return np.broadcast_to(values.reshape(-1), (out,)), readers[0].outputs[0]
+            return np.broadcast_to(values.reshape(-1), (out,)), add.outputs[0]
     return None, made
-
-
-def only_reader(graph: gs.Graph, tensor: gs.Tensor) -> gs.Node | None:
-    """The standard node that alone reads a tensor, if one does."""
-    readers = consumers(tensor)
-    if is_output(graph, tensor) or len(readers) != 1 or not is_standard(readers[0]):
-        return None
-    return readers[0]
 
 
 def real_values(tensor: gs.Tensor) -> Array | None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import is_constant
+from onnxcomp.graph import is_constant, only_reader
 from onnxcomp.layer_parts import (
     WeightedLayer,
     bias_of,
     dequantizer,
     form_refusal,
     is_layer,
-    only_reader,
     scalar,
 )
 from onnxcomp.quantization import TINY, Array

@@ -20,10 +20,10 @@ from onnxcomp.graph import (
     Names,
     all_graphs,
     carried_of,
-    consumers,
     detach,
     input_at,
     label,
+    only_reader,
     opsets,
     producer,
     replace_uses,
@@ -121,10 +121,7 @@ class Scope:
 
     def only_reader(self, tensor: gs.Tensor) -> gs.Node | None:
         """The one node that needs a tensor; None where several do, or a caller."""
-        readers = consumers(tensor)
-        if self.is_output(tensor) or len(readers) != 1:
-            return None
-        return readers[0]
+        return None if self.is_output(tensor) else only_reader(self.body, tensor)
 
     def feeds_only(self, node: gs.Node, reader: gs.Node) -> bool:
         """Whether the first output of ``node`` goes to ``reader`` alone."""

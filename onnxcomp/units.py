@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.graph import consumers, input_at, is_constant, is_output, is_standard, volume
+from onnxcomp.graph import consumers, input_at, is_constant, is_standard, only_reader, volume
 from onnxcomp.quantization import Array
 from onnxcomp.targets import Operator, Role
 
@@ -302,15 +302,13 @@ def foldable(
     graph: gs.Graph, node: gs.Node, operator: Operator, outermost: Collection[int]
 ) -> gs.Node | None:
     """The Relu or Clip that alone reads the node's output and that a scale can stand for."""
-    if operator.role is Role.MOVER or len(node.outputs) != 1 or is_output(graph, node.outputs[0]):
+    if operator.role is Role.MOVER or len(node.outputs) != 1 or saturates(node, operator):
         return None
-    if saturates(node, operator):
+    reader = only_reader(graph, node.outputs[0], *FOLDED)
+    if reader is None or id(reader) not in outermost:
         return None
-    readers = consumers(node.outputs[0])
-    if len(readers) != 1 or readers[0].op not in FOLDED or not is_standard(readers[0]):
-        return None
-    low, high = clip_bounds(readers[0])
-    return readers[0] if low <= 0 <= high and id(readers[0]) in outermost else None
+    low, high = clip_bounds(reader)
+    return reader if low <= 0 <= high else None
 
 
 def clip_bounds(node: gs.Node) -> tuple[float, float]:

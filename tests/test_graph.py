@@ -23,6 +23,7 @@ from onnxcomp.graph import (
     is_output,
     is_standard,
     label,
+    only_reader,
     opsets,
     producer,
     remove_unused,
@@ -131,6 +132,21 @@ def test_lookups_see_into_bodies() -> None:
 def test_a_reader_that_reads_twice_is_one_consumer() -> None:
     graph = graph_of("m (float[3] x) => (float[3] y) { y = Mul (x, x) }")
     assert len(consumers(graph.inputs[0])) == 1
+
+
+def test_who_alone_reads_a_tensor() -> None:
+    graph = graph_of("""g (float[3] x, float[3] other) => (float[3] y, float[3] a) {
+        a = Neg (x)  [square] b = Mul (other, other)  [abs] c = Abs (b)  d = com.none.Abs (c)
+        [last] y = Add (a, d) }""")
+    tensors = {t.name: t for node in graph.nodes for t in (*node.inputs, *node.outputs)}
+    square, abs_node, last = graph.nodes[1], graph.nodes[2], graph.nodes[-1]
+    assert only_reader(graph, tensors["other"]) is square
+    assert only_reader(graph, tensors["b"], "Neg", "Abs") is abs_node
+    assert only_reader(graph, tensors["b"], "Neg") is None
+    assert only_reader(graph, tensors["c"]) is None  # of another domain
+    assert only_reader(graph, tensors["d"]) is last
+    assert only_reader(graph, tensors["a"]) is None  # an output, too
+    assert only_reader(graph, tensors["y"]) is None
 
 
 def test_labels_tell_unnamed_nodes_apart() -> None:
