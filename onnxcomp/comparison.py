@@ -12,13 +12,14 @@ import numpy as np
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.errors import UnsupportedModel
-from onnxcomp.evaluation import Evaluator, Reference, interleaved, load_evaluator, score
+from onnxcomp.evaluation import Evaluator, Reference, load_evaluator, score
 from onnxcomp.inspection import TensorInfo, count_macs, count_parameters, tensor_info
 from onnxcomp.memory import peak_memory
 from onnxcomp.model import Model, load_model
 from onnxcomp.progress import Progress
 from onnxcomp.report import Cost, Fidelity, plain
 from onnxcomp.runtime import Feed, Session, open_file
+from onnxcomp.timing import interleaved
 
 COMPARISON_SCHEMA = "onnxcomp.comparison/1"
 BENCHMARK_SCHEMA = "onnxcomp.benchmark/1"

@@ -1,9 +1,8 @@
-"""How alike two models answer, how fast they run and what an evaluator of the user's says."""
+"""How alike two models answer, and what an evaluator of the user's says."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,6 @@ from onnxcomp.samples import load_function
 
 LARGEST_REFERENCE = 2**28  # bytes of outputs of the original that are kept for comparing
 MOST_CLASSES = 2**17
-MEDIAN_ERROR = 1.4826 * 1.2533  # of normal numbers: from median to standard deviation, to median
-Clock = Callable[[], float]
 Evaluator = Callable[[Any], float]  # an onnxruntime.InferenceSession -> score, higher is better
 
 
@@ -179,81 +176,6 @@ def sqnr_db(signal: float, noise: float) -> float:
     if signal == 0 or math.isinf(noise):
         return -math.inf
     return 10 * math.log10(signal / noise)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Interleaved times of several models.
-
-    Attributes:
-        milliseconds: median of each model.
-        ratios: median over the rounds of time / time of the first model in the same round.
-        fastest_ratios: fastest round / fastest round of the first model.
-        errors: standard errors of ``ratios``, from the median deviation of rounds.
-        fastest_ms: fastest round of each model.
-    """
-
-    milliseconds: tuple[float, ...]
-    ratios: tuple[float, ...]
-    fastest_ratios: tuple[float, ...]
-    errors: tuple[float, ...]
-    fastest_ms: tuple[float, ...]
-
-
-def clock_for(threads: int | None) -> Clock:
-    """What times sessions with so many threads: with one, processor time, free of other work."""
-    return time.thread_time if threads == 1 else time.perf_counter
-
-
-def interleaved(
-    sessions: Sequence[Session],
-    feed: Feed | Sequence[Feed],
-    rounds: int = 11,
-    round_ms: float = 10.0,
-    budget_s: float = 6.0,
-    clock: Clock = time.perf_counter,
-) -> Timing:
-    """Times models by turns A B A B, so that a drift of the machine falls on all alike.
-
-    Args:
-        sessions: of the models, the one to compare with first.
-        feed: what to run; of models with other inputs, one for each.
-        rounds: turns of each model.
-        round_ms: a turn repeats the run until it takes about this long.
-        budget_s: slow models get fewer rounds, but three at least, to stay near this time.
-        clock: in seconds; the CPU time of this thread where sessions have one thread and others
-            share the machine.
-    """
-    feeds = [feed] * len(sessions) if isinstance(feed, dict) else feed
-    once = [_once_ms(session, each, clock) for session, each in zip(sessions, feeds, strict=True)]
-    counts = [max(1, min(1000, round(round_ms / ms))) for ms in once]
-    per_round = sum(count * ms for count, ms in zip(counts, once, strict=True)) / 1000
-    rounds = min(rounds, max(3, int(budget_s / per_round)))
-    times = np.zeros((rounds, len(sessions)))
-    for row in range(rounds):
-        for column in range(len(sessions)):
-            at = (column + row) % len(sessions)  # nobody always runs after the same neighbour
-            start = clock()
-            for _ in range(counts[at]):
-                sessions[at].run(feeds[at])
-            times[row, at] = (clock() - start) * 1000 / counts[at]
-    fastest, ratios = times.min(axis=0), times / times[:, :1]
-    medians = np.median(ratios, axis=0)
-    deviations = np.median(np.abs(ratios - medians), axis=0)
-    return Timing(
-        milliseconds=tuple(np.median(times, axis=0).tolist()),
-        ratios=tuple(medians.tolist()),
-        fastest_ratios=tuple((fastest / fastest[0]).tolist()),
-        errors=tuple((MEDIAN_ERROR * deviations / rounds**0.5).tolist()),
-        fastest_ms=tuple(fastest.tolist()),
-    )
-
-
-def _once_ms(session: Session, feed: Feed, clock: Clock) -> float:
-    session.run(feed)
-    start = clock()
-    session.run(feed)
-    return max((clock() - start) * 1000, 1e-3)
 
 
 def load_evaluator(source: str) -> Evaluator:

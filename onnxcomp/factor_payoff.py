@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import onnx_graphsurgeon as gs
 
-from onnxcomp.evaluation import clock_for, interleaved
 from onnxcomp.factor_trials import written
 from onnxcomp.model import graph_bytes
 from onnxcomp.rank_planning import Plan
-from onnxcomp.runtime import Feed, open_session
+from onnxcomp.runtime import Feed
+from onnxcomp.timing import model_times
 
 LEAST_GAIN = 0.02  # of the model's time: what saves less may be an error of measurement
 LEAST_SHARE = 0.005  # of it that a group of layers saves
@@ -56,9 +57,8 @@ def model_clock(graph: gs.Graph, feed: Feed, threads: int | None = 1) -> Clock:
 
     def clock(plans: Sequence[Plan]) -> Measured:
         trials = (written(list(plan.values()), graph) for plan in plans)
-        sessions = [open_session(graph, threads=threads) for _ in range(2)]  # and its twin
-        sessions += [open_session(trial, threads=threads) for trial in trials]
-        found = interleaved(sessions, feed, rounds=ROUNDS, clock=clock_for(threads))
+        graphs = chain([graph, graph], trials)  # the model and its twin first
+        found = model_times(graphs, feed, threads, ROUNDS)
         medians, fastest = found.ratios[1:], found.fastest_ratios[1:]
         if threads == 1:
             fastest = medians

@@ -25,9 +25,9 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import OnnxcompError, OutputError, UnsupportedModel
-from onnxcomp.evaluation import clock_for, interleaved
 from onnxcomp.runtime import Feed, Session, open_session
 from onnxcomp.targets import AUTO, resolve_target
+from onnxcomp.timing import clock_for, interleaved
 from onnxcomp.writing import write_text
 
 Array = npt.NDArray[Any]

@@ -14,13 +14,14 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.errors import CalibrationError, UnsupportedModel
-from onnxcomp.evaluation import Evaluator, Reference, interleaved, score
+from onnxcomp.evaluation import Evaluator, Reference, score
 from onnxcomp.gates import LOSSLESS_DB, NOISE, NOISE_ALONE, Measured
 from onnxcomp.held_out import HELD_EVERY
 from onnxcomp.kernel_use import kernel_use
 from onnxcomp.macs import count_macs
 from onnxcomp.model import Model, graph_bytes
 from onnxcomp.runtime import Feed, Session, open_file, open_session
+from onnxcomp.timing import interleaved
 from onnxcomp.told_shapes import is_the_same, told
 
 LARGE = 2**30  # bytes of a model of which two sessions at a time would take too much memory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,6 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.allocation import Choice
 from onnxcomp.channels import ChannelGroup, Channels
-from onnxcomp.evaluation import interleaved
 from onnxcomp.graph_latency import latency_of
 from onnxcomp.graph_resources import bytes_of, macs_of, parameters_of
 from onnxcomp.layer_latency import LayerLatency
@@ -19,7 +17,8 @@ from onnxcomp.macs import macs_by_node
 from onnxcomp.model import graph_bytes
 from onnxcomp.parameters import count_parameters
 from onnxcomp.resources import Product, Resource, Size
-from onnxcomp.runtime import Feed, open_session
+from onnxcomp.runtime import Feed
+from onnxcomp.timing import model_times
 
 Shapes = Mapping[str, Sequence[int]]
 BUDGETS = ("max_macs", "max_parameters", "max_bytes", "min_speedup")
@@ -91,8 +90,7 @@ def used(option: str, graph: gs.Graph, feed: Feed) -> float:
 
 def milliseconds(graph: gs.Graph, feed: Feed) -> float:
     """Time of one run, one thread."""
-    session = open_session(graph, threads=1)
-    return interleaved([session], feed, clock=time.thread_time).milliseconds[0]
+    return model_times([graph], feed, threads=1).milliseconds[0]
 
 
 def latency_and_macs(graph: gs.Graph, channels: Channels, feed: Feed) -> tuple[Resource, Resource]:
@@ -104,8 +102,7 @@ def latency_and_macs(graph: gs.Graph, channels: Channels, feed: Feed) -> tuple[R
 
 def time_ratio(came: gs.Graph, graph: gs.Graph, feed: Feed) -> float:
     """Time of ``graph`` / time of ``came``, one thread."""
-    sessions = [open_session(each, threads=1) for each in (came, graph)]
-    return interleaved(sessions, feed, clock=time.thread_time).ratios[1]
+    return model_times([came, graph], feed, threads=1).ratios[1]
 
 
 def held_parameters(groups: Sequence[ChannelGroup]) -> Resource:

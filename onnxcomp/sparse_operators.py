@@ -10,12 +10,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.blocked_channels import reorders
-from onnxcomp.evaluation import Timing, clock_for, interleaved
 from onnxcomp.layer_latency import EMPTY, LEAST_MS, OPSET
 from onnxcomp.qdq_layers import QdqLayer
 from onnxcomp.quantization import Array
 from onnxcomp.runtime import Feed, Session, open_session
 from onnxcomp.sparse_forms import Layer, SparseForm, make_sparse
+from onnxcomp.timing import clock_for, interleaved
 
 ROUNDS, ROUND_MS, BUDGET_S = 15, 1.5, 2.0
 NEAR = 0.9, 1.05  # of the dense layer's time: what is within is timed once more
@@ -63,16 +63,6 @@ def _apart(least: Array, forms: int) -> tuple[float, list[float]]:
     """Times of the dense layer and of its forms, of those that `layer_times` opens."""
     dense_ms, *others = np.maximum(least[1:] - least[0], LEAST_MS).tolist()
     return max(dense_ms - sum(others[forms:]), LEAST_MS), others[:forms]
-
-
-def model_times(graphs: Sequence[gs.Graph], feed: Feed, threads: int) -> Timing:
-    """Times of whole models that take turns.
-
-    Raises:
-        UnsupportedModel: onnxruntime does not take one of them.
-    """
-    sessions = [open_session(graph, threads=threads) for graph in graphs]
-    return interleaved(sessions, feed, clock=clock_for(threads))
 
 
 def _made_up(layer: Layer, shape: Sequence[int]) -> Array:

@@ -31,8 +31,8 @@ from onnxcomp.regression import Fit
 from onnxcomp.runtime import open_session
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.sign_inputs import SignReader
-from onnxcomp.sparse_operators import model_times
 from onnxcomp.stepping import can_step
+from onnxcomp.timing import model_times
 from onnxcomp.weight_forms import FormWriter
 from onnxcomp.weight_sites import Site, Weight, layout_of
 

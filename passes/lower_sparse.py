@@ -21,7 +21,8 @@ from onnxcomp.qdq_layers import has_coded_weight, qdq_layer
 from onnxcomp.runtime import Feed
 from onnxcomp.shapes import TensorType, infer_shapes
 from onnxcomp.sparse_forms import Layer, SparseForm, make_sparse, sparse_forms
-from onnxcomp.sparse_operators import layer_times, model_times
+from onnxcomp.sparse_operators import layer_times
+from onnxcomp.timing import model_times
 
 FASTER = 0.95  # of the dense layer's time: what is nearer is not told from it
 WORTH = 0.98  # of the dense model's time, for which another library has to be registered

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from onnxcomp import optimize
-from onnxcomp.evaluation import interleaved
 from onnxcomp.macs import count_macs
 from onnxcomp.model import load_model
 from onnxcomp.recipe import compose, parse_pass
 from onnxcomp.report import Report
 from onnxcomp.runtime import open_file
+from onnxcomp.timing import interleaved
 
 ERROR_OF_MAP = 1.0  # standard error of a loss of mAP over the kit's 128 images, points
 

@@ -1,4 +1,4 @@
-"""Fidelity against exact figures, fair turns, and evaluators that fail in one line."""
+"""Fidelity against exact figures, and evaluators that fail in one line."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxcomp.errors import CalibrationError, OnnxcompError, UnsupportedModel
-from onnxcomp.evaluation import Reference, interleaved, load_evaluator, score, sqnr_db
+from onnxcomp.evaluation import Reference, load_evaluator, score, sqnr_db
 from onnxcomp.report import OutputFidelity
-from onnxcomp.testing import model_of, open_any, small_mlp
+from onnxcomp.testing import open_any, small_mlp
 
 EXACT = math.inf
 
@@ -245,25 +245,6 @@ def test_a_model_that_does_not_run_says_so_in_one_line() -> None:
     with pytest.raises(UnsupportedModel, match="cannot run the model") as caught:
         Reference.of(session, [{"x": np.zeros((1, 15), np.float32)}], synthetic=True)
     assert "\n" not in str(caught.value)
-
-
-# --- time -------------------------------------------------------------------------------------
-
-
-def test_models_take_turns_and_slower_ones_show() -> None:
-    size = 300
-    weights = {"w": np.eye(size, dtype=np.float32)}
-    fast = model_of(f"m (float[{size}, {size}] x) => (float[{size}, {size}] y) {{ y = Relu (x) }}")
-    steps = " ".join(f"t{i + 1} = MatMul (t{i}, w)" for i in range(12)).replace("t0,", "x,")
-    slow = model_of(
-        f"m (float[{size}, {size}] x) => (float[{size}, {size}] t12) {{ {steps} }}", **weights
-    )
-    feed = {"x": np.ones((size, size), np.float32)}
-    sessions = [open_any(slow), open_any(slow), open_any(fast)]
-    timing = interleaved(sessions, feed, rounds=5, round_ms=1)
-    assert timing.ratios[0] == 1
-    assert timing.ratios[2] < 0.5 < timing.ratios[1]
-    assert timing.milliseconds[2] < timing.milliseconds[0]
 
 
 # --- evaluators -------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from onnxcomp import optimize
-from onnxcomp.evaluation import interleaved
 from onnxcomp.runtime import open_file
+from onnxcomp.timing import interleaved
 
 SAMPLES = {"yolox_nano": 32, "cifar10_resnet20": 200, "cifar10_resnet56": 200}  # others: 100
 HEAD = (

@@ -17,9 +17,9 @@ from types import ModuleType
 import pytest
 
 from onnxcomp import optimize
-from onnxcomp.evaluation import interleaved
 from onnxcomp.recipe import compose, parse_pass
 from onnxcomp.runtime import open_file
+from onnxcomp.timing import interleaved
 
 MODELS = ("cifar10_resnet56", "mobilenet_v1_075", "squeezenet11_fp32", "minilm_l6_v2")
 QUICK = "quantize_static:rounding=nearest,calibrator=minmax,correct_bias=false,equalize=false"

@@ -17,9 +17,9 @@ from types import ModuleType
 import pytest
 
 from onnxcomp import optimize
-from onnxcomp.evaluation import interleaved
 from onnxcomp.recipe import compose, parse_pass
 from onnxcomp.runtime import open_file
+from onnxcomp.timing import interleaved
 
 RESIDUAL = ("cifar10_resnet56", "cifar10_resnet20", "tiny_resnet8_cifar10")
 OTHERS = (

@@ -18,9 +18,9 @@ from types import ModuleType
 import pytest
 
 from onnxcomp import optimize
-from onnxcomp.evaluation import interleaved
 from onnxcomp.recipe import compose, parse_pass
 from onnxcomp.runtime import open_file
+from onnxcomp.timing import interleaved
 
 SAMPLES = {"yolox_nano": 32, "cifar10_resnet20": 200, "cifar10_resnet56": 200}  # others: 100
 STATIC = ("qdq_minmax", "qdq_percentile")

@@ -14,11 +14,11 @@ from types import ModuleType
 import pytest
 
 from onnxcomp import optimize
-from onnxcomp.evaluation import interleaved
 from onnxcomp.passes.quantize_weights import QuantizeWeights
 from onnxcomp.passes.simplify_graph import SimplifyGraph
 from onnxcomp.recipe import Recipe
 from onnxcomp.runtime import open_file
+from onnxcomp.timing import interleaved
 
 MINILM = "minilm_l6_v2"
 HEAD = (

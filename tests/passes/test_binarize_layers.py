@@ -14,7 +14,6 @@ import pytest
 import onnxcomp
 from onnxcomp.calibration import Calibration
 from onnxcomp.errors import CalibrationRequired
-from onnxcomp.evaluation import Timing
 from onnxcomp.graph import constants
 from onnxcomp.held_out import is_held
 from onnxcomp.model import check_graph, graph_bytes
@@ -27,6 +26,7 @@ from onnxcomp.recipe import Recipe
 from onnxcomp.runtime import Feed, open_file, open_session
 from onnxcomp.targets import resolve_target
 from onnxcomp.testing import graph_of
+from onnxcomp.timing import Timing
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"
 ANY = 1e9  # of an error

@@ -13,7 +13,6 @@ from sparse_int8_models import block_sparse, qdq_model, random_codes, random_ste
 
 import onnxcomp
 from onnxcomp.calibration import Calibration
-from onnxcomp.evaluation import Timing
 from onnxcomp.importing import from_proto
 from onnxcomp.kernels.sparse_int8 import Window, pack_int8
 from onnxcomp.model import check_graph, load_model
@@ -25,6 +24,7 @@ from onnxcomp.recipe import Recipe
 from onnxcomp.runtime import Feed, open_file, open_session
 from onnxcomp.targets import resolve_target
 from onnxcomp.testing import graph_of
+from onnxcomp.timing import Timing
 
 MODELS = Path(__file__).resolve().parent.parent.parent / "models"
 
