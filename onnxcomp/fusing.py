@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import consumers, input_at, label
+from onnxcomp.output_vectors import output_vector
 from onnxcomp.rewriting import Rule, Scope, float_type, is_sparse, peek, small_values
 
 Float64 = npt.NDArray[np.float64]
@@ -177,19 +178,9 @@ def _bias(linear: gs.Node, channels: int) -> Float64 | None:
     if tensor is None:
         return np.zeros(channels)
     values = small_values(tensor, LARGEST_BIAS)
-    if (
-        values is None
-        or values.size not in (1, channels)
-        or values.shape[-1:]
-        not in (
-            (),
-            (1,),
-            (channels,),
-        )
-    ):
-        return None
+    vector = None if values is None else output_vector(values.astype(np.float64), channels)
     beta = linear.attrs.get("beta", 1.0) if linear.op == "Gemm" else 1.0
-    return np.broadcast_to(np.asarray(values, np.float64).reshape(-1) * beta, (channels,))
+    return None if vector is None else vector * beta
 
 
 def _becomes_gemm(scope: Scope, linear: gs.Node) -> bool:

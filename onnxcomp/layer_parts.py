@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import input_at, is_constant, is_standard, only_reader, producer
 from onnxcomp.linear_layers import UNPADDED
+from onnxcomp.output_vectors import output_vector
 from onnxcomp.quantization import Array
 
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -89,20 +90,16 @@ def bias_of(graph: gs.Graph, node: gs.Node, out: int) -> tuple[Array | str | Non
     given = input_at(node, 2)
     if given is not None:
         values = real_values(given)
-        if (
-            values is None
-            or values.size not in (1, out)
-            or values.shape[-1:] not in ((), (1,), (out,))
-        ):
-            return "its bias is not one constant for each output", made
-        return np.broadcast_to(values.reshape(-1), (out,)), made
+        vector = None if values is None else output_vector(values, out)
+        return "its bias is not one constant for each output" if vector is None else vector, made
     add = only_reader(graph, made, "Add") if node.op == "MatMul" else None
     if add is None:
         return None, made
     for tensor in add.inputs:
         values = None if tensor is made else real_values(tensor)
-        if values is not None and values.shape in ((), (1,), (out,)):
-            return np.broadcast_to(values.reshape(-1), (out,)), add.outputs[0]
+        vector = None if values is None or values.ndim > 1 else output_vector(values, out)
+        if vector is not None:
+            return vector, add.outputs[0]
     return None, made
 
 

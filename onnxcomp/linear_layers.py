@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from onnxcomp.gram import Array, Window
 from onnxcomp.graph import Names, consumers, input_at, is_constant, is_standard
 from onnxcomp.layer_inputs import sampled_rows
+from onnxcomp.output_vectors import is_output_vector
 from onnxcomp.recurrent_layers import RECURRENT
 from onnxcomp.recurrent_layers import reason_against as reason_against_recurrent
 from onnxcomp.transposed import spread_out, turned_round
@@ -74,7 +75,8 @@ class LinearLayer:
         readers = consumers(node.outputs[0])
         if len(readers) == 1 and readers[0].op == "Add" and not _batch(node):
             for index, tensor in enumerate(readers[0].inputs):
-                if _is_vector(tensor, node.inputs[1].shape[-1]):
+                out = node.inputs[1].shape[-1]
+                if is_constant(tensor) and is_output_vector(tensor.shape, out):
                     return cls(node, readers[0], index)
         return cls(node, None, 0)
 
@@ -226,7 +228,7 @@ def reason_against(node: gs.Node) -> str | None:
         out = weights.shape[1] if _gemm_in_out(node) else weights.shape[0]
         if node.op == "ConvTranspose":
             out = weights.shape[1] * int(node.attrs.get("group", 1))
-        if not _is_vector(bias, out):
+        if not is_constant(bias) or not is_output_vector(bias.shape, out):
             return "its bias is no constant vector"
     return None
 
@@ -261,11 +263,3 @@ def _tables(values: Array, batch: tuple[int, ...]) -> list[Array]:
 
 def _gemm_in_out(node: gs.Node) -> bool:
     return bool(node.op == "Gemm" and not node.attrs.get("transB", 0))
-
-
-def _is_vector(tensor: gs.Tensor, out: int) -> bool:
-    """Whether a tensor is a constant that broadcasts as [out]."""
-    if not is_constant(tensor):
-        return False
-    size = int(np.prod(tensor.shape))
-    return size == 1 or (size == out and tensor.shape[-1] == out)

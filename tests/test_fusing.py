@@ -121,6 +121,14 @@ def test_batch_norm_folds_into_gemm(transposed: int, alpha: float) -> None:
     check(graph, random(5, 4), ["Gemm"])
 
 
+def test_numbers_for_each_row_are_no_bias() -> None:
+    graph = graph_of(
+        "g (float[4, 4] x) => (float[4, 4] y) { a = Gemm (x, w, rows)  y = Mul (a, scale) }",
+        w=random(4, 4), rows=random(4, 1), scale=random(4),
+    )  # fmt: skip
+    check(graph, random(4, 4), ["Gemm", "Mul"])
+
+
 def test_batch_norm_makes_a_matmul_of_matrices_a_gemm() -> None:
     text = "a = MatMul (x, w) y = BatchNormalization (a, gamma, beta, mean, var)"
     graph = graph_of(

@@ -133,11 +133,16 @@ def test_a_weight_that_is_read_both_ways_is_packed_both_ways() -> None:
     [
         ("y = Gemm <transA = 1> (x, w)", "it scales or transposes its input"),
         ("y = Gemm <alpha = 0.5> (x, w)", "it scales or transposes its input"),
+        ("y = Gemm (x, w, rows)", "its bias is not one constant for each output"),
         ("y = MatMul (x, full)", "only 0 % of its blocks are zero"),
     ],
 )
 def test_what_the_operator_cannot_do_stays(text: str, reason: str) -> None:
-    constants = {"w": np.zeros((8, 8), np.float32), "full": np.ones((8, 8), np.float32)}
+    constants = {
+        "w": np.zeros((8, 8), np.float32),
+        "full": np.ones((8, 8), np.float32),
+        "rows": np.ones((8, 1), np.float32),
+    }
     given = {name: array for name, array in constants.items() if name in text}
     graph = graph_of(f"g (float[8, 8] x) => (float[8, 8] y) {{ [layer] {text} }}", **given)
     report = lower(graph)
