@@ -79,13 +79,15 @@ class Rows:
             steps: at most; None for as many as are worth their time.
             nearest: of weights that are not free, those nearest to some under a metric.
         """
-        x = self.inputs
-        count = x.shape[2]
+        x, mean = self.inputs, np.zeros(self.inputs.shape[:2])
+        count, width = x.shape[2], x.shape[1]
+        if with_bias:  # before products of float32 are summed: see `Moments.of`
+            near = x.mean(axis=2, dtype=np.float64).astype(x.dtype)
+            x, mean = x - near[:, :, None], near.astype(np.float64)
+        left = x.mean(axis=2, dtype=np.float64)
         gram = np.matmul(x, x.transpose(0, 2, 1)).astype(np.float64) / count
-        mean = x.mean(axis=2, dtype=np.float64)
         if with_bias:
-            gram -= mean[:, :, None] * mean[:, None, :]
-        width = x.shape[1]
+            gram -= left[:, :, None] * left[:, None, :]
         scale = np.trace(gram, axis1=1, axis2=2)[:, None, None] / width
         damped = gram + np.where(scale > 0, ridge * scale, 1.0) * np.eye(width)
         inverse = np.linalg.inv(damped)
@@ -96,11 +98,11 @@ class Rows:
             goal = self._goal(_ahead(now, before, push))
             cross = np.matmul(goal, x.transpose(0, 2, 1)).astype(np.float64) / count
             level = goal.mean(axis=2, dtype=np.float64) if with_bias else towards.bias
-            cross -= level[:, :, None] * mean[:, None, :]
+            cross -= level[:, :, None] * left[:, None, :]
             weights = towards.weights + (cross - towards.weights @ gram) @ inverse
             if nearest is not None:
                 weights = nearest(weights, damped, now.weights)
-            shift = np.einsum("god,gd->go", weights, mean) if with_bias else 0.0
+            shift = np.einsum("god,gd->go", weights, mean + left) if with_bias else 0.0
             now, before = Fit(weights, level - shift), now
         return now
 

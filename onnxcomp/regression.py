@@ -71,13 +71,24 @@ class Moments:
 
     @classmethod
     def of(cls, inputs: Array, outputs: Array) -> Moments:
-        """From rows x [groups, d, count] and y [groups, out, count]."""
-        transposed = inputs.transpose(0, 2, 1)
+        """From rows x [groups, d, count] and y [groups, out, count].
+
+        Products are summed in the precision of the rows, so they are of x and y less their means:
+        what varies little about a large mean would be lost.
+        """
+        count = inputs.shape[2]
         with np.errstate(over="ignore", invalid="ignore"):  # `reason_against` looks for infinity
-            gram, cross = (np.matmul(x, transposed).astype(np.float64) for x in (inputs, outputs))
             read, made = (x.sum(axis=2, dtype=np.float64) for x in (inputs, outputs))
+            x, y = (m[:, :, None] / max(1, count) for m in (read, made))
+            x, y = x.astype(inputs.dtype), y.astype(outputs.dtype)
+            rest = inputs - x, outputs - y
+            turned = rest[0].swapaxes(1, 2)
+            gram, cross = (np.matmul(v, turned).astype(np.float64) for v in rest)
+            left, x = read[:, :, None] - count * x.astype(np.float64), x.astype(np.float64)
+            gram += x * left.swapaxes(1, 2) + read[:, :, None] * x.swapaxes(1, 2)
+            cross += y * left.swapaxes(1, 2) + made[:, :, None] * x.swapaxes(1, 2)
             energy = float(np.sum(np.square(outputs, dtype=np.float64)))
-        return cls(gram, cross, read, made, energy, inputs.shape[2])
+        return cls(gram, cross, read, made, energy, count)
 
     @classmethod
     def of_kept(cls, weights: Array, gram: GramResult, kept: Array) -> Moments:

@@ -41,6 +41,16 @@ def test_without_bounds_it_is_least_squares(with_bias: bool) -> None:
     np.testing.assert_allclose(fit.bias, wanted.bias, rtol=1e-9)
 
 
+def test_what_varies_little_about_a_large_mean_is_seen_in_float32() -> None:
+    rng = np.random.default_rng(9)
+    varying = 1e-3 * rng.standard_normal((1, 32, 4)) @ rng.standard_normal((1, 4, 300))
+    x = (varying + 10 * rng.standard_normal((1, 32, 1))).astype(np.float32)
+    y = (rng.standard_normal((1, 3, 32)) @ varying + 0.01).astype(np.float32)
+    rows, start = Rows(x, y, np.zeros(()), NEVER), Fit(np.zeros((1, 3, 32)), np.zeros((1, 3)))
+    fit = rows.fit(plain(rows, start, 1e-3), start, 1e-3, with_bias=True)
+    assert rows.error(fit) < 1e-2
+
+
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("bounds", [(0.0, np.inf), (-1.0, 1.5), (-np.inf, 0.5)])
 def test_it_is_a_minimum(

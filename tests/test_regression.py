@@ -60,6 +60,21 @@ def test_a_ridge_draws_towards_the_weights_there_are(with_bias: bool) -> None:
     np.testing.assert_allclose(found[1].weights, start.weights, atol=1e-6)
 
 
+def test_what_varies_little_about_a_large_mean_is_seen_in_float32() -> None:
+    rng = np.random.default_rng(9)
+    varying = 1e-3 * rng.standard_normal((1, 32, 4)) @ rng.standard_normal((1, 4, 300))
+    x = (varying + 10 * rng.standard_normal((1, 32, 1))).astype(np.float32)
+    y = (rng.standard_normal((1, 3, 32)) @ varying + 100).astype(np.float32)
+    parts = Moments.of(x[..., :100], y[..., :100]), Moments.of(x[..., 100:], y[..., 100:])
+    moments = parts[0] + parts[1]
+    rest = np.asarray(x, np.float64) - np.mean(x, axis=2, keepdims=True, dtype=np.float64)
+    wanted = rest @ rest.swapaxes(1, 2) / 300
+    found = moments.metric(centred=True)
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+    fit = next(moments.fits(Fit(np.zeros((1, 3, 32)), np.zeros((1, 3))), [1e-3], with_bias=True))
+    assert moments.error(fit) < 1e-3
+
+
 def test_error_is_what_the_rows_say_whatever_the_parts() -> None:
     x, y, start = rows_of(2)
     fit = Fit(start.weights, start.bias + 0.4)
