@@ -131,12 +131,7 @@ def pack_command(
     as_json: bool,
 ) -> None:
     """Pack MODEL into a small container."""
-    targets = (bits, min_sqnr, target_bytes, max_drop)
-    if lossless + sum(value is not None for value in targets) != 1:
-        raise click.UsageError(
-            "say --lossless or how good it has to be: one of --bits, --min-sqnr, --target-bytes, "
-            "--max-drop"
-        )
+    _check_one_target(lossless, bits, min_sqnr, target_bytes, max_drop)
     if lossless and trellis:
         raise click.UsageError("--trellis is a way to quantize; --lossless does not")
     output = output or model.with_suffix(".oxc")
@@ -180,6 +175,14 @@ def pack_command(
     print_contents(make_console(), found, top)
     if quantized is not None:
         click.echo(quantized.in_words())
+
+
+def _check_one_target(lossless: bool, *targets: float | None) -> None:
+    if lossless + sum(value is not None for value in targets) != 1:
+        raise click.UsageError(
+            "say --lossless or how good it has to be: one of --bits, --min-sqnr, --target-bytes, "
+            "--max-drop"
+        )
 
 
 @click.command("unpack", **help_settings("unpack model.oxc -o model.onnx"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,40 +46,66 @@ def local_sqnr_db(
     graph = graph.copy()
     infer_shapes(graph)
     nodes = [node for node in graph.nodes if label(node) in labels and _is_real(node)]
-    ranges: dict[str, MinMax] = {}
-    inputs: dict[tuple[str, int | None], Moments] = {}
-    whole: dict[str, Moments] = {}
-    for node in nodes:
-        for tensor in _activations(node):
-            ranges.setdefault(tensor.name, MinMax())
-        if _weights(node) is not None:
-            axis = _channel_axis(node)
-            inputs.setdefault((node.inputs[0].name, axis), Moments(axis))
-        for tensor in [*_activations(node), node.outputs[0]]:
-            whole.setdefault(tensor.name, Moments())
-    taps: dict[str, list[Statistic[Any]]] = {}
-    for name, extremes in ranges.items():
-        taps.setdefault(name, []).append(extremes)
-    for name, moments in [*whole.items(), *((name, m) for (name, _), m in inputs.items())]:
-        taps.setdefault(name, []).append(moments)
-    calibration.observe(graph, taps, limit=SAMPLES)
+    seen = _Seen.of(graph, nodes, calibration)
     found = {}
     for node in nodes:
         try:
-            signal = float(_energies(whole[node.outputs[0].name]))
-            read = [(_rounding_noise(ranges[t.name]), whole[t.name]) for t in _activations(node)]
-            noise = sum(error for error, _ in read)
-            weights = _weights(node)
-            if weights is not None:
-                energy = _energies(inputs[node.inputs[0].name, _channel_axis(node)])
-                noise = _layer_noise(node, weights, energy, noise, weight_bits)
-            elif node.op not in SUMS:
-                noise = signal * sum(error / max(float(_energies(m)), TINY) for error, m in read)
+            signal, noise = seen.energies(node, weight_bits)
         except CalibrationError:  # an empty tensor, or one that is not finite
             continue
         if signal > 0 and noise > 0 and math.isfinite(signal) and math.isfinite(noise):
             found[label(node)] = 10 * math.log10(signal / noise)
     return found
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What samples show of the tensors of some nodes.
+
+    Attributes:
+        ranges: of what is rounded, by name.
+        whole: of all tensors, by name.
+        inputs: of what layers read, by name and axis of the channels.
+    """
+
+    ranges: dict[str, MinMax] = field(default_factory=dict)
+    whole: dict[str, Moments] = field(default_factory=dict)
+    inputs: dict[tuple[str, int], Moments] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: gs.Graph, nodes: Iterable[gs.Node], calibration: Calibration) -> _Seen:
+        seen = cls()
+        for node in nodes:
+            for tensor in _activations(node):
+                seen.ranges.setdefault(tensor.name, MinMax())
+            if _weights(node) is not None:
+                axis = _channel_axis(node)
+                seen.inputs.setdefault((node.inputs[0].name, axis), Moments(axis))
+            for tensor in [*_activations(node), node.outputs[0]]:
+                seen.whole.setdefault(tensor.name, Moments())
+        taps: dict[str, list[Statistic[Any]]] = {}
+        for name, extremes in seen.ranges.items():
+            taps.setdefault(name, []).append(extremes)
+        by_channel = ((name, moments) for (name, _), moments in seen.inputs.items())
+        for name, moments in [*seen.whole.items(), *by_channel]:
+            taps.setdefault(name, []).append(moments)
+        calibration.observe(graph, taps, limit=SAMPLES)
+        return seen
+
+    def energies(self, node: gs.Node, weight_bits: int) -> tuple[float, float]:
+        """Of a node's output, and of its error when the node alone is quantized."""
+        signal = float(_energies(self.whole[node.outputs[0].name]))
+        read = [
+            (_rounding_noise(self.ranges[t.name]), self.whole[t.name]) for t in _activations(node)
+        ]
+        noise = sum(error for error, _ in read)
+        weights = _weights(node)
+        if weights is not None:
+            energy = _energies(self.inputs[node.inputs[0].name, _channel_axis(node)])
+            noise = _layer_noise(node, weights, energy, noise, weight_bits)
+        elif node.op not in SUMS:
+            noise = signal * sum(error / max(float(_energies(m)), TINY) for error, m in read)
+        return signal, noise
 
 
 def _is_real(node: gs.Node) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxcomp.errors import OnnxcompError
@@ -108,16 +108,13 @@ def mix(
         return None
     costs = node_costs(graph, measurements.reference)
     order = by_worth(noise, {name: _cost(costs[name]) for name in noise})
-    first = 1
-    aimed = gates
+    aimed, first = gates, 1
     if gates.min_sqnr_db is not None:
-        aimed = dataclasses.replace(gates, min_sqnr_db=gates.min_sqnr_db - _lead(before, probe))
-        allowed = energy_ratio(aimed.min_sqnr_db or 0.0)
-        if len(measured) == len(noise) and min(noise.values()) > allowed:
+        least_db = gates.min_sqnr_db - _lead(before, probe)
+        aimed = dataclasses.replace(gates, min_sqnr_db=least_db)
+        if len(measured) == len(noise) and min(noise.values()) > energy_ratio(least_db):
             return None  # one node alone is too much, whichever it is
-        together = energy_ratio(probe.full_db) / (sum(noise.values()) or 1.0)
-        excess = min(max(together, 1.0), LARGEST_EXCESS) if math.isfinite(together) else 1.0
-        first = enough_to_keep(order, noise, allowed, excess)
+        first = _first_guess(order, noise, probe, least_db)
 
     def judge(kept: Collection[str], tried: Pass, goal: Gates) -> Verdict:
         try:
@@ -144,6 +141,15 @@ def mix(
         return None
     words = answers_in_words(gates, measurements.original, before)
     return Mixture(keeping(step, sorted(choice.kept)), choice, len(probe.labels), noise, words)
+
+
+def _first_guess(
+    order: Sequence[str], noise: Mapping[str, float], probe: Probe, least_db: float
+) -> int:
+    """How many nodes, in order, have to stay in float if errors add up as they do in all of it."""
+    together = energy_ratio(probe.full_db) / (sum(noise.values()) or 1.0)
+    excess = min(max(together, 1.0), LARGEST_EXCESS) if math.isfinite(together) else 1.0
+    return enough_to_keep(order, noise, energy_ratio(least_db), excess)
 
 
 def _lead(before: Measured, probe: Probe) -> float:
