@@ -116,9 +116,3 @@ def wanda(weights: Array, gram: Array) -> Array:
     """E[(w x)^2] of each weight alone, [out, d]: the square of Wanda's score."""
     energies = np.maximum(np.diagonal(gram), 0).astype(np.float64)
     return np.asarray(magnitude(weights) * energies)
-
-
-def loss(weights: Array, sparse: Array, gram: Array) -> float:
-    """E|W x - V x|^2."""
-    error = weights.astype(np.float64) - sparse
-    return float(np.sum((error @ gram) * error))

@@ -6,13 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
+from output_losses import loss
 
 from onnxcomp.coding_quantizer import CodedWeight, fitted_scale, quantize_vector, quantize_weight
 from onnxcomp.weight_sites import Layout
-
-
-def loss(error: np.ndarray, gram: np.ndarray) -> float:
-    return float(np.einsum("od,de,oe->", error, gram, error))
 
 
 def correlated(rng: np.random.Generator, width: int, shared: float) -> np.ndarray:

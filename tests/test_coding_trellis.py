@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
+from output_losses import loss
 
 from onnxcomp.coding_quantizer import CodedWeight, quantize_weight
 from onnxcomp.coding_trellis import Trellis, cheapest, prices_of, trellis_integers
@@ -30,10 +31,6 @@ def gram_of(seed: int, width: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     basis = rng.standard_normal((width, 4 * width)) + rng.standard_normal((width, 1))
     return np.asarray(basis @ basis.T / (4 * width))
-
-
-def loss(error: np.ndarray, gram: np.ndarray) -> float:
-    return float(np.sum((error @ gram) * error))
 
 
 def entropy(values: np.ndarray) -> float:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from output_losses import loss
 
-from onnxcomp.sparsity import Pattern, loss, magnitude, wanda
+from onnxcomp.sparsity import Pattern, magnitude, wanda
 
 
 @pytest.mark.parametrize("name", ["", "3", "4:2", "4:4", "0x4", "4x", "2:400", "dense"])
@@ -64,5 +65,5 @@ def test_scores_are_what_a_weight_alone_loses() -> None:
     for (i, j), score in np.ndenumerate(wanda(weights, gram)):
         without = weights.copy()
         without[i, j] = 0
-        np.testing.assert_allclose(score, loss(weights, without, gram))
-        np.testing.assert_allclose(magnitude(weights)[i, j], loss(weights, without, np.eye(5)))
+        np.testing.assert_allclose(score, loss(weights - without, gram))
+        np.testing.assert_allclose(magnitude(weights)[i, j], loss(weights - without, np.eye(5)))
