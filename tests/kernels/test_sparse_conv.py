@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from conv_windows import MISFITS, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
@@ -40,19 +41,9 @@ def convolutions(draw: st.DrawFn) -> Case:
     weight = sparse_floats(rng, (outputs, inputs, *kernel), sparsity)
     block_size = draw(st.sampled_from(reference.BLOCK_SIZES))
     packed = pack_conv(weight, block_size=block_size, groups=groups)
-    strides = draw(st.tuples(*[st.sampled_from([1, 1, 2, 3])] * 2))
-    dilations = draw(st.tuples(*[st.integers(1, 3)] * 2))
-    pads = draw(st.just((0, 0, 0, 0)) | st.tuples(*[st.integers(0, 4)] * 4))
-    smallest = [
-        max(1, d * (k - 1) + 1 - before - after)
-        for d, k, before, after in zip(dilations, kernel, pads[:2], pads[2:], strict=True)
-    ]
-    height = smallest[0] + draw(st.integers(0, 12))
-    width = smallest[1] + draw(st.sampled_from([0, 1, 6, 7, 13, 14, 15, 16, 27, 40, 75]))
-    images = draw(st.sampled_from([0, 1, 1, 2]))
+    window, (images, height, width) = draw(windows(kernel))
     x = sparse_floats(rng, (images, groups * inputs, height, width), 0.0)
     bias = sparse_floats(rng, (outputs,), 0.0) if draw(st.booleans()) else None
-    window = Window(strides=strides, dilations=dilations, pads=pads)
     return x, packed, bias, window, draw(st.booleans())
 
 
@@ -211,16 +202,7 @@ def test_malformed_weights_are_refused(change: dict[str, Any], message: str) -> 
         sparse_conv.sparse_conv(x, dataclasses.replace(FILTER, **change))
 
 
-@pytest.mark.parametrize(
-    ("shape", "window", "message"),
-    [
-        ((1, 4, 9, 9), {}, "the channels of x"),
-        ((1, 5, 2, 9), {}, "x is smaller than the kernel"),
-        ((1, 5, 9, 9), {"pads": (0, -1, 0, 0)}, "padding of the columns is -1"),
-        ((1, 5, 9, 9), {"strides": (0, 1)}, "the stride of the rows is 0"),
-        ((5, 9, 9), {}, r"x has shape \[5, 9, 9\] and the kernel \[3, 3\]"),
-    ],
-)
+@pytest.mark.parametrize(("shape", "window", "message"), MISFITS)
 def test_misfit_windows_are_refused(
     shape: tuple[int, ...], window: dict[str, Any], message: str
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conv_windows import KINDS
 from onnx import TensorProto, helper
 from operator_sessions import open_model, run
 from sparse_float_models import (
@@ -24,15 +25,7 @@ from onnxcomp.kernels.sparse_conv import Window, pack_conv, sparse_conv
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("block_size", BLOCK_SIZES)
-@pytest.mark.parametrize(
-    ("kernel", "groups", "window"),
-    [
-        ((1, 1), 1, Window()),
-        ((3, 3), 1, Window(pads=(1, 1, 1, 1))),
-        ((3, 3), 2, Window(strides=(2, 2), pads=(0, 1, 2, 1))),
-        ((2, 5), 1, Window(strides=(1, 3), dilations=(3, 2), pads=(2, 4, 0, 3))),
-    ],
-)
+@pytest.mark.parametrize(("kernel", "groups", "window"), KINDS)
 def test_operator_equals_onnxruntimes_conv(
     kernel: tuple[int, int], groups: int, window: Window, block_size: int, biased: bool, relu: bool
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conv_windows import KINDS
 from onnx import TensorProto, helper
 from operator_sessions import open_model, run
 from sparse_int8_models import (
@@ -51,15 +52,7 @@ def test_matmul_is_within_one_code_of_onnxruntime(
 
 @pytest.mark.parametrize("to_codes", [True, False])
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize(
-    ("kernel", "groups", "window"),
-    [
-        ((1, 1), 1, Window()),
-        ((3, 3), 1, Window(pads=(1, 1, 1, 1))),
-        ((3, 3), 2, Window(strides=(2, 2), pads=(0, 1, 2, 1))),
-        ((2, 5), 1, Window(strides=(1, 3), dilations=(3, 2), pads=(2, 4, 0, 3))),
-    ],
-)
+@pytest.mark.parametrize(("kernel", "groups", "window"), KINDS)
 def test_conv_is_within_one_code_of_onnxruntime(
     kernel: tuple[int, int], groups: int, window: Window, biased: bool, to_codes: bool
 ) -> None:

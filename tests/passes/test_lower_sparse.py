@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +9,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from sparse_int8_models import block_sparse, qdq_model, random_codes, random_steps
+from sparse_lowering import lower, lowered_digits, operators
 
-import onnxcomp
-from onnxcomp.calibration import Calibration
 from onnxcomp.importing import from_proto
 from onnxcomp.kernels.sparse_int8 import Window, pack_int8
-from onnxcomp.model import check_graph, load_model
 from onnxcomp.passes import lower_sparse
-from onnxcomp.passes.base import PassContext, PassReport
 from onnxcomp.passes.lower_sparse import LowerSparse
 from onnxcomp.quantization import Array
-from onnxcomp.recipe import Recipe
-from onnxcomp.runtime import Feed, open_file, open_session
-from onnxcomp.targets import resolve_target
+from onnxcomp.runtime import Feed, open_session
 from onnxcomp.testing import graph_of
 from onnxcomp.timing import Timing
-
-MODELS = Path(__file__).resolve().parent.parent.parent / "models"
-
-
-def lower(
-    graph: gs.Graph, feeds: list[Feed] | None = None, *, choose: Any = "always", **options: Any
-) -> PassReport:
-    report = PassReport()
-    calibration = None if feeds is None else Calibration.from_source(feeds, graph)
-    context = PassContext(target=resolve_target("auto"), calibration=calibration)
-    LowerSparse(choose=choose, **options).rewrite(graph, context, report)
-    check_graph(graph)
-    return report
 
 
 def quantized(*given: Any) -> gs.Graph:
@@ -45,10 +26,6 @@ def quantized(*given: Any) -> gs.Graph:
     graph = from_proto(qdq_model(*given))
     graph.outputs[0].shape = [f"y{axis}" for axis in range(len(given[2]))]
     return graph
-
-
-def operators(graph: gs.Graph) -> Counter[str]:
-    return Counter(node.op for node in graph.nodes)
 
 
 def outputs_of(graph: gs.Graph, x: Array) -> list[Any]:
@@ -369,32 +346,13 @@ method = "magnitude"
 name = "quantize_static"
 rounding = "nearest"
 """
-LAST = """
-[[passes]]
-name = "lower_sparse"
-choose = "always"
-"""
 
 
 def test_a_network_that_was_pruned_and_quantized(tmp_path: Path) -> None:
-    logits = []
-    samples = np.load(MODELS / "digits_calibration.npz")
-    for text in (STEPS, STEPS + LAST):
-        path = tmp_path / "out.onnx"
-        result = onnxcomp.optimize(
-            MODELS / "digits_resnet.onnx",
-            Recipe.parse(text, "steps"),
-            calibration=MODELS / "digits_calibration.npz",
-            output=path,
-        )
-        session = open_file(path, threads=1)
-        logits.append(session.run({"input": samples["input"]})[0])
-    last = result.report.passes[-1]
-    assert (last.name, last.status) == ("lower_sparse", "kept")
-    found = operators(load_model(path).graph)
-    assert found["SparseQLinearConv"] == 12
-    assert found["SparseMatMulIntegerToFloat"] == 1
-    assert last.skipped.keys() == {"/stem/conv/Conv", "/inverted/depthwise/conv/Conv"}
-    dense, sparse = logits
-    assert (dense.argmax(1) == sparse.argmax(1)).mean() > 0.99
-    assert np.abs(sparse - dense).max() < 0.05 * np.ptp(dense)
+    digits = lowered_digits(STEPS, tmp_path)
+    assert (digits.result.name, digits.result.status) == ("lower_sparse", "kept")
+    assert digits.operators["SparseQLinearConv"] == 12
+    assert digits.operators["SparseMatMulIntegerToFloat"] == 1
+    assert digits.result.skipped.keys() == {"/stem/conv/Conv", "/inverted/depthwise/conv/Conv"}
+    assert (digits.dense.argmax(1) == digits.sparse.argmax(1)).mean() > 0.99
+    assert np.abs(digits.sparse - digits.dense).max() < 0.05 * np.ptp(digits.dense)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +9,21 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from sparse_float_models import block_sparse_floats, dense_conv_model, random_floats
+from sparse_lowering import lower, lowered_digits, operators
 
-import onnxcomp
-from onnxcomp.calibration import Calibration
 from onnxcomp.importing import from_proto
 from onnxcomp.kernels.reference import BLOCK_SIZES as KERNEL_SIZES
 from onnxcomp.kernels.reference_sparse_conv import pack_conv
 from onnxcomp.kernels.reference_sparse_int8 import BLOCK_ROWS as KERNEL_ROWS
 from onnxcomp.kernels.reference_sparse_int8 import QUAD, pack_int8
 from onnxcomp.kernels.sparse_conv import Window
-from onnxcomp.model import check_graph, load_model
 from onnxcomp.passes.base import PassContext, PassReport
-from onnxcomp.passes.lower_sparse import LowerSparse
 from onnxcomp.passes.sparsify_weights import SparsifyWeights
 from onnxcomp.quantization import Array
-from onnxcomp.recipe import Recipe
-from onnxcomp.runtime import Feed, open_file, open_session
+from onnxcomp.runtime import open_session
 from onnxcomp.sparse_forms import BLOCK_ROWS, BLOCK_SIZES, zero_blocks
 from onnxcomp.targets import resolve_target
 from onnxcomp.testing import graph_of
-
-MODELS = Path(__file__).resolve().parent.parent.parent / "models"
-
-
-def lower(
-    graph: gs.Graph, feeds: list[Feed] | None = None, *, choose: Any = "always", **options: Any
-) -> PassReport:
-    report = PassReport()
-    calibration = None if feeds is None else Calibration.from_source(feeds, graph)
-    context = PassContext(target=resolve_target("auto"), calibration=calibration)
-    LowerSparse(choose=choose, **options).rewrite(graph, context, report)
-    check_graph(graph)
-    return report
-
-
-def operators(graph: gs.Graph) -> Counter[str]:
-    return Counter(node.op for node in graph.nodes)
 
 
 def assert_same(before: gs.Graph, after: gs.Graph, x: Array) -> None:
@@ -225,27 +203,13 @@ sparsity = 0.8
 pattern = "4x1"
 method = "magnitude"
 """
-LAST = """
-[[passes]]
-name = "lower_sparse"
-choose = "always"
-"""
 
 
 def test_a_network_that_was_pruned(tmp_path: Path) -> None:
-    logits = []
-    samples = np.load(MODELS / "digits_calibration.npz")
-    for text in (STEPS, STEPS + LAST):
-        path = tmp_path / "out.onnx"
-        result = onnxcomp.optimize(
-            MODELS / "digits_resnet.onnx", Recipe.parse(text, "steps"), output=path
-        )
-        logits.append(open_file(path, threads=1).run({"input": samples["input"]})[0])
-    last = result.report.passes[-1]
-    assert (last.name, last.status) == ("lower_sparse", "kept")
-    found = operators(load_model(path).graph)
-    assert found["SparseConv"] == 12
-    assert found["SparseMatMul"] == 1
-    assert last.skipped.keys() == {"/stem/conv/Conv", "/inverted/depthwise/conv/Conv"}
-    dense, sparse = logits
-    np.testing.assert_allclose(sparse, dense, rtol=1e-4, atol=1e-5 * np.abs(dense).max())
+    digits = lowered_digits(STEPS, tmp_path)
+    assert (digits.result.name, digits.result.status) == ("lower_sparse", "kept")
+    assert digits.operators["SparseConv"] == 12
+    assert digits.operators["SparseMatMul"] == 1
+    assert digits.result.skipped.keys() == {"/stem/conv/Conv", "/inverted/depthwise/conv/Conv"}
+    limit = 1e-5 * np.abs(digits.dense).max()
+    np.testing.assert_allclose(digits.sparse, digits.dense, rtol=1e-4, atol=limit)
