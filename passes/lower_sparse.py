@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from onnxcomp.shapes import TensorType, infer_shapes
 from onnxcomp.sparse_forms import Layer, SparseForm, make_sparse, sparse_forms
 from onnxcomp.sparse_operators import layer_times
 from onnxcomp.timing import model_times
+from onnxcomp.weight_sites import find_weights, refused_nodes
 
 FASTER = 0.95  # of the dense layer's time: what is nearer is not told from it
 WORTH = 0.98  # of the dense model's time, for which another library has to be registered
@@ -62,6 +63,8 @@ class LowerSparse(Pass):
         outside = {id(node) for node in graph.nodes}
         found = [node for node in all_nodes(graph) if _has_weight(node)]
         samples = _FirstSample(graph, context)
+        for node, reason in _others(graph, found):
+            report.skip(node, reason)
         chosen: list[_Choice] = []
         for done, node in enumerate(report.visit(found)):
             context.advance(done, len(found))
@@ -172,6 +175,18 @@ class _Choice:
 
 def _has_weight(node: gs.Node) -> bool:
     return has_coded_weight(node) or has_float_weight(node)
+
+
+def _others(graph: gs.Graph, found: list[gs.Node]) -> Iterator[tuple[gs.Node, str]]:
+    """Nodes with weights that no sparse operator multiplies with, and why."""
+    taken = {id(node) for node in found}
+    sites = [site for weight in find_weights(graph) for site in weight.sites]
+    for layer in {id(site.layer): site.layer for site in sites}.values():
+        if id(layer) not in taken and layer.op != "Gather":
+            yield layer, f"no sparse operator does what {layer.op} does with such a weight"
+    for node, reason in refused_nodes(graph):
+        if id(node) not in taken:
+            yield node, reason
 
 
 def _layer_of(graph: gs.Graph, node: gs.Node) -> Layer | str:

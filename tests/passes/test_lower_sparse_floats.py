@@ -113,6 +113,7 @@ def test_a_weight_that_is_read_both_ways_is_packed_both_ways() -> None:
         ("y = Gemm <alpha = 0.5> (x, w)", "it scales or transposes its input"),
         ("y = Gemm (x, w, rows)", "its bias is not one constant for each output"),
         ("y = MatMul (x, full)", "only 0 % of its blocks are zero"),
+        ("y = MatMul (w, x)", "no sparse operator does what MatMul does with such a weight"),
     ],
 )
 def test_what_the_operator_cannot_do_stays(text: str, reason: str) -> None:
@@ -126,6 +127,19 @@ def test_what_the_operator_cannot_do_stays(text: str, reason: str) -> None:
     report = lower(graph)
     assert report.skipped == {"layer": reason}
     assert not report.changed
+
+
+def test_operators_that_multiply_in_other_ways_are_named() -> None:
+    text = """o (float[1, 8, H] x, float[S, B, 8] t) => (float[1, 4, I] y, float[S, 1, B, 4] z) {
+        [up] y = ConvTranspose <strides = [2]> (x, w)
+        [state] z = LSTM <hidden_size = 4> (t, input_weights, state_weights) }"""
+    kernel, *matrices = (np.zeros(s, np.float32) for s in ((8, 4, 2), (1, 16, 8), (1, 16, 4)))
+    names = ("input_weights", "state_weights")
+    report = lower(graph_of(text, w=kernel, **dict(zip(names, matrices, strict=True))))
+    assert report.skipped == {
+        "up": "no sparse operator does what ConvTranspose does with such a weight",
+        "state": "no sparse operator does what LSTM does with such a weight",
+    }
 
 
 @pytest.mark.parametrize(
