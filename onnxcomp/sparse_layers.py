@@ -7,7 +7,7 @@ first, and channels are padded with zeros to whole blocks; what no weight is can
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -123,35 +123,6 @@ class SparseLayer:
         find: Callable[..., Array] = sparse_gpt if method == "sparsegpt" else alternate
         found = find(values, gram, self.pattern, sparsity, damping=self.damping)
         return refit(values, gram, found, damping=self.damping)
-
-
-def shared_sparsity(
-    layers: Sequence[SparseLayer], sparsity: float, prices: Sequence[float], most: float
-) -> list[float]:
-    """The sparsity of each layer at which its next block costs as much as any other's.
-
-    Args:
-        layers: of one pattern without n:m.
-        sparsity: of all together.
-        prices: what a unit of the loss of each layer costs.
-        most: sparsity of a layer.
-
-    Returns:
-        fractions of blocks.
-    """
-    costs, sizes, owners = [], [], []
-    for at, (layer, price) in enumerate(zip(layers, prices, strict=True)):
-        scores = layer.scores
-        may = scores[: int(most * len(scores))] * price
-        costs.append(may)
-        sizes.append(np.full(len(may), layer.size / len(scores)))
-        owners.append(np.full(len(may), at))
-    cost, size, owner = (np.concatenate(part) for part in (costs, sizes, owners))
-    order = np.argsort(cost, kind="stable")
-    wanted = sparsity * sum(layer.size for layer in layers)
-    gone = int(np.searchsorted(np.cumsum(size[order]), wanted))
-    removed = np.bincount(owner[order[:gone]], size[order[:gone]], minlength=len(layers))
-    return [float(r / layer.size) for r, layer in zip(removed, layers, strict=True)]
 
 
 def _places(layout: Layout, width: int) -> Array:

@@ -22,7 +22,8 @@ from onnxcomp.quantization import Array
 from onnxcomp.recovery import recover
 from onnxcomp.runtime import Feed
 from onnxcomp.shapes import infer_shapes
-from onnxcomp.sparse_layers import SparseLayer, Zeros, shared_sparsity
+from onnxcomp.sparse_allocation import effects, multiplications, shared_sparsity
+from onnxcomp.sparse_layers import SparseLayer, Zeros
 from onnxcomp.sparse_recovery import ROWS, SparseFitter, is_fitted_alone
 from onnxcomp.sparsity import Pattern
 from onnxcomp.stepping import can_step
@@ -30,7 +31,8 @@ from onnxcomp.weight_grams import observed_grams
 from onnxcomp.weight_sites import WEIGHTS, Weight, find_weights, refused_nodes
 
 MOST = 0.95  # sparsity of a layer where they share it out
-JUDGED = 32  # samples that layers are weighed by
+JUDGED = 32  # samples that channels are ordered by
+WEIGHED = 16  # samples that layers are weighed by
 ROUNDING = 1e-6  # of the outputs' energy, where sums were added up in another order
 
 
@@ -47,7 +49,8 @@ class SparsifyWeights(Pass):
             layer; ``sparsegpt`` moves the others to make up for it; ``alternate`` looks for both
             at once, with the least loss. ``auto`` is alternate with samples, else magnitude.
         allocation: ``uniform`` the same sparsity everywhere; ``global`` more where the outputs lose
-            less, measured.
+            less, measured; ``macs`` likewise, but ``sparsity`` is that of all multiplications with
+            these weights, and so nearly that of their time.
         steps: times the sparsity grows (by a cubic law) with inputs of layers observed anew.
         operators: operator types to take; empty for all that multiply with weights.
         smallest_weight: weights with fewer elements than this stay dense.
@@ -62,7 +65,7 @@ class SparsifyWeights(Pass):
     sparsity: float = 0.5
     pattern: str = "unstructured"
     method: Literal["auto", "magnitude", "wanda", "sparsegpt", "alternate"] = "auto"
-    allocation: Literal["uniform", "global"] = "uniform"
+    allocation: Literal["uniform", "global", "macs"] = "uniform"
     steps: int = 1
     operators: tuple[str, ...] = ()
     smallest_weight: int = 1024
@@ -75,7 +78,7 @@ class SparsifyWeights(Pass):
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must be from 0 to below 1, not {self.sparsity}")
         pattern = Pattern.named(self.pattern)
-        if pattern.of and self.allocation == "global":
+        if pattern.of and self.allocation != "uniform":
             raise ValueError(f"pattern {self.pattern} leaves nothing to allocate")
         if pattern.of and self.steps > 1:
             raise ValueError(f"pattern {self.pattern} cannot grow in steps")
@@ -107,9 +110,10 @@ class SparsifyWeights(Pass):
         for step in range(1, self.steps + 1):
             share = 1 - (1 - step / self.steps) ** 3
             zeros = {name: mine._zeros(share) for name, mine in chosen.items()}
-            if self.allocation == "global":
-                zeros = self._shared_out(graph, zeros, share * self.sparsity, samples, context)
             later = self._in_order(graph, zeros, context)
+            if self.allocation != "uniform":
+                wanted = share * self.sparsity
+                zeros = self._shared_out(graph, zeros, wanted, later, samples, context, report)
             now = {name: mine for name, mine in zeros.items() if name not in later}
             made = {}
             for layer in self._layers(graph, now, samples, context):
@@ -214,25 +218,29 @@ class SparsifyWeights(Pass):
         graph: gs.Graph,
         zeros: Mapping[str, Zeros],
         sparsity: float,
+        in_order: Container[str],
         samples: Calibration | None,
         context: PassContext,
+        report: PassReport,
     ) -> dict[str, Zeros]:
-        """With the sparsity of each, by what the outputs lose with that of all in one alone."""
-        layers = list(self._layers(graph, zeros, samples, context))
-        prices = [1.0] * len(layers)
+        """With the sparsity of each, by what the outputs lose with each alone."""
+        weights = [w for w in find_weights(graph) if w.constant.name in zeros]
+        place = {weight.constant.name: at for at, weight in enumerate(weights)}
+        layers = sorted(
+            self._layers(graph, zeros, samples, context), key=lambda layer: place[layer.name]
+        )
+        noise = None
         if samples is not None:
-            names = [layer.name for layer in layers]
-            noise = OutputNoise(graph, names, list(samples.feeds(JUDGED)))
-            for at, layer in enumerate(layers):
-                plain = replace(zeros[layer.name], method="sparsegpt", sparsity=sparsity)
-                alone = layer.scores[: round(sparsity * len(layer.scores))].sum()
-                effect = float(noise.shares({layer.name: layer.sparse(plain)}).mean())
-                prices[at] = effect / alone if alone > 0 else 0.0
-        found = shared_sparsity(layers, sparsity, prices, MOST)
-        return {
-            layer.name: replace(zeros[layer.name], sparsity=part)
-            for layer, part in zip(layers, found, strict=True)
-        }
+            noise = OutputNoise(graph, list(place), list(samples.feeds(WEIGHED)))
+        work = {layer.name: float(layer.size) for layer in layers}
+        if self.allocation == "macs":
+            work = multiplications(graph, weights, next(context.samples().feeds(1)))
+        curves = effects(layers, noise, in_order)
+        found = shared_sparsity(curves, work, sparsity, MOST)
+        if self.allocation == "macs":
+            saved = sum(work[name] * part for name, part in found.items())
+            report.numbers["sparsity_by_macs"] = round(saved / sum(work.values()), 4)
+        return {name: replace(zeros[name], sparsity=part) for name, part in found.items()}
 
     def _tell(self, graph: gs.Graph, names: Container[str], blind: int, report: PassReport) -> None:
         weights = [weight for weight in find_weights(graph) if weight.constant.name in names]

@@ -157,6 +157,38 @@ def test_global_sparsity_goes_where_outputs_lose_least() -> None:
     assert lost["global"] < lost["uniform"]
 
 
+def test_macs_count_where_weights_are_multiplied_often() -> None:
+    """The small weight is read at 64 positions, the large one at one: the small one decides."""
+    graph = graph_of(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        pooled (float[N, 8, 8, 8] x) => (float[N, 64] z) {
+            a = Conv <pads = [1, 1, 1, 1]> (x, W)
+            b = Relu (a)
+            p = GlobalAveragePool (b)
+            f = Flatten (p)
+            z = MatMul (f, V)
+        }""",
+        W=normal(16, 8, 3, 3),
+        V=normal(16, 64, seed=1),
+    )
+    rng = np.random.default_rng(5)
+    given = [{"x": rng.standard_normal((1, 8, 8, 8)).astype(np.float32)} for _ in range(16)]
+    report = sparsify(graph, given, sparsity=0.6, allocation="macs")
+    sparse = sparse_of(graph)
+    work = {"W": 64 * sparse["W"].size, "V": sparse["V"].size}
+    zeros = {name: (values == 0).mean() for name, values in sparse.items()}
+    saved = sum(work[name] * zeros[name] for name in work) / sum(work.values())
+    assert report.numbers["sparsity_by_macs"] == pytest.approx(saved, abs=0.01)
+    assert 0.6 <= saved < 0.62
+    assert zeros["V"] < 0.2
+    assert report.numbers["sparsity"] < 0.4  # of the weights themselves
+
+
+def test_macs_want_samples() -> None:
+    with pytest.raises(CalibrationRequired, match="--calibration"):
+        sparsify(products(), allocation="macs")
+
+
 def test_blocks_lose_less_where_like_channels_are_neighbours() -> None:
     """Every other channel between the layers is loud; without zeros nothing changes."""
     graph = products()
@@ -219,6 +251,7 @@ def test_methods_that_look_at_inputs_want_samples() -> None:
         ({"sparsity": 1.0}, "sparsity"),
         ({"pattern": "3x"}, "pattern"),
         ({"pattern": "2:4", "allocation": "global"}, "nothing to allocate"),
+        ({"pattern": "2:4", "allocation": "macs"}, "nothing to allocate"),
         ({"pattern": "2:4", "steps": 2}, "steps"),
         ({"samples": 0}, "samples"),
         ({"operators": ("Gather",)}, "Gather"),
