@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from onnxcomp.errors import KernelError
 from onnxcomp.kernels import _native
+from onnxcomp.kernels.arguments import called
 from onnxcomp.kernels.reference import FORMAT_VERSION, PackedWeights, pack
 
 __all__ = [
@@ -75,18 +76,17 @@ def sparse_matmul(
     for name, array in arrays.items():
         if array is not None and array.dtype != np.float32:
             raise KernelError(f"{name} is {array.dtype}, expected float32")
-    try:
-        y = _native.sparse_matmul(
-            np.ascontiguousarray(x.reshape(-1, packed.in_features)),
-            np.ascontiguousarray(packed.values),
-            np.ascontiguousarray(packed.indices, dtype=np.int32),
-            np.ascontiguousarray(packed.offsets, dtype=np.int32),
-            None if bias is None else np.ascontiguousarray(bias),
-            packed.in_features,
-            packed.out_features,
-            packed.block_size,
-            isa,
-        )
-    except (TypeError, ValueError) as error:
-        raise KernelError(f"SparseMatMul: {str(error).splitlines()[0]}") from error
+    y = called(
+        "SparseMatMul",
+        _native.sparse_matmul,
+        np.ascontiguousarray(x.reshape(-1, packed.in_features)),
+        np.ascontiguousarray(packed.values),
+        np.ascontiguousarray(packed.indices, dtype=np.int32),
+        np.ascontiguousarray(packed.offsets, dtype=np.int32),
+        None if bias is None else np.ascontiguousarray(bias),
+        packed.in_features,
+        packed.out_features,
+        packed.block_size,
+        isa,
+    )
     return y.reshape(*x.shape[:-1], packed.out_features)

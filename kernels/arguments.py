@@ -1,14 +1,26 @@
-"""What the Python doors of sparse products ask of their arguments."""
+"""What the Python doors of kernels ask of their arguments, and how they refuse them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxcomp.errors import KernelError
+from onnxcomp.kernels.packed_lists import PackedLists
 from onnxcomp.kernels.reference_convolution import Window
+
+Result = TypeVar("Result")
+
+
+def called(door: str, function: Callable[..., Result], *arguments: Any) -> Result:
+    """What a compiled function returns. Raises KernelError, which names the door, as it refuses."""
+    try:
+        return function(*arguments)
+    except (TypeError, ValueError) as error:
+        raise KernelError(f"{door}: {str(error).splitlines()[0]}") from error
 
 
 def contiguous(name: str, array: npt.NDArray[Any], dtype: type[Any]) -> npt.NDArray[Any]:
@@ -16,6 +28,15 @@ def contiguous(name: str, array: npt.NDArray[Any], dtype: type[Any]) -> npt.NDAr
     if array.dtype != dtype:
         raise KernelError(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
     return np.ascontiguousarray(array)
+
+
+def lists_of(packed: PackedLists, dtype: type[Any]) -> tuple[npt.NDArray[Any], ...]:
+    """The values, of this dtype, indices and offsets. Raises KernelError where one has another."""
+    return (
+        contiguous("values", packed.values, dtype),
+        contiguous("indices", packed.indices, np.int32),
+        contiguous("offsets", packed.offsets, np.int32),
+    )
 
 
 def window_axes(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from onnxcomp.errors import KernelError
 from onnxcomp.kernels import _native
+from onnxcomp.kernels.arguments import called, contiguous
 from onnxcomp.kernels.reference_binary import (
     COMPARISONS,
     FORMAT_VERSION,
@@ -160,15 +161,11 @@ def _optional(name: str, array: Floats | None) -> Floats | None:
 
 
 def _contiguous(name: str, array: npt.NDArray[Any], dtype: type, rank: int) -> npt.NDArray[Any]:
-    if array.dtype != dtype:
-        raise KernelError(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
-    if array.ndim != rank:
-        raise KernelError(f"{name} has shape {list(array.shape)}, expected rank {rank}")
-    return np.ascontiguousarray(array)
+    given = contiguous(name, array, dtype)
+    if given.ndim != rank:
+        raise KernelError(f"{name} has shape {list(given.shape)}, expected rank {rank}")
+    return given
 
 
 def _call(function: Callable[..., Result], *arguments: Any) -> Result:
-    try:
-        return function(*arguments)
-    except (TypeError, ValueError) as error:
-        raise KernelError(f"{function.__name__}: {str(error).splitlines()[0]}") from error
+    return called(function.__name__, function, *arguments)

@@ -7,32 +7,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnxcomp.kernels.packed_lists import PackedLists
+
 FORMAT_VERSION = 1
 BLOCK_SIZES = (1, 2, 4, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedWeights:
+class PackedWeights(PackedLists):
     """A weight [in_features, out_features] without its zeros, as `SparseMatMul` reads it.
 
-    The columns are cut into blocks of `block_size`. Entry e holds one input's weights for all the
-    columns of a block; block b owns the entries offsets[b] to offsets[b + 1], by ascending input.
+    The columns are cut into blocks of `block_size`. An entry holds one input's weights for all the
+    columns of a block, and its index is the input.
     """
 
     values: npt.NDArray[np.float32]
     """[entries, block_size]; columns past the last one hold 0."""
-    indices: npt.NDArray[np.int32]
-    """[entries]: the input of each entry."""
-    offsets: npt.NDArray[np.int32]
-    """[blocks + 1]"""
     in_features: int
     out_features: int
     block_size: int
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the three arrays, in bytes."""
-        return self.values.nbytes + self.indices.nbytes + self.offsets.nbytes
 
     @property
     def attributes(self) -> dict[str, int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxcomp.kernels.packed_lists import PackedChannels
 from onnxcomp.kernels.reference import FORMAT_VERSION, PackedWeights, pack, unpack
 from onnxcomp.kernels.reference_convolution import Window, convolve
 
@@ -16,36 +16,16 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedConv:
-    """A weight [out_channels, in_channels, *kernel_shape] without its zeros, for `SparseConv`.
+class PackedConv(PackedChannels):
+    """Float32 without its zeros, for `SparseConv`; blocks are of `block_size` outputs.
 
-    Input i of an output is channel i % in_channels of those that it reads, at position
-    i // in_channels of the kernel. The outputs of each group are cut into blocks of `block_size`;
-    block b owns the entries offsets[b] to offsets[b + 1], by ascending input.
+    An index is an input of an output: input i is channel i % in_channels of those that it reads, at
+    position i // in_channels of the kernel.
     """
 
     values: Floats
     """[entries, block_size]; outputs past the last one of a group hold 0."""
-    indices: npt.NDArray[np.int32]
-    """[entries]: the input of each entry."""
-    offsets: npt.NDArray[np.int32]
-    """[blocks + 1]"""
-    out_channels: int
-    in_channels: int
-    """Those that one output reads."""
-    kernel_shape: tuple[int, ...]
-    groups: int = 1
     block_size: int
-
-    @property
-    def positions(self) -> int:
-        """The number of taps of the kernel."""
-        return prod(self.kernel_shape)
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the three arrays, in bytes."""
-        return self.values.nbytes + self.indices.nbytes + self.offsets.nbytes
 
     def attributes(self, window: Window | None = None, *, relu: bool = False) -> dict[str, Any]:
         """The attributes of the `SparseConv` node that reads these arrays."""
@@ -107,8 +87,7 @@ def unpack_conv(packed: PackedConv) -> Floats:
     )
     by_input = matrix.reshape(packed.positions, packed.in_channels, packed.groups, padded)
     dense = by_input[..., :outputs].transpose(2, 3, 1, 0)
-    shape = (packed.out_channels, packed.in_channels, *packed.kernel_shape)
-    return np.ascontiguousarray(dense).reshape(shape)
+    return np.ascontiguousarray(dense).reshape(packed.shape)
 
 
 def sparse_conv(

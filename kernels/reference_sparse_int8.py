@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxcomp.kernels.packed_lists import PackedChannels
 from onnxcomp.kernels.reference_convolution import Window, convolve
 
 FORMAT_VERSION = 1
@@ -20,36 +20,17 @@ Codes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackedInt8:
-    """An int8 weight [out_channels, in_channels, *kernel_shape] without its blocks of zeros.
+class PackedInt8(PackedChannels):
+    """Int8 without its blocks of zeros; blocks are of `block_rows` outputs.
 
-    A quad is four neighbouring input channels at one position of the kernel; quad q is number
-    q % ceil(in_channels / 4) of position q // ceil(in_channels / 4). The outputs of each group are
-    cut into blocks of `block_rows`; block b owns the entries offsets[b] to offsets[b + 1].
+    An index is a quad: four neighbouring input channels at one position of the kernel. Quad q is
+    number q % ceil(in_channels / 4) of position q // ceil(in_channels / 4).
     """
 
     values: npt.NDArray[np.int8]
     """[entries, block_rows, 4]; rows and channels past the last one hold 0."""
-    indices: npt.NDArray[np.int32]
-    """[entries]: the quad of each entry, ascending within a block."""
-    offsets: npt.NDArray[np.int32]
-    """[blocks + 1]"""
-    out_channels: int
-    in_channels: int
-    """Those that one output reads."""
     kernel_shape: tuple[int, ...] = ()
-    groups: int = 1
     block_rows: int
-
-    @property
-    def positions(self) -> int:
-        """The number of taps of the kernel; 1 for a matrix."""
-        return prod(self.kernel_shape)
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the three arrays, in bytes."""
-        return self.values.nbytes + self.indices.nbytes + self.offsets.nbytes
 
 
 def pack_int8(weight: npt.NDArray[np.int8], *, block_rows: int = 4, groups: int = 1) -> PackedInt8:
@@ -92,8 +73,7 @@ def unpack_int8(packed: PackedInt8) -> npt.NDArray[np.int8]:
     dense[block_of, packed.indices] = packed.values
     rows = dense.swapaxes(1, 2).reshape(packed.groups, -1, packed.positions, quads * QUAD)
     rows = rows[:, : packed.out_channels // packed.groups, :, : packed.in_channels]
-    shape = (packed.out_channels, packed.in_channels, *packed.kernel_shape)
-    return np.ascontiguousarray(rows.swapaxes(2, 3).reshape(shape))
+    return np.ascontiguousarray(rows.swapaxes(2, 3).reshape(packed.shape))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxcomp.errors import KernelError
 from onnxcomp.kernels import _native
-from onnxcomp.kernels.arguments import contiguous, window_axes
+from onnxcomp.kernels.arguments import called, contiguous, lists_of, window_axes
 from onnxcomp.kernels.reference_convolution import Window
 from onnxcomp.kernels.reference_sparse_conv import Floats, PackedConv, pack_conv, unpack_conv
 
@@ -32,18 +31,12 @@ def sparse_conv(
     """
     rows, columns = window_axes(x, packed.kernel_shape, window)
     weights = (
-        contiguous("values", packed.values, np.float32),
-        contiguous("indices", packed.indices, np.int32),
-        contiguous("offsets", packed.offsets, np.int32),
+        *lists_of(packed, np.float32),
         packed.out_channels,
         packed.in_channels,
         packed.groups,
         packed.block_size,
     )
     added = None if bias is None else contiguous("bias", bias, np.float32)
-    try:
-        return _native.sparse_conv(
-            contiguous("x", x, np.float32), weights, added, relu, rows, columns, isa
-        )
-    except (TypeError, ValueError) as error:
-        raise KernelError(f"SparseConv: {str(error).splitlines()[0]}") from error
+    given = (contiguous("x", x, np.float32), weights, added, relu, rows, columns)
+    return called("SparseConv", _native.sparse_conv, *given, isa)

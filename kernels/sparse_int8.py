@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from onnxcomp.errors import KernelError
 from onnxcomp.kernels import _native
-from onnxcomp.kernels.arguments import contiguous, window_axes
+from onnxcomp.kernels.arguments import called, contiguous, lists_of, window_axes
 from onnxcomp.kernels.reference_convolution import Window
 from onnxcomp.kernels.reference_sparse_int8 import (
     Codes,
@@ -51,10 +51,8 @@ def sparse_int8_matmul(
     if x.ndim == 0 or x.shape[-1] != packed.in_channels:
         raise KernelError(f"x has shape {list(x.shape)}, expected [..., {packed.in_channels}]")
     rows = contiguous("x", x, np.uint8).reshape(-1, packed.in_channels)
-    try:
-        y = _native.sparse_int8_matmul(rows, _weights(packed), _scales(scaling), isa)
-    except (TypeError, ValueError) as error:
-        raise KernelError(f"sparse int8 MatMul: {str(error).splitlines()[0]}") from error
+    given = rows, _weights(packed), _scales(scaling)
+    y = called("sparse int8 MatMul", _native.sparse_int8_matmul, *given, isa)
     return y.reshape(*x.shape[:-1], packed.out_channels)
 
 
@@ -71,19 +69,13 @@ def sparse_int8_conv(
     uint8 codes or float32 and errors as `sparse_int8_matmul`.
     """
     rows, columns = window_axes(x, packed.kernel_shape, window)
-    try:
-        return _native.sparse_int8_conv(
-            contiguous("x", x, np.uint8), _weights(packed), _scales(scaling), rows, columns, isa
-        )
-    except (TypeError, ValueError) as error:
-        raise KernelError(f"sparse int8 Conv: {str(error).splitlines()[0]}") from error
+    given = contiguous("x", x, np.uint8), _weights(packed), _scales(scaling), rows, columns
+    return called("sparse int8 Conv", _native.sparse_int8_conv, *given, isa)
 
 
 def _weights(packed: PackedInt8) -> tuple[Any, ...]:
     return (
-        contiguous("values", packed.values, np.int8),
-        contiguous("indices", packed.indices, np.int32),
-        contiguous("offsets", packed.offsets, np.int32),
+        *lists_of(packed, np.int8),
         packed.out_channels,
         packed.in_channels,
         packed.positions,
