@@ -13,6 +13,13 @@ struct EntryLists {
   const int32_t* indices;  // [entries], strictly ascending within a block
 };
 
+// Lengths of the values, indices and offsets as the model declares them.
+struct PackedLengths {
+  int64_t values;
+  int64_t indices;
+  int64_t offsets;
+};
+
 // One line that says what is wrong and where, or an empty string: every block lies inside
 // `entries`, every index within 0 to `largest`.
 std::string find_entry_defect(const EntryLists& lists, int64_t entries, int64_t largest);

@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "fuzz/packed_lists.h"
 #include "fuzz/window.h"
 #include "sparse/conv.h"
 #include "sparse/matmul.h"
@@ -16,7 +17,9 @@ namespace {
 
 using fuzz::Exact;
 using fuzz::Images;
+using fuzz::PackedLists;
 using fuzz::Reader;
+using fuzz::run;
 using sparse::Kernel;
 using sparse::PackedWeights;
 
@@ -49,13 +52,6 @@ Exact<float> read_floats(Reader& reader, int64_t count) {
   Exact<float> floats(count);
   for (int64_t i = 0; i < count; ++i) floats.data()[i] = static_cast<float>(integers.data()[i]);
   return floats;
-}
-
-template <class Product>
-void run(const Product& product) {
-  for (int64_t task = 0; task < product.fill_task_count(); ++task) product.fill(task);
-  for (int64_t task = 0; task < product.multiply_task_count(); ++task) product.multiply(task);
-  fuzz::keep(static_cast<uint32_t>(product.work()));
 }
 
 void multiply(Reader& reader, const Layer& layer) {
@@ -92,18 +88,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace onnxcomp;
   Reader reader(data, size);
   Layer layer = read_layer(reader);
-  const int64_t values = reader.length(), indices = reader.length(), offsets = reader.length();
-  const Exact<int32_t> offset_list = reader.array<int32_t>(offsets), index_list = reader.array<int32_t>(indices);
-  const Exact<float> value_list = read_floats(reader, values);
+  const PackedLists<float> lists(reader, [&](int64_t count) { return read_floats(reader, count); });
   PackedWeights& weights = layer.weights;
-  weights.values = value_list.data();
-  weights.indices = index_list.data();
-  weights.offsets = offset_list.data();
+  lists.lend(&weights);
   if (!find_defect(layer.window).empty()) return 0;
   if (!sparse::find_channel_defect(layer.channels, layer.window.positions()).empty()) return 0;
   weights.in_features = layer.channels * layer.window.positions();
   if (!layer.is_conv() && weights.groups != 1) return 0;
-  if (!find_defect(weights, {values, indices, offsets}).empty()) return 0;
+  if (!find_defect(weights, lists.lengths()).empty()) return 0;
   layer.is_conv() ? convolve(reader, layer) : multiply(reader, layer);
   return 0;
 }

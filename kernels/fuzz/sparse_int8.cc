@@ -7,6 +7,7 @@
 
 #include <vector>
 
+#include "fuzz/packed_lists.h"
 #include "fuzz/window.h"
 #include "sparse_int8/conv.h"
 #include "sparse_int8/dispatch.h"
@@ -18,7 +19,9 @@ namespace {
 using namespace sparse_int8;
 using fuzz::Exact;
 using fuzz::Images;
+using fuzz::PackedLists;
 using fuzz::Reader;
+using fuzz::run;
 
 struct Input {
   uint8_t flags;
@@ -44,13 +47,6 @@ Input read_input(Reader& reader) {
   input.images = fuzz::read_images(reader);
   if (input.is_conv()) input.window = fuzz::read_window(reader);
   return input;
-}
-
-template <class Product>
-void run(const Product& product) {
-  for (int64_t task = 0; task < product.fill_task_count(); ++task) product.fill(task);
-  for (int64_t task = 0; task < product.multiply_task_count(); ++task) product.multiply(task);
-  fuzz::keep(static_cast<uint32_t>(product.work()));
 }
 
 // Of one image, or token; 0 where no window fits, or it would take long.
@@ -105,17 +101,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace onnxcomp;
   Reader reader(data, size);
   Input input = read_input(reader);
-  const int64_t values = reader.length(), indices = reader.length(), offsets = reader.length();
-  const Exact<int32_t> offset_list = reader.array<int32_t>(offsets), index_list = reader.array<int32_t>(indices);
-  const Exact<int8_t> value_list = reader.array<int8_t>(values);
+  const PackedLists<int8_t> lists(reader, [&](int64_t count) { return reader.array<int8_t>(count); });
   PackedWeights& weights = input.weights;
-  weights.values = value_list.data();
-  weights.indices = index_list.data();
-  weights.offsets = offset_list.data();
+  lists.lend(&weights);
   if (!find_defect(input.window).empty()) return 0;
   weights.positions = input.window.positions();
   if (!input.is_conv() && weights.groups != 1) return 0;
-  if (!find_defect(weights, {values, indices, offsets}).empty()) return 0;
+  if (!find_defect(weights, lists.lengths()).empty()) return 0;
   compute(reader, input);
   return 0;
 }

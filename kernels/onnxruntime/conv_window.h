@@ -27,8 +27,7 @@ ConvWindow read_window(const Read& read, size_t dimensions) {
     return ConvAxis{taps[at], strides[at], dilations[at], pads[at], pads[dimensions + at]};
   };
   const ConvShape shape{dimensions == 2 ? axis(0) : ConvAxis{}, axis(dimensions - 1)};
-  const std::string defect = find_defect(shape);
-  if (!defect.empty()) throw InvalidArgument(defect);
+  refuse(find_defect(shape));
   return {shape, dimensions};
 }
 

@@ -18,6 +18,11 @@ class InvalidArgument : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Throws a defect, unless it is an empty string.
+inline void refuse(const std::string& defect) {
+  if (!defect.empty()) throw InvalidArgument(defect);
+}
+
 // Throws what onnxruntime reported, if anything, and releases the report.
 inline void check(FunctionTable api, Status* status) {
   if (status == nullptr) return;

@@ -27,8 +27,7 @@ float lowest(FunctionTable api, const KernelInfo* info) {
 std::unique_ptr<SparseConv::Kernel> SparseConv::create(FunctionTable api, const KernelInfo* info) {
   const ConvWindow window = conv_window(api, info);
   const int64_t in_channels = int_attribute(api, info, "in_channels");
-  const std::string defect = sparse::find_channel_defect(in_channels, window.shape.positions());
-  if (!defect.empty()) throw InvalidArgument(defect);
+  refuse(sparse::find_channel_defect(in_channels, window.shape.positions()));
   const int64_t out_channels = int_attribute(api, info, "out_channels");
   std::vector<Copy> copies;
   const sparse::PackedWeights weights =

@@ -5,10 +5,6 @@
 namespace onnxcomp::ort {
 namespace {
 
-void refuse(const std::string& defect) {
-  if (!defect.empty()) throw InvalidArgument(defect);
-}
-
 int32_t zero_point(FunctionTable api, const KernelInfo* info, const char* name) {
   const int64_t value = int_attribute(api, info, name);
   if (value < 0 || value > 255)
@@ -33,21 +29,14 @@ sparse_int8::Layer read_sparse_int8_layer(FunctionTable api, const KernelInfo* i
                                           int64_t positions, int64_t groups, bool to_codes,
                                           std::vector<Copy>* copies) {
   check_format_version(api, info, sparse_int8::kFormatVersion);
-  const TensorView values = constant_input(api, info, kValues, "values", ElementType::kInt8, 3);
-  const TensorView indices = constant_input(api, info, kIndices, "indices", ElementType::kInt32, 1);
-  const TensorView offsets = constant_input(api, info, kOffsets, "offsets", ElementType::kInt32, 1);
-  *copies = {values.copy, indices.copy, offsets.copy};
   sparse_int8::PackedWeights weights;
-  weights.values = static_cast<const int8_t*>(values.data);
-  weights.indices = static_cast<const int32_t*>(indices.data);
-  weights.offsets = static_cast<const int32_t*>(offsets.data);
+  const PackedLengths lengths = read_lists(api, info, ElementType::kInt8, 3, &weights, copies);
   weights.out_channels = int_attribute(api, info, "out_channels");
   weights.in_channels = int_attribute(api, info, "in_channels");
   weights.block_rows = int_attribute(api, info, "block_rows");
   weights.positions = positions;
   weights.groups = groups;
-  refuse(find_defect(weights, {values.shape[0] * values.shape[1] * values.shape[2],
-                               indices.shape[0], offsets.shape[0]}));
+  refuse(find_defect(weights, lengths));
 
   const int64_t channels = weights.out_channels;
   const TensorView scale =

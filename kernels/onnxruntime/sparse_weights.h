@@ -1,13 +1,13 @@
 #pragma once
 
-#include "onnxruntime/arguments.h"
+#include "onnxruntime/sparse_lists.h"
 #include "sparse/packed_weights.h"
 
 // What the operators with sparse float32 weights have in common.
 
 namespace onnxcomp::ort {
 
-enum SparseInput : size_t { kX, kValues, kIndices, kOffsets, kBias };
+enum SparseFloatInput : size_t { kBias = kOffsets + 1 };
 
 // The weights are checked, and used where they lie, or copies of them.
 sparse::PackedWeights read_sparse_weights(FunctionTable api, const KernelInfo* info,

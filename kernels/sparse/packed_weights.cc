@@ -1,7 +1,5 @@
 #include "sparse/packed_weights.h"
 
-#include "entries/entry_lists.h"
-
 namespace onnxcomp::sparse {
 namespace {
 

@@ -1,7 +1,5 @@
 #include "sparse_int8/packed_weights.h"
 
-#include "entries/entry_lists.h"
-
 namespace onnxcomp::sparse_int8 {
 namespace {
 

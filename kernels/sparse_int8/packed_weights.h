@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <string>
 
+#include "entries/entry_lists.h"
+
 namespace onnxcomp::sparse_int8 {
 
 // Input channels that one entry covers: what a 32-bit lane holds of one pixel or token. Four
@@ -35,13 +37,6 @@ struct PackedWeights {
 };
 
 inline constexpr int64_t kFormatVersion = 1;
-
-// Lengths of the three arrays as the model declares them.
-struct PackedLengths {
-  int64_t values;
-  int64_t indices;
-  int64_t offsets;
-};
 
 // One line that says what is wrong and where, or an empty string. Kernels trust what passed here:
 // every index is in range, every block lies inside the arrays.
