@@ -1,44 +1,30 @@
 #include "bindings/binary.h"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 
 #include <array>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "bindings/kernels.h"
 #include "binary/conv.h"
 #include "binary/dispatch.h"
 #include "binary/gemm.h"
 #include "binary/planes.h"
 
-namespace nb = nanobind;
-
 namespace onnxcomp {
 namespace {
 
-template <class T, size_t kRank>
-using Array = nb::ndarray<const T, nb::ndim<kRank>, nb::c_contig, nb::device::cpu>;
 using Words4 = Array<uint64_t, 4>;
 using Channels = std::optional<Array<float, 1>>;
 using Integers = Array<int32_t, 1>;
 // kernel_shape, strides, pads, dilations
 using WindowNumbers = std::array<int64_t, 10>;
 
-int64_t length(size_t size) { return static_cast<int64_t>(size); }
-
-void refuse(const std::string& defect) {
-  if (!defect.empty()) throw nb::value_error(defect.c_str());
-}
-
 const binary::Kernel& kernel_of(const std::string& isa) {
-  const binary::Kernel* kernel = binary::find_kernel(isa.c_str());
-  if (kernel == nullptr) refuse("this processor has no kernel named " + isa);
-  return *kernel;
+  return existing(binary::find_kernel(isa.c_str()), isa);
 }
 
 template <class Element>
@@ -181,12 +167,6 @@ auto max_pool(const Words4& x, const WindowNumbers& numbers) {
   return y;
 }
 
-std::vector<std::string> available_isas() {
-  std::vector<std::string> names;
-  for (const binary::Kernel* kernel : binary::available_kernels()) names.emplace_back(kernel->isa);
-  return names;
-}
-
 }  // namespace
 
 void bind_binary(nb::module_& module) {
@@ -201,7 +181,7 @@ void bind_binary(nb::module_& module) {
              "out_features"_a, "thresholds"_a, "isa"_a);
   module.def("pack_signs", &pack_signs, "x"_a, "thresholds"_a, "comparison"_a, "isa"_a);
   module.def("binary_max_pool", &max_pool, "x"_a, "window"_a);
-  module.def("available_binary_isas", &available_isas);
+  module.def("available_binary_isas", [] { return isas_of(binary::available_kernels()); });
 }
 
 }  // namespace onnxcomp

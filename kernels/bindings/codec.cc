@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/kernels.h"
 #include "bindings/view.h"
 #include "codec/crc32c.h"
 #include "codec/dispatch.h"
@@ -86,12 +87,6 @@ Value checksum(nb::handle object) {
   return kChecksum(view.bytes());
 }
 
-std::vector<std::string> available_isas() {
-  std::vector<std::string> names;
-  for (const codec::LaneKernel* kernel : codec::available_kernels()) names.emplace_back(kernel->isa);
-  return names;
-}
-
 }  // namespace
 
 void bind_codec(nb::module_& module) {
@@ -104,7 +99,7 @@ void bind_codec(nb::module_& module) {
   module.def("crc32c_portable", &checksum<uint32_t, codec::crc32c_portable>, "data"_a);
   module.def("xxh3_64", &checksum<uint64_t, codec::xxh3_64>, "data"_a);
   module.def("xxh3_64_portable", &checksum<uint64_t, codec::xxh3_64_portable>, "data"_a);
-  module.def("available_decoders", &available_isas);
+  module.def("available_decoders", [] { return isas_of(codec::available_kernels()); });
 }
 
 }  // namespace onnxcomp

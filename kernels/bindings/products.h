@@ -1,33 +1,26 @@
 #pragma once
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
 
 #include <new>
-#include <string>
 #include <tuple>
 #include <vector>
 
+#include "bindings/arrays.h"
 #include "convolution/geometry.h"
+#include "entries/entry_lists.h"
 
 // What the doors of sparse products have in common.
 
 namespace onnxcomp {
 
-namespace nb = nanobind;
-
-template <class T, size_t kRank>
-using Array = nb::ndarray<const T, nb::ndim<kRank>, nb::c_contig, nb::device::cpu>;
+using Integers = Array<int32_t, 1>;
 // taps, stride, dilation, padding before and after
 using Axis = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>;
 
-inline int64_t length(size_t size) { return static_cast<int64_t>(size); }
-
-inline void refuse(const std::string& defect) {
-  if (!defect.empty()) throw nb::value_error(defect.c_str());
+template <class Values>
+PackedLengths lengths_of(const Values& values, const Integers& indices, const Integers& offsets) {
+  return {length(values.size()), length(indices.size()), length(offsets.size())};
 }
 
 template <class Product>

@@ -7,12 +7,11 @@
 #include <tuple>
 #include <vector>
 
+#include "bindings/kernels.h"
 #include "bindings/products.h"
 #include "sparse_int8/conv.h"
 #include "sparse_int8/dispatch.h"
 #include "sparse_int8/matmul.h"
-
-namespace nb = nanobind;
 
 namespace onnxcomp {
 namespace {
@@ -22,8 +21,6 @@ using sparse_int8::Kernel;
 using sparse_int8::Layer;
 using sparse_int8::MatMul;
 using sparse_int8::PackedWeights;
-
-using Integers = Array<int32_t, 1>;
 
 // values, indices, offsets; out_channels, in_channels, positions, groups, block_rows
 using Weights =
@@ -36,8 +33,7 @@ Layer make_layer(const Weights& given, const Scales& scales) {
   const auto& [values, indices, offsets, out, in, positions, groups, rows] = given;
   const PackedWeights weights{
       values.data(), indices.data(), offsets.data(), out, in, positions, groups, rows};
-  refuse(find_defect(weights,
-                     {length(values.size()), length(indices.size()), length(offsets.size())}));
+  refuse(find_defect(weights, lengths_of(values, indices, offsets)));
   const auto& [scale, bias, x_zero_point, y_zero_point] = scales;
   if (length(scale.size()) != out || (bias && length(bias->size()) != out))
     throw nb::value_error("the length of scale or bias is not out_channels");
@@ -50,10 +46,7 @@ Layer make_layer(const Weights& given, const Scales& scales) {
 }
 
 const Kernel& kernel_of(const std::string& isa) {
-  const Kernel* kernel = sparse_int8::find_kernel(isa.c_str());
-  if (kernel == nullptr)
-    throw nb::value_error(("this processor has no kernel named " + isa).c_str());
-  return *kernel;
+  return existing(sparse_int8::find_kernel(isa.c_str()), isa);
 }
 
 // compute(codes, results), of which one is null.
@@ -102,12 +95,6 @@ nb::object sparse_int8_conv(const Array<uint8_t, 4>& x, const Weights& weights,
                           });
 }
 
-std::vector<std::string> available_int8_isas() {
-  std::vector<std::string> names;
-  for (const Kernel* kernel : sparse_int8::available_kernels()) names.emplace_back(kernel->isa);
-  return names;
-}
-
 }  // namespace
 
 void bind_sparse_int8(nb::module_& module) {
@@ -115,7 +102,7 @@ void bind_sparse_int8(nb::module_& module) {
   module.def("sparse_int8_matmul", &sparse_int8_matmul, "x"_a, "weights"_a, "scales"_a, "isa"_a);
   module.def("sparse_int8_conv", &sparse_int8_conv, "x"_a, "weights"_a, "scales"_a, "rows"_a,
              "columns"_a, "isa"_a);
-  module.def("available_int8_isas", &available_int8_isas);
+  module.def("available_int8_isas", [] { return isas_of(sparse_int8::available_kernels()); });
 }
 
 }  // namespace onnxcomp

@@ -1,4 +1,4 @@
-#include "bindings/sparse_conv.h"
+#include "bindings/sparse.h"
 
 #include <nanobind/stl/optional.h>
 
@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bindings/kernels.h"
 #include "bindings/products.h"
 #include "sparse/conv.h"
 #include "sparse/matmul.h"
@@ -15,26 +16,43 @@
 namespace onnxcomp {
 namespace {
 
-using Integers = Array<int32_t, 1>;
+using sparse::Kernel;
+
 // values, indices, offsets; out_channels, in_channels, groups, block_size
 using Weights =
     std::tuple<Array<float, 2>, Integers, Integers, int64_t, int64_t, int64_t, int64_t>;
+
+nb::object sparse_matmul(const Array<float, 2>& x, const Array<float, 2>& values,
+                         const Integers& indices, const Integers& offsets,
+                         const std::optional<Array<float, 1>>& bias, int64_t in_features,
+                         int64_t out_features, int64_t block_size, const std::string& isa) {
+  const Kernel& kernel = existing(sparse::find_kernel(isa.c_str()), isa);
+  const sparse::PackedWeights weights{values.data(), indices.data(), offsets.data(),
+                                      in_features,   out_features,   block_size};
+  refuse(find_defect(weights, lengths_of(values, indices, offsets)));
+  if (length(x.shape(1)) != in_features)
+    throw nb::value_error("the last dimension of x is not in_features");
+  if (bias && length(bias->size()) != out_features)
+    throw nb::value_error("the length of bias is not out_features");
+  return filled<float>({x.shape(0), static_cast<size_t>(out_features)}, [&](float* y) {
+    run(sparse::MatMul(kernel, weights, bias ? bias->data() : nullptr, x.data(),
+                       length(x.shape(0)), y));
+  });
+}
 
 sparse::PackedWeights packed_weights(const Weights& given, int64_t positions) {
   const auto& [values, indices, offsets, out, in, groups, size] = given;
   refuse(sparse::find_channel_defect(in, positions));
   const sparse::PackedWeights weights{values.data(), indices.data(), offsets.data(), in * positions,
                                       out,           size,           groups};
-  refuse(find_defect(weights,
-                     {length(values.size()), length(indices.size()), length(offsets.size())}));
+  refuse(find_defect(weights, lengths_of(values, indices, offsets)));
   return weights;
 }
 
 nb::object sparse_conv(const Array<float, 4>& x, const Weights& given,
                        const std::optional<Array<float, 1>>& bias, bool relu, const Axis& rows,
                        const Axis& columns, const std::string& isa) {
-  const sparse::Kernel* kernel = sparse::find_kernel(isa.c_str());
-  if (kernel == nullptr) refuse("this processor has no kernel named " + isa);
+  const Kernel& kernel = existing(sparse::find_kernel(isa.c_str()), isa);
   const ConvShape window = window_of(rows, columns);
   const sparse::PackedWeights weights = packed_weights(given, window.positions());
   if (bias && length(bias->size()) != weights.out_features)
@@ -46,15 +64,18 @@ nb::object sparse_conv(const Array<float, 4>& x, const Weights& given,
   const float low = relu ? 0.0f : -std::numeric_limits<float>::infinity();
   return filled<float>(shape, [&](float* y) {
     Scratch scratch;
-    run(sparse::Conv(*kernel, weights, bias ? bias->data() : nullptr, low, window, scratch,
+    run(sparse::Conv(kernel, weights, bias ? bias->data() : nullptr, low, window, scratch,
                      x.data(), length(x.shape(0)), height, width, y));
   });
 }
 
 }  // namespace
 
-void bind_sparse_conv(nb::module_& module) {
+void bind_sparse(nb::module_& module) {
   using nb::literals::operator""_a;
+  module.def("sparse_matmul", &sparse_matmul, "x"_a, "values"_a, "indices"_a, "offsets"_a,
+             "bias"_a.none(), "in_features"_a, "out_features"_a, "block_size"_a, "isa"_a);
+  module.def("available_isas", [] { return isas_of(sparse::available_kernels()); });
   module.def("sparse_conv", &sparse_conv, "x"_a, "weights"_a, "bias"_a.none(), "relu"_a, "rows"_a,
              "columns"_a, "isa"_a);
 }
