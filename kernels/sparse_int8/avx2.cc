@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "sparse_int8/interleaved_rows.h"
 #include "sparse_int8/kernels.h"
 
 namespace onnxcomp::sparse_int8 {
@@ -146,7 +147,7 @@ void transpose_words(const uint8_t* from, int64_t from_stride, uint8_t* to, int6
   }
 }
 
-void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to) {
+void interleave_row(const Planes& planes, int64_t first, int64_t count, uint8_t* to) {
   const auto interleave_vector = [&](int64_t at) {
     __m128i rows[kQuad];
     for (int channel = 0; channel < kQuad; ++channel)
@@ -174,6 +175,6 @@ void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to)
 }  // namespace
 
 const Kernel kAvx2 = {"avx2",          multiply<uint8_t>, multiply<float>,
-                      transpose_bytes, transpose_words,   interleave};
+                      transpose_bytes, transpose_words,   interleave_rows<interleave_row>};
 
 }  // namespace onnxcomp::sparse_int8

@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include "sparse_int8/avx512_layouts.h"
+#include "sparse_int8/interleaved_rows.h"
 #include "sparse_int8/kernels.h"
 #include "sparse_int8/unrolled.h"
 
@@ -203,6 +204,6 @@ void multiply_to_codes(const PackedWeights& weights, const Scaling& scaling, con
 }  // namespace
 
 const Kernel kAvx512 = {"avx512",        multiply_to_codes, multiply<Floats>,
-                        transpose_bytes, transpose_words,   interleave};
+                        transpose_bytes, transpose_words,   interleave_rows<interleave_row>};
 
 }  // namespace onnxcomp::sparse_int8

@@ -68,7 +68,7 @@ __m512i interleave_vector(const __m128i* planes) {
   return quads;
 }
 
-void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to) {
+void interleave_row(const Planes& planes, int64_t first, int64_t count, uint8_t* to) {
   __m128i rows[kQuad];
   if (count < kLanes) {
     const auto mask = static_cast<__mmask16>((uint32_t{1} << count) - 1);

@@ -44,6 +44,19 @@ Conv::Conv(const Kernel& kernel, const Layer& layer, const ConvShape& shape, Scr
 
 int64_t Conv::quad_bytes() const { return geometry_.channel_pixels() * kQuad; }
 
+// Rows of the copy, whose neighbours are those of the image: all at once, into padding.
+void Conv::fill_rows(const Planes& planes, int64_t first_row, int64_t last_row,
+                     uint8_t* to) const {
+  const CopyPhase &rows = geometry_.rows().phases[0], &columns = geometry_.columns().phases[0];
+  const int64_t length = geometry_.columns().length;
+  std::memset(to + first_row * length * kQuad, layer_.x_zero_point(),
+              static_cast<size_t>((last_row - first_row) * length * kQuad));
+  const int64_t first = std::max(first_row, rows.first), last = std::min(last_row, rows.last);
+  const Patch patch{(rows.pixel + first - rows.first) * width_ + columns.pixel,
+                    columns.last - columns.first, last - first, width_, length};
+  kernel_.interleave(planes, patch, to + (first * length + columns.first) * kQuad);
+}
+
 // One row of one phase: to[length, kQuad], from a row that begins at `start` of each plane.
 void Conv::fill_row(const Planes& planes, int64_t start, const CopyPhase& phase,
                     uint8_t* to) const {
@@ -51,14 +64,11 @@ void Conv::fill_row(const Planes& planes, int64_t start, const CopyPhase& phase,
   fill_with_padding(to + phase.last * kQuad, geometry_.columns().length - phase.last);
   const int64_t stride = shape_.columns.stride;
   int64_t pixel = phase.pixel;
-  if (stride == 1)
-    return kernel_.interleave(planes, start + pixel, phase.last - phase.first,
-                              to + phase.first * kQuad);
   constexpr int64_t kChunk = 256;
   uint8_t chunk[kChunk * kQuad];
   for (int64_t column = phase.first; column < phase.last;) {
     const int64_t pixels = std::min(kChunk, width_ - pixel);
-    kernel_.interleave(planes, start + pixel, pixels, chunk);
+    kernel_.interleave(planes, {start + pixel, pixels, 1, 0, 0}, chunk);
     for (int64_t i = 0; i < pixels && column < phase.last; i += stride, pixel += stride, ++column)
       std::memcpy(to + column * kQuad, chunk + i * kQuad, kQuad);
   }
@@ -87,7 +97,9 @@ void Conv::fill(int64_t task) const noexcept {
   }
   uint8_t* to = copy_ + task * quad_bytes();
   // All rows in one go where nothing comes between them.
-  if (geometry_.copies()) return kernel_.interleave(planes, 0, height_ * width_, to);
+  if (geometry_.copies()) return kernel_.interleave(planes, {0, height_ * width_, 1, 0, 0}, to);
+  if (shape_.rows.stride == 1 && shape_.columns.stride == 1)
+    return fill_rows(planes, 0, geometry_.rows().length, to);
   geometry_.fill(
       [&](int64_t pixel, int64_t pixels) { fill_with_padding(to + pixel * kQuad, pixels); },
       [&](int64_t pixel, int64_t row, const CopyPhase& columns) {

@@ -31,6 +31,7 @@ class Conv {
 
  private:
   int64_t quad_bytes() const;
+  void fill_rows(const Planes& planes, int64_t first_row, int64_t last_row, uint8_t* to) const;
   void fill_row(const Planes& planes, int64_t start, const CopyPhase& phase, uint8_t* to) const;
   void fill_with_padding(uint8_t* to, int64_t pixels) const;
   template <class Result, class Multiply>

@@ -46,6 +46,16 @@ struct Planes {
   const uint8_t* channels[kQuad];
 };
 
+// Pixels of each plane, and where they go: `rows` rows of `pixels`, which begin `stride` pixels apart
+// from `first` on, and `to_stride` apart in the copy.
+struct Patch {
+  int64_t first;
+  int64_t pixels;
+  int64_t rows;
+  int64_t stride;
+  int64_t to_stride;
+};
+
 // One row per instruction set; all give the same bits. Sums are exact modulo 2^32.
 struct Kernel {
   const char* isa;
@@ -59,8 +69,8 @@ struct Kernel {
   void (*transpose_bytes)(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride);
   // 16 rows of 16 words of four bytes; strides in bytes
   void (*transpose_words)(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to_stride);
-  // to[i] = channels 0 to 3 at first + i
-  void (*interleave)(const Planes& planes, int64_t first, int64_t count, uint8_t* to);
+  // to[row * to_stride + i] = channels 0 to 3 at first + row * stride + i
+  void (*interleave)(const Planes& planes, const Patch& patch, uint8_t* to);
 };
 
 // One per source file; CMakeLists.txt says which of them this target has.

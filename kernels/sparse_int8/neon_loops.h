@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "sparse_int8/interleaved_rows.h"
 #include "sparse_int8/kernels.h"
 #include "sparse_int8/unrolled.h"
 
@@ -179,7 +180,7 @@ void interleave_vector(const Planes& planes, int64_t first, uint8_t* to) {
   vst4q_u8(to, rows);
 }
 
-void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to) {
+void interleave_row(const Planes& planes, int64_t first, int64_t count, uint8_t* to) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) interleave_vector(planes, first + i, to + i * kQuad);
   if (i < count && count >= kLanes) {  // the last vector overlaps
@@ -195,7 +196,7 @@ void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to)
 template <class D>
 constexpr Kernel kernel_of(const char* isa) {
   return {isa,           multiply<D, uint8_t>, multiply<D, float>, transpose_bytes,
-          transpose_words, interleave};
+          transpose_words, interleave_rows<interleave_row>};
 }
 
 }  // namespace

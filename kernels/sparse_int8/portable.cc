@@ -1,3 +1,4 @@
+#include "sparse_int8/interleaved_rows.h"
 #include "sparse_int8/kernels.h"
 
 namespace onnxcomp::sparse_int8 {
@@ -75,7 +76,7 @@ void transpose(const uint8_t* from, int64_t from_stride, uint8_t* to, int64_t to
   }
 }
 
-void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to) {
+void interleave_row(const Planes& planes, int64_t first, int64_t count, uint8_t* to) {
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t channel = 0; channel < kQuad; ++channel)
       to[i * kQuad + channel] = planes.channels[channel][first + i];
@@ -85,6 +86,6 @@ void interleave(const Planes& planes, int64_t first, int64_t count, uint8_t* to)
 }  // namespace
 
 const Kernel kPortable = {"portable",       multiply<uint8_t>, multiply<float>,
-                          transpose<64, 1>, transpose<16, 4>,  interleave};
+                          transpose<64, 1>, transpose<16, 4>,  interleave_rows<interleave_row>};
 
 }  // namespace onnxcomp::sparse_int8
