@@ -12,16 +12,14 @@ __m512i broadcast_quad(const int8_t* values) {
   return _mm512_broadcastd_epi32(_mm_loadu_si32(values));
 }
 
-// Of the intrinsic gcc 12 makes two copies of every sum, 2 % of the time with four rows.
-template <int kRows>
+// Of the intrinsic gcc 12 makes two copies of every sum.
 __m512i multiply_add(__m512i sum, __m512i quads, __m512i values) {
 #ifdef __GNUC__
-  if constexpr (kRows == 4) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(quads), "v"(values));
-    return sum;
-  }
-#endif
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(quads), "v"(values));
+  return sum;
+#else
   return _mm512_dpbusd_epi32(sum, quads, values);
+#endif
 }
 
 __m512 scaled(__m512i sums, float scale) {
@@ -85,7 +83,7 @@ void accumulate(const int8_t* values, const uint8_t* x, __m512i (&sums)[kRows][k
     const __m512i value = broadcast_quad(values + row * kQuad);
     ONNXCOMP_UNROLLED
     for (int v = 0; v < kVectors; ++v)
-      sums[row][v] = multiply_add<kRows>(sums[row][v], quads[v], value);
+      sums[row][v] = multiply_add(sums[row][v], quads[v], value);
   }
 }
 
@@ -137,21 +135,68 @@ void multiply_blocks(const PackedWeights& weights, const Scaling& scaling, const
                                              stride);
 }
 
+template <bool kEven>
+const uint8_t* columns_of(const PackedWeights& weights, const Columns& columns, int64_t entry) {
+  const int64_t quad = weights.indices[entry];
+  return columns.x + (kEven ? quad * columns.spacing : columns.places[quad]);
+}
+
+// One row. A product takes one load of X, and that is what bounds the time: sixteen weights are
+// loaded at once where a load for each would tell, which a short row of many vectors does not pay.
+template <int kVectors, class Written, bool kEven>
+void multiply_row(const PackedWeights& weights, const Scaling& scaling, const Columns& columns,
+                  int64_t row, typename Written::Result* results) {
+  constexpr int64_t kTogether = kVectors <= 5 ? kLanes : 1;
+  __m512i sums[kVectors];
+  ONNXCOMP_UNROLLED
+  for (int v = 0; v < kVectors; ++v) sums[v] = _mm512_set1_epi32(scaling.bias[row]);
+  const int64_t last = weights.offsets[row + 1];
+  for (int64_t entry = weights.offsets[row]; entry < last;) {
+    const int64_t end = last - entry < kTogether ? last : entry + kTogether;
+    const auto mask = static_cast<__mmask16>((uint32_t{1} << (end - entry)) - 1);
+    const int8_t* values = weights.values + entry * kQuad;
+    const __m512i loaded =
+        kTogether == 1 ? broadcast_quad(values) : _mm512_maskz_loadu_epi32(mask, values);
+    __m512i lane = _mm512_setzero_si512();
+    do {
+      const uint8_t* x = columns_of<kEven>(weights, columns, entry);
+      const __m512i value = kTogether == 1 ? loaded : _mm512_permutexvar_epi32(lane, loaded);
+      lane = _mm512_add_epi32(lane, _mm512_set1_epi32(1));
+      ONNXCOMP_UNROLLED
+      for (int v = 0; v < kVectors; ++v)
+        sums[v] = multiply_add(sums[v], load(x + v * kLanes * kQuad), value);
+    } while (++entry < end);
+  }
+  Written::template write<kVectors>(sums, scaling.scale[row], scaling.zero_point, results);
+}
+
+template <int kVectors, class Written>
+void multiply_rows(const PackedWeights& weights, const Scaling& scaling, const Columns& columns,
+                   BlockRange rows, typename Written::Result* results, int64_t stride) {
+  int64_t row = rows.first;
+  if (columns.spacing == 0) {
+    for (; row < rows.last; ++row, results += stride)
+      multiply_row<kVectors, Written, false>(weights, scaling, columns, row, results);
+  }
+  for (; row < rows.last; ++row, results += stride)
+    multiply_row<kVectors, Written, true>(weights, scaling, columns, row, results);
+}
+
 template <class Written>
 void multiply_single_rows(const PackedWeights& weights, const Scaling& scaling,
                           const Columns& columns, BlockRange blocks,
                           typename Written::Result* results, int64_t stride) {
   switch (columns.vectors) {
     case 8:
-      return multiply_blocks<1, 8, Written>(weights, scaling, columns, blocks, results, stride);
+      return multiply_rows<8, Written>(weights, scaling, columns, blocks, results, stride);
     case 7:
-      return multiply_blocks<1, 7, Written>(weights, scaling, columns, blocks, results, stride);
+      return multiply_rows<7, Written>(weights, scaling, columns, blocks, results, stride);
     case 6:
-      return multiply_blocks<1, 6, Written>(weights, scaling, columns, blocks, results, stride);
+      return multiply_rows<6, Written>(weights, scaling, columns, blocks, results, stride);
     case 5:
-      return multiply_blocks<1, 5, Written>(weights, scaling, columns, blocks, results, stride);
+      return multiply_rows<5, Written>(weights, scaling, columns, blocks, results, stride);
     case 4:
-      return multiply_blocks<1, 4, Written>(weights, scaling, columns, blocks, results, stride);
+      return multiply_rows<4, Written>(weights, scaling, columns, blocks, results, stride);
     case 3:
       return multiply_blocks<1, 3, Written>(weights, scaling, columns, blocks, results, stride);
     case 2:

@@ -24,6 +24,9 @@ Conv::Conv(const Kernel& kernel, const Layer& layer, const ConvShape& shape, Scr
       results_(results),
       quads_(layer.weights().groups * layer.weights().quads_per_position()),
       geometry_(shape, height, width, images * quads_, kQuad),
+      // Whole vectors, for loads that cross a cache line take twice the time, and up to one more: the
+      // last tile reads so far beyond the pixels, and nothing comes of it.
+      quad_bytes_((geometry_.channel_pixels() + 2 * kLanes - 2) / kLanes * kLanes * kQuad),
       tiles_((geometry_.flat_columns() + kTileColumns - 1) / kTileColumns) {
   const PackedWeights& weights = layer.weights();
   if (images == 0) return;
@@ -32,17 +35,14 @@ Conv::Conv(const Kernel& kernel, const Layer& layer, const ConvShape& shape, Scr
       std::clamp<int64_t>(kTasksWanted / (images * tiles_), 1, (rows + kTileRows - 1) / kTileRows);
   if (weights.in_channels % kQuad != 0)
     missing_.assign(static_cast<size_t>(height * width), layer.x_zero_point());
+  const int64_t quads = weights.quads_per_position();
+  places_.reserve(static_cast<size_t>(weights.positions * quads));
   for (const int64_t place : geometry_.tap_places()) {
-    for (int64_t quad = 0; quad < weights.quads_per_position(); ++quad)
-      places_.push_back(quad * quad_bytes() + place * kQuad);
+    for (int64_t quad = 0; quad < quads; ++quad)
+      places_.push_back(quad * quad_bytes_ + place * kQuad);
   }
-  // The last tile of the last plane reads up to a tile beyond its end; nothing comes of it.
-  constexpr int64_t kBeyond = kTileColumns * kQuad;
-  copy_ = scratch.reserve(images * quads_ * quad_bytes() + kBeyond);
-  std::memset(copy_ + images * quads_ * quad_bytes(), 0, kBeyond);
+  copy_ = scratch.reserve(images * quads_ * quad_bytes_);
 }
-
-int64_t Conv::quad_bytes() const { return geometry_.channel_pixels() * kQuad; }
 
 // Rows of the copy, whose neighbours are those of the image: all at once, into padding.
 void Conv::fill_rows(const Planes& planes, int64_t first_row, int64_t last_row,
@@ -95,7 +95,9 @@ void Conv::fill(int64_t task) const noexcept {
     const bool exists = first + i < weights.in_channels;
     planes.channels[i] = exists ? x_ + (channel + i) * height_ * width_ : missing_.data();
   }
-  uint8_t* to = copy_ + task * quad_bytes();
+  uint8_t* to = copy_ + task * quad_bytes_;
+  const int64_t used = geometry_.channel_pixels() * kQuad;
+  std::memset(to + used, 0, static_cast<size_t>(quad_bytes_ - used));
   // All rows in one go where nothing comes between them.
   if (geometry_.copies()) return kernel_.interleave(planes, {0, height_ * width_, 1, 0, 0}, to);
   if (shape_.rows.stride == 1 && shape_.columns.stride == 1)
@@ -128,8 +130,8 @@ void Conv::multiply_tile(Multiply multiply, int64_t image, int64_t tile, BlockRa
     const int64_t last =
         std::min({block + blocks_together, blocks.last, (group + 1) * group_blocks});
     const int64_t quad = image * quads_ + group * weights.quads_per_position();
-    const Columns columns{copy_ + quad * quad_bytes() + first_column * kQuad, places_.data(),
-                          vectors};
+    const Columns columns{copy_ + quad * quad_bytes_ + first_column * kQuad, places_.data(),
+                          weights.positions == 1 ? quad_bytes_ : 0, vectors};
     const int64_t row = (block - group * group_blocks) * weights.block_rows;
     const int64_t computed = (last - block) * weights.block_rows;
     const int64_t rows = std::min(computed, group_outputs - row);

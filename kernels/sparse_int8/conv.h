@@ -30,7 +30,6 @@ class Conv {
   int64_t work() const;
 
  private:
-  int64_t quad_bytes() const;
   void fill_rows(const Planes& planes, int64_t first_row, int64_t last_row, uint8_t* to) const;
   void fill_row(const Planes& planes, int64_t start, const CopyPhase& phase, uint8_t* to) const;
   void fill_with_padding(uint8_t* to, int64_t pixels) const;
@@ -49,6 +48,7 @@ class Conv {
   float* results_;
   int64_t quads_;  // of one image, all groups
   ConvGeometry geometry_;
+  int64_t quad_bytes_;  // from one quad to the next, in the copy
   int64_t tiles_;
   int64_t parts_ = 1;
   std::vector<int64_t> places_;

@@ -32,6 +32,7 @@ struct Scaling {
 struct Columns {
   const uint8_t* x;
   const int64_t* places;  // [quads]
+  int64_t spacing;        // of the places, bytes; 0 where they are not evenly spaced from 0 on
   int64_t vectors;        // 1 to kTileVectors
 };
 

@@ -104,7 +104,7 @@ template <class Result, class Multiply>
 void MatMul::multiply_tile(Multiply multiply, int64_t tile, BlockRange blocks) const {
   const PackedWeights& weights = layer_.weights();
   const int64_t vectors = (tokens_of(tile) + kLanes - 1) / kLanes;
-  const Columns columns{panel(tile), places_.data(), vectors};
+  const Columns columns{panel(tile), places_.data(), kQuadStride, vectors};
   alignas(64) Result results[kTileRows * kTileColumns];
   const int64_t blocks_together = kTileRows / weights.block_rows;
   for (int64_t block = blocks.first; block < blocks.last; block += blocks_together) {
