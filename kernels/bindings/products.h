@@ -24,6 +24,11 @@ PackedLengths lengths_of(const Values& values, const Integers& indices, const In
 }
 
 template <class Product>
+void run_tasks(const Product& product) {
+  for (int64_t task = 0; task < product.task_count(); ++task) product.run(task);
+}
+
+template <class Product>
 void run(const Product& product) {
   for (int64_t task = 0; task < product.fill_task_count(); ++task) product.fill(task);
   for (int64_t task = 0; task < product.multiply_task_count(); ++task) product.multiply(task);

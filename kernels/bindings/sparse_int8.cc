@@ -69,7 +69,7 @@ nb::object sparse_int8_matmul(const Array<uint8_t, 2>& x, const Weights& weights
   return codes_or_results(
       std::get<3>(scales).has_value(), shape, [&](uint8_t* codes, float* results) {
         Scratch scratch;
-        run(MatMul(kernel, layer, scratch, x.data(), length(x.shape(0)), codes, results));
+        run_tasks(MatMul(kernel, layer, scratch, x.data(), length(x.shape(0)), codes, results));
       });
 }
 
@@ -90,8 +90,8 @@ nb::object sparse_int8_conv(const Array<uint8_t, 4>& x, const Weights& weights,
   return codes_or_results(std::get<3>(scales).has_value(), shape,
                           [&](uint8_t* codes, float* results) {
                             Scratch scratch;
-                            run(Conv(kernel, layer, window, scratch, x.data(), length(x.shape(0)),
-                                     height, width, codes, results));
+                            run_tasks(Conv(kernel, layer, window, scratch, x.data(), length(x.shape(0)),
+                                           height, width, codes, results));
                           });
 }
 

@@ -83,9 +83,14 @@ int64_t ConvGeometry::flat_columns() const {
   return (rows_.outputs - 1) * columns_.length + columns_.outputs;
 }
 
-int64_t ConvGeometry::channel_pixels() const {
-  return static_cast<int64_t>(rows_.phases.size() * columns_.phases.size()) * rows_.length *
-         columns_.length;
+int64_t ConvGeometry::channel_pixels() const { return planes() * plane_pixels(); }
+
+CopyRows ConvGeometry::rows_read(int64_t first, int64_t last) const {
+  // The last tap lies so far behind the first, in the phase of either.
+  const int64_t reach =
+      (rows_.length - rows_.outputs) * columns_.length + columns_.length - columns_.outputs;
+  return {first / columns_.length,
+          std::min((last - 1 + reach) / columns_.length + 1, rows_.length)};
 }
 
 std::vector<int64_t> ConvGeometry::tap_places() const {

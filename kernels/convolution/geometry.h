@@ -2,6 +2,7 @@
 
 // How the sparse families slide windows over an image: along the rows of a padded copy of it.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -55,6 +56,12 @@ struct CopyAxis {
   std::vector<int64_t> tap_shift;  // [taps]: pixels between an output and what it reads
 };
 
+// Rows of a phase of the copy, first to last (exclusive).
+struct CopyRows {
+  int64_t first;
+  int64_t last;
+};
+
 // Pixels of one row of outputs within a tile: from a column of the tile to pixels of the image.
 struct Segment {
   int64_t from;
@@ -80,24 +87,39 @@ class ConvGeometry {
   int64_t flat_columns() const;
   // Pixels of the copy of one channel.
   int64_t channel_pixels() const;
+  // Of one phase.
+  int64_t plane_pixels() const { return rows_.length * columns_.length; }
+  // Of the phases; they lie one behind the other.
+  int64_t planes() const {
+    return static_cast<int64_t>(rows_.phases.size() * columns_.phases.size());
+  }
+  // The rows of every phase that columns `first` to `last` (exclusive) read.
+  CopyRows rows_read(int64_t first, int64_t last) const;
   // Where in it the first output finds what a tap reads: [positions], in pixels.
   std::vector<int64_t> tap_places() const;
   // Where the columns of a tile go; there is room for one segment for each of them.
   int find_segments(int64_t first_column, int64_t last_column, Segment* segments) const;
 
-  // Fills the copy of one channel: pad(pixel, pixels) and copy(pixel, row of the image, columns),
-  // which writes a row of the copy, its padding included.
+  // Fills all rows of the copy of one channel.
   template <class Pad, class CopyRow>
   void fill(const Pad& pad, const CopyRow& copy) const {
-    int64_t to = 0;
+    fill({0, rows_.length}, pad, copy);
+  }
+  // Fills rows of the copy of one channel: pad(pixel, pixels) and copy(pixel, row of the image,
+  // columns), which writes a row of the copy, its padding included.
+  template <class Pad, class CopyRow>
+  void fill(CopyRows rows, const Pad& pad, const CopyRow& copy) const {
+    int64_t plane = 0;
     for (const CopyPhase& phase : rows_.phases) {
+      const int64_t top = std::clamp(phase.first, rows.first, rows.last);
+      const int64_t bottom = std::clamp(phase.last, rows.first, rows.last);
       for (const CopyPhase& column_phase : columns_.phases) {
-        pad(to, phase.first * columns_.length);
-        to += phase.first * columns_.length;
-        for (int64_t i = 0; i < phase.last - phase.first; ++i, to += columns_.length)
-          copy(to, phase.pixel + i * row_stride_, column_phase);
-        pad(to, (rows_.length - phase.last) * columns_.length);
-        to += (rows_.length - phase.last) * columns_.length;
+        pad(plane + rows.first * columns_.length, (top - rows.first) * columns_.length);
+        for (int64_t row = top; row < bottom; ++row)
+          copy(plane + row * columns_.length, phase.pixel + (row - phase.first) * row_stride_,
+               column_phase);
+        pad(plane + bottom * columns_.length, (rows.last - bottom) * columns_.length);
+        plane += plane_pixels();
       }
     }
   }

@@ -35,6 +35,12 @@ class PackedLists {
 };
 
 template <class Product>
+void run_tasks(const Product& product) {
+  for (int64_t task = 0; task < product.task_count(); ++task) product.run(task);
+  keep(static_cast<uint32_t>(product.work()));
+}
+
+template <class Product>
 void run(const Product& product) {
   for (int64_t task = 0; task < product.fill_task_count(); ++task) product.fill(task);
   for (int64_t task = 0; task < product.multiply_task_count(); ++task) product.multiply(task);

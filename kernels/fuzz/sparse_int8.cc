@@ -21,7 +21,7 @@ using fuzz::Exact;
 using fuzz::Images;
 using fuzz::PackedLists;
 using fuzz::Reader;
-using fuzz::run;
+using fuzz::run_tasks;
 
 struct Input {
   uint8_t flags;
@@ -68,10 +68,10 @@ void multiply(const Input& input, const Layer& layer, const uint8_t* x, int64_t 
       results = y;
     Scratch scratch;
     if (input.is_conv())
-      run(Conv(kernel, layer, input.window, scratch, x, input.images.count, input.images.height,
-               input.images.width, codes, results));
+      run_tasks(Conv(kernel, layer, input.window, scratch, x, input.images.count, input.images.height,
+                     input.images.width, codes, results));
     else
-      run(MatMul(kernel, layer, scratch, x, input.images.count, codes, results));
+      run_tasks(MatMul(kernel, layer, scratch, x, input.images.count, codes, results));
   });
 }
 

@@ -21,13 +21,22 @@ class Arena final : public Memory {
   Allocator* allocator_ = nullptr;
 };
 
-// Runs a product that is cut into tasks, fill tasks first.
+// Multiply-adds: fewer take less time than waking a thread.
+inline constexpr int64_t kSmallestParallelProduct = int64_t{1} << 20;
+
+// Runs a product that is cut into tasks, in parallel from so much work on.
 template <class Product>
-void run_product(FunctionTable api, const KernelContext* context, const Product& product) {
-  // Fewer multiply-adds take less time than waking a thread.
-  constexpr int64_t kSmallestParallelWork = int64_t{1} << 20;
+void run_product(FunctionTable api, const KernelContext* context, const Product& product,
+                 int64_t smallest_parallel = kSmallestParallelProduct) {
+  run_tasks(api, context, product.task_count(), product.work() >= smallest_parallel,
+            [&](int64_t task) { product.run(task); });
+}
+
+// The same, fill tasks first.
+template <class Product>
+void run_filled_product(FunctionTable api, const KernelContext* context, const Product& product) {
   constexpr int64_t kFillBatches = 8;  // its tasks are many and take a fraction of a microsecond
-  const bool parallel = product.work() >= kSmallestParallelWork;
+  const bool parallel = product.work() >= kSmallestParallelProduct;
   run_tasks(
       api, context, product.fill_task_count(), parallel, [&](int64_t task) { product.fill(task); },
       kFillBatches);

@@ -50,10 +50,10 @@ void SparseConv::compute(const Kernel& op, KernelContext* context) {
   Arena arena(op.api, context);
   Scratch scratch(arena);
   const sparse::Conv conv(*sparse::find_kernel("auto"), weights,
-                          static_cast<const float*>(bias.data), op.low, op.window.shape, scratch, static_cast<const float*>(x.data),
-                          images.count, images.height, images.width,
-                          static_cast<float*>(y));
-  run_product(op.api, context, conv);
+                          static_cast<const float*>(bias.data), op.low, op.window.shape, scratch,
+                          static_cast<const float*>(x.data), images.count, images.height,
+                          images.width, static_cast<float*>(y));
+  run_filled_product(op.api, context, conv);
 }
 
 void SparseConv::infer_shape(FunctionTable api, ShapeInferContext* context) {

@@ -27,7 +27,8 @@ Conv::Conv(const Kernel& kernel, const Layer& layer, const ConvShape& shape, Scr
       // Whole vectors, for loads that cross a cache line take twice the time, and up to one more: the
       // last tile reads so far beyond the pixels, and nothing comes of it.
       quad_bytes_((geometry_.channel_pixels() + 2 * kLanes - 2) / kLanes * kLanes * kQuad),
-      tiles_((geometry_.flat_columns() + kTileColumns - 1) / kTileColumns) {
+      tiles_((geometry_.flat_columns() + kTileColumns - 1) / kTileColumns),
+      copies_(geometry_, images, quads_, tiles_) {
   const PackedWeights& weights = layer.weights();
   if (images == 0) return;
   const int64_t rows = weights.block_count() * weights.block_rows;
@@ -84,29 +85,45 @@ void Conv::fill_with_padding(uint8_t* to, int64_t pixels) const {
   for (int64_t i = 0; i < pixels; ++i) std::memcpy(to + i * kQuad, quad, kQuad);
 }
 
-void Conv::fill(int64_t task) const noexcept {
+// The channels of a quad; one that is missing has the zero point.
+Planes Conv::planes_of(int64_t image, int64_t quad) const {
   const PackedWeights& weights = layer_.weights();
-  const int64_t image = task / quads_;
-  const int64_t group = task % quads_ / weights.quads_per_position();
-  const int64_t first = task % weights.quads_per_position() * kQuad;
+  const int64_t group = weights.groups == 1 ? 0 : quad / weights.quads_per_position();
+  const int64_t first = (quad - group * weights.quads_per_position()) * kQuad;
   const int64_t channel = (image * weights.groups + group) * weights.in_channels + first;
   Planes planes;
   for (int64_t i = 0; i < kQuad; ++i) {
     const bool exists = first + i < weights.in_channels;
     planes.channels[i] = exists ? x_ + (channel + i) * height_ * width_ : missing_.data();
   }
-  uint8_t* to = copy_ + task * quad_bytes_;
+  return planes;
+}
+
+void Conv::fill(const CopyPiece& piece) const noexcept {
+  const auto [first_row, last_row] = piece.rows;
+  const bool copies = geometry_.copies(), ends = last_row == geometry_.rows().length;
   const int64_t used = geometry_.channel_pixels() * kQuad;
-  std::memset(to + used, 0, static_cast<size_t>(quad_bytes_ - used));
-  // All rows in one go where nothing comes between them.
-  if (geometry_.copies()) return kernel_.interleave(planes, {0, height_ * width_, 1, 0, 0}, to);
-  if (shape_.rows.stride == 1 && shape_.columns.stride == 1)
-    return fill_rows(planes, 0, geometry_.rows().length, to);
-  geometry_.fill(
-      [&](int64_t pixel, int64_t pixels) { fill_with_padding(to + pixel * kQuad, pixels); },
-      [&](int64_t pixel, int64_t row, const CopyPhase& columns) {
-        fill_row(planes, row * width_, columns, to + pixel * kQuad);
-      });
+  for (int64_t quad = piece.first_channel; quad < piece.last_channel; ++quad) {
+    const Planes planes = planes_of(piece.image, quad);
+    uint8_t* to = copy_ + (piece.image * quads_ + quad) * quad_bytes_;
+    if (ends) std::memset(to + used, 0, static_cast<size_t>(quad_bytes_ - used));
+    if (copies) {  // one long row, for nothing comes between them
+      const int64_t pixels = (last_row - first_row) * width_;
+      kernel_.interleave(planes, {first_row * width_, pixels, 1, 0, 0},
+                         to + first_row * width_ * kQuad);
+      continue;
+    }
+    if (shape_.rows.stride == 1 && shape_.columns.stride == 1) {
+      fill_rows(planes, first_row, last_row, to);
+      continue;
+    }
+    geometry_.fill(
+        piece.rows,
+        [&](int64_t pixel, int64_t pixels) { fill_with_padding(to + pixel * kQuad, pixels); },
+        [&](int64_t pixel, int64_t row, const CopyPhase& columns) {
+          fill_row(planes, row * width_, columns, to + pixel * kQuad);
+        });
+  }
 }
 
 template <class Result, class Multiply>
@@ -115,7 +132,7 @@ void Conv::multiply_tile(Multiply multiply, int64_t image, int64_t tile, BlockRa
   const PackedWeights& weights = layer_.weights();
   const int64_t first_column = tile * kTileColumns;
   const int64_t last_column = std::min(first_column + kTileColumns, geometry_.flat_columns());
-  Segment segments[kTileColumns] = {};
+  Segment segments[kTileColumns];
   const int segment_count = geometry_.find_segments(first_column, last_column, segments);
   const int64_t pixels = geometry_.outputs();
   const int64_t vectors = (last_column - first_column + kLanes - 1) / kLanes;
@@ -151,13 +168,16 @@ void Conv::multiply_tile(Multiply multiply, int64_t image, int64_t tile, BlockRa
   }
 }
 
-void Conv::multiply(int64_t task) const noexcept {
+void Conv::run(int64_t task) const noexcept {
   const PackedWeights& weights = layer_.weights();
   const int64_t blocks_together = kTileRows / weights.block_rows;
   const int64_t steps = (weights.block_count() + blocks_together - 1) / blocks_together;
   const int64_t part = task % parts_;
   const int64_t tile = task / parts_ % tiles_;
   const int64_t image = task / parts_ / tiles_;
+  copies_.need(image, tile * kTileColumns,
+               std::min((tile + 1) * kTileColumns, geometry_.flat_columns()),
+               [&](const CopyPiece& piece) { fill(piece); });
   const BlockRange blocks{
       steps * part / parts_ * blocks_together,
       std::min(steps * (part + 1) / parts_ * blocks_together, weights.block_count())};

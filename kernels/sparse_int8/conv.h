@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "convolution/geometry.h"
+#include "convolution/copies.h"
 #include "cpu/scratch.h"
 #include "sparse_int8/layer.h"
 
@@ -21,15 +21,14 @@ class Conv {
        const uint8_t* x, int64_t images, int64_t height, int64_t width, uint8_t* codes,
        float* results);
 
-  int64_t fill_task_count() const { return images_ * quads_; }
-  void fill(int64_t task) const noexcept;
-
-  int64_t multiply_task_count() const { return images_ * tiles_ * parts_; }
-  void multiply(int64_t task) const noexcept;
+  int64_t task_count() const { return images_ * tiles_ * parts_; }
+  void run(int64_t task) const noexcept;
 
   int64_t work() const;
 
  private:
+  void fill(const CopyPiece& piece) const noexcept;
+  Planes planes_of(int64_t image, int64_t quad) const;
   void fill_rows(const Planes& planes, int64_t first_row, int64_t last_row, uint8_t* to) const;
   void fill_row(const Planes& planes, int64_t start, const CopyPhase& phase, uint8_t* to) const;
   void fill_with_padding(uint8_t* to, int64_t pixels) const;
@@ -50,6 +49,7 @@ class Conv {
   ConvGeometry geometry_;
   int64_t quad_bytes_;  // from one quad to the next, in the copy
   int64_t tiles_;
+  Copies copies_;
   int64_t parts_ = 1;
   std::vector<int64_t> places_;
   std::vector<uint8_t> missing_;  // a channel that fills up a quad

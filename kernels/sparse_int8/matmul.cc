@@ -12,9 +12,8 @@ constexpr int64_t kSquare = 16;  // quads, or outputs, transposed together
 // Enough tasks that a few threads share them evenly, few enough that starting one costs nothing.
 constexpr int64_t kTasksWanted = 32;
 
-int64_t round_up(int64_t number, int64_t multiple) {
-  return (number + multiple - 1) / multiple * multiple;
-}
+// Pieces that all tasks need at once are this many at least, so that threads share them.
+constexpr int64_t kPiecesWanted = 8;
 
 }  // namespace
 
@@ -26,8 +25,10 @@ MatMul::MatMul(const Kernel& kernel, const Layer& layer, Scratch& scratch, const
       tokens_(tokens),
       codes_(codes),
       results_(results),
-      panel_bytes_(round_up(layer.weights().quad_count(), kSquare) * kQuadStride),
-      parts_(1) {
+      squares_((layer.weights().quad_count() + kSquare - 1) / kSquare),
+      panel_bytes_(squares_ * kSquare * kQuadStride),
+      chunks_(std::clamp<int64_t>(kPiecesWanted / std::max<int64_t>(tile_count(), 1), 1, squares_)),
+      pieces_(tile_count() * chunks_) {
   if (tokens == 0) return;
   const int64_t rows = layer.weights().block_count() * layer.weights().block_rows;
   parts_ = std::clamp<int64_t>(kTasksWanted / tile_count(), 1, (rows + kTileRows - 1) / kTileRows);
@@ -46,15 +47,17 @@ int64_t MatMul::tokens_of(int64_t tile) const {
 
 uint8_t* MatMul::panel(int64_t tile) const { return panels_ + tile * panel_bytes_; }
 
-void MatMul::fill(int64_t task) const noexcept {
+void MatMul::fill(int64_t piece) const {
   const int64_t features = layer_.weights().in_channels;
+  const int64_t tile = piece / chunks_, chunk = piece % chunks_;
   constexpr int64_t kBytes = kSquare * kQuad;
+  const int64_t last = std::min(squares_ * (chunk + 1) / chunks_ * kBytes, features);
   uint8_t staged[kLanes * kBytes];
-  for (int64_t token = 0; token < tokens_of(task); token += kLanes) {
-    const int64_t tokens = std::min(kLanes, tokens_of(task) - token);
-    const uint8_t* x = x_ + (task * kTileTokens + token) * features;
-    uint8_t* to = panel(task) + token * kQuad;
-    for (int64_t first = 0; first < features; first += kBytes) {
+  for (int64_t token = 0; token < tokens_of(tile); token += kLanes) {
+    const int64_t tokens = std::min(kLanes, tokens_of(tile) - token);
+    const uint8_t* x = x_ + (tile * kTileTokens + token) * features;
+    uint8_t* to = panel(tile) + token * kQuad;
+    for (int64_t first = squares_ * chunk / chunks_ * kBytes; first < last; first += kBytes) {
       const int64_t bytes = std::min(kBytes, features - first);
       const bool whole = tokens == kLanes && bytes == kBytes;
       if (!whole) {
@@ -116,18 +119,19 @@ void MatMul::multiply_tile(Multiply multiply, int64_t tile, BlockRange blocks) c
   }
 }
 
-void MatMul::multiply(int64_t task) const noexcept {
+void MatMul::run(int64_t task) const noexcept {
   const PackedWeights& weights = layer_.weights();
   const int64_t blocks_together = kTileRows / weights.block_rows;
   const int64_t steps = (weights.block_count() + blocks_together - 1) / blocks_together;
-  const int64_t part = task % parts_;
+  const int64_t tile = task / parts_, part = task % parts_;
+  pieces_.need(tile * chunks_, (tile + 1) * chunks_, [&](int64_t piece) { fill(piece); });
   const BlockRange blocks{
       steps * part / parts_ * blocks_together,
       std::min(steps * (part + 1) / parts_ * blocks_together, weights.block_count())};
   if (codes_ != nullptr) {
-    multiply_tile<uint8_t>(kernel_.multiply, task / parts_, blocks);
+    multiply_tile<uint8_t>(kernel_.multiply, tile, blocks);
   } else {
-    multiply_tile<float>(kernel_.multiply_to_float, task / parts_, blocks);
+    multiply_tile<float>(kernel_.multiply_to_float, tile, blocks);
   }
 }
 

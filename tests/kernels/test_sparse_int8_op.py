@@ -120,6 +120,33 @@ def test_threads_change_no_bit() -> None:
     np.testing.assert_array_equal(run(model, x, threads=4), run(model, x))
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize(
+    ("shape", "weight_shape", "window"),
+    [
+        ((1, 64, 31, 27), (48, 64, 3, 3), Window(pads=(1, 1, 1, 1))),
+        ((1, 62, 40, 37), (48, 62, 3, 3), Window(pads=(1, 1, 1, 1), strides=(2, 2))),
+        ((3, 16, 19, 23), (64, 8, 3, 3), Window(pads=(2, 1, 2, 3), dilations=(2, 2))),
+        ((1, 256, 9, 9), (200, 256, 1, 1), Window()),
+        ((2, 40, 1, 700), (40, 40, 1, 5), Window(pads=(0, 2, 0, 2))),
+        ((77, 300), (200, 300), None),
+    ],
+)
+def test_threads_that_share_copies_of_x_change_no_bit(
+    shape: tuple[int, ...], weight_shape: tuple[int, ...], window: Window | None, threads: int
+) -> None:
+    rng = np.random.default_rng(5)
+    groups = 1 if window is None else shape[1] // weight_shape[1]
+    packed = pack_int8(block_sparse(rng, *weight_shape, density=0.5), groups=groups)
+    scaling = random_steps(rng, weight_shape[0], biased=True).scaling(to_codes=True)
+    model = sparse_model(packed, scaling, shape, window)
+    session, alone = open_model(model, threads=threads), open_model(model)
+    for _ in range(20):  # who copies what differs, and what was copied before is overwritten
+        x = random_codes(rng, *shape)
+        y = session.run(["Y"], {"X": x})[0]
+        np.testing.assert_array_equal(y, alone.run(["Y"], {"X": x})[0])
+
+
 def test_sessions_in_threads_share_no_memory() -> None:
     rng = np.random.default_rng(4)
     cases = []
