@@ -35,8 +35,9 @@ nb::object sparse_matmul(const Array<float, 2>& x, const Array<float, 2>& values
   if (bias && length(bias->size()) != out_features)
     throw nb::value_error("the length of bias is not out_features");
   return filled<float>({x.shape(0), static_cast<size_t>(out_features)}, [&](float* y) {
-    run(sparse::MatMul(kernel, weights, bias ? bias->data() : nullptr, x.data(),
-                       length(x.shape(0)), y));
+    Scratch scratch;
+    run_tasks(sparse::MatMul(kernel, weights, bias ? bias->data() : nullptr, scratch, x.data(),
+                             length(x.shape(0)), y));
   });
 }
 

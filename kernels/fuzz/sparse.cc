@@ -20,6 +20,7 @@ using fuzz::Images;
 using fuzz::PackedLists;
 using fuzz::Reader;
 using fuzz::run;
+using fuzz::run_tasks;
 using sparse::Kernel;
 using sparse::PackedWeights;
 
@@ -61,7 +62,9 @@ void multiply(Reader& reader, const Layer& layer) {
   const Exact<float> x = read_floats(reader, tokens * layer.channels);
   const Exact<float> bias = read_floats(reader, layer.has_bias() ? outputs : 0);
   fuzz::compare_kernels<float>(sparse::available_kernels(), tokens * outputs, [&](const Kernel& kernel, float* y) {
-    run(sparse::MatMul(kernel, weights, layer.has_bias() ? bias.data() : nullptr, x.data(), tokens, y));
+    Scratch scratch;
+    run_tasks(
+        sparse::MatMul(kernel, weights, layer.has_bias() ? bias.data() : nullptr, scratch, x.data(), tokens, y));
   });
 }
 

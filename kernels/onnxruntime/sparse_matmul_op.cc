@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "onnxruntime/arena.h"
 #include "onnxruntime/sparse_weights.h"
 #include "sparse/matmul.h"
 
@@ -36,14 +37,12 @@ void SparseMatMul::compute(const Kernel& op, KernelContext* context) {
   for (size_t axis = 0; axis + 1 < shape.size(); ++axis) tokens *= shape[axis];
   void* y = output(op.api, context, shape);
   if (tokens == 0) return;
+  Arena arena(op.api, context);
+  Scratch scratch(arena);
   const sparse::MatMul matmul(*sparse::find_kernel("auto"), op.weights,
-                              static_cast<const float*>(bias.data),
+                              static_cast<const float*>(bias.data), scratch,
                               static_cast<const float*>(x.data), tokens, static_cast<float*>(y));
-  const bool parallel = matmul.work() >= kSmallestParallelWork;
-  run_tasks(op.api, context, matmul.fill_task_count(), parallel,
-            [&](int64_t task) { matmul.fill(task); });
-  run_tasks(op.api, context, matmul.multiply_task_count(), parallel,
-            [&](int64_t task) { matmul.multiply(task); });
+  run_product(op.api, context, matmul, kSmallestParallelWork);
 }
 
 // Y has the shape of X but for its last dimension.

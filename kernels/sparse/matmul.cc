@@ -5,8 +5,6 @@
 namespace onnxcomp::sparse {
 namespace {
 
-constexpr int64_t kCacheLineFloats = 16;
-
 // Enough tasks that a few threads share them evenly, few enough that starting one costs nothing.
 constexpr int64_t kTasksWanted = 32;
 
@@ -18,7 +16,7 @@ int64_t count_panels(int64_t tokens) {
 }  // namespace
 
 MatMul::MatMul(const Kernel& kernel, const PackedWeights& weights, const float* bias,
-               const float* x, int64_t tokens, float* y)
+               Scratch& scratch, const float* x, int64_t tokens, float* y)
     : kernel_(kernel),
       weights_(weights),
       bias_(bias),
@@ -26,17 +24,14 @@ MatMul::MatMul(const Kernel& kernel, const PackedWeights& weights, const float* 
       tokens_(tokens),
       y_(y),
       panel_count_(count_panels(tokens)),
-      tasks_per_group_(1) {
+      tasks_per_group_(1),
+      fillings_(panel_count_) {
   if (tokens == 0) return;
   tasks_per_group_ = std::clamp<int64_t>(kTasksWanted / group_count(), 1, weights.tile_count());
   if (panel_count_ == 0) return;
   const int64_t floats = panel_count_ * kPanelTokens * weights.in_features;
-  scratch_.reset(new float[static_cast<size_t>(floats + kCacheLineFloats)]);
-  void* aligned = scratch_.get();
-  size_t space = static_cast<size_t>(floats + kCacheLineFloats) * sizeof(float);
-  panels_ = static_cast<float*>(std::align(kCacheLineFloats * sizeof(float),
-                                           static_cast<size_t>(floats) * sizeof(float), aligned,
-                                           space));
+  constexpr int64_t kFloat = sizeof(float);
+  panels_ = reinterpret_cast<float*>(scratch.reserve(floats * kFloat));
 }
 
 int64_t MatMul::tokens_of(int64_t group) const {
@@ -47,18 +42,19 @@ float* MatMul::panel(int64_t group) const {
   return panels_ + group * kPanelTokens * weights_.in_features;
 }
 
-void MatMul::fill(int64_t task) const noexcept {
-  kernel_.fill_panel(x_ + task * kPanelTokens * weights_.in_features, tokens_of(task),
-                     weights_.in_features, panel(task));
+void MatMul::fill(int64_t index) const noexcept {
+  kernel_.fill_panel(x_ + index * kPanelTokens * weights_.in_features, tokens_of(index),
+                     weights_.in_features, panel(index));
 }
 
-void MatMul::multiply(int64_t task) const noexcept {
+void MatMul::run(int64_t task) const noexcept {
   const int64_t group = task / tasks_per_group_;
   const int64_t part = task % tasks_per_group_;
   const int64_t tiles = weights_.tile_count();
   const TileRange range{tiles * part / tasks_per_group_, tiles * (part + 1) / tasks_per_group_};
   float* y = y_ + group * kPanelTokens * weights_.out_features;
   if (group < panel_count_) {
+    fillings_.need(group, group + 1, [&](int64_t index) { fill(index); });
     kernel_.multiply_panel(weights_, bias_, panel(group), tokens_of(group), range, y);
     return;
   }

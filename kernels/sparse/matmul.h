@@ -1,9 +1,10 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <vector>
 
+#include "cpu/pieces.h"
+#include "cpu/scratch.h"
 #include "sparse/kernels.h"
 
 namespace onnxcomp::sparse {
@@ -17,20 +18,16 @@ const std::vector<const Kernel*>& available_kernels();
 // The kernel of that name, "auto" for the best; null if it is unknown or this processor lacks it.
 const Kernel* find_kernel(const char* isa);
 
-// Y[tokens, out_features] = X[tokens, in_features] W + bias, cut into independent tasks. First every
-// fill task, then every multiply task, each group in any order and on any threads; the result does
-// not depend on them. Tasks never throw.
+// Y[tokens, out_features] = X[tokens, in_features] W + bias, cut into tasks, run in any
+// order and on any threads; the result does not depend on them. Tasks never throw.
 class MatMul {
  public:
-  // Throws std::bad_alloc when there is no room for X transposed.
-  MatMul(const Kernel& kernel, const PackedWeights& weights, const float* bias, const float* x,
-         int64_t tokens, float* y);
+  // X is transposed into `scratch`; throws std::bad_alloc when there is no room for it.
+  MatMul(const Kernel& kernel, const PackedWeights& weights, const float* bias, Scratch& scratch,
+         const float* x, int64_t tokens, float* y);
 
-  int64_t fill_task_count() const { return panel_count_; }
-  void fill(int64_t task) const noexcept;
-
-  int64_t multiply_task_count() const { return group_count() * tasks_per_group_; }
-  void multiply(int64_t task) const noexcept;
+  int64_t task_count() const { return group_count() * tasks_per_group_; }
+  void run(int64_t task) const noexcept;
 
   // Multiply-adds, padding included: whether threads are worth waking.
   int64_t work() const;
@@ -40,6 +37,7 @@ class MatMul {
   int64_t group_count() const { return (tokens_ + kPanelTokens - 1) / kPanelTokens; }
   int64_t tokens_of(int64_t group) const;
   float* panel(int64_t group) const;
+  void fill(int64_t index) const noexcept;
 
   const Kernel& kernel_;
   const PackedWeights& weights_;
@@ -49,7 +47,7 @@ class MatMul {
   float* y_;
   int64_t panel_count_;
   int64_t tasks_per_group_;
-  std::unique_ptr<float[]> scratch_;
+  Pieces fillings_;  // of the panels
   float* panels_ = nullptr;
 };
 

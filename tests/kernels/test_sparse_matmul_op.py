@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper, parser
-from operator_sessions import run
+from operator_sessions import open_model, run
 
 from onnxcomp import kernels
 from onnxcomp.errors import KernelError
@@ -113,6 +113,20 @@ def test_threads_change_no_bit() -> None:
     np.testing.assert_array_equal(run(model, x, threads=4), single)
     door = kernels.sparse_matmul(x, packed, random_floats(300))
     np.testing.assert_array_equal(np.maximum(door, 0), single)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize(("tokens", "block_size"), [(37, 4), (150, 1), (66, 2)])
+def test_threads_that_share_panels_change_no_bit(
+    tokens: int, block_size: int, threads: int
+) -> None:
+    packed = kernels.pack(random_sparse(256, 304), block_size=block_size)
+    model = sparse_model(packed, random_floats(304))
+    session, alone = open_model(model, threads=threads), open_model(model)
+    for seed in range(20):  # who fills a panel differs, and what was in it is overwritten
+        x = random_floats(1, tokens, 256, seed=seed)
+        y = session.run(["Y"], {"X": x})[0]
+        np.testing.assert_array_equal(y, alone.run(["Y"], {"X": x})[0])
 
 
 @pytest.mark.parametrize("declared", [False, True])
