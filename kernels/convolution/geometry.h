@@ -137,9 +137,11 @@ template <class T>
 void copy_short(const T* from, int64_t count, T* to) {
   constexpr int64_t kStep = 16 / sizeof(T);
   if (count >= kStep) {
+    // The last step overlaps the one before. Of a plain loop compilers make the call of memcpy.
+    const int64_t last = count - kStep;
     int64_t i = 0;
-    for (; i + kStep <= count; i += kStep) std::memcpy(to + i, from + i, 16);
-    std::memcpy(to + count - kStep, from + count - kStep, 16);
+    for (; i < last; i = std::min(i + kStep, last)) std::memcpy(to + i, from + i, 16);
+    std::memcpy(to + i, from + i, 16);
     return;
   }
   if (count >= kStep / 2) {
