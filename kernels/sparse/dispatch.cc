@@ -10,7 +10,7 @@ std::vector<const Kernel*> detect_kernels() {
   std::vector<const Kernel*> found;
   [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
 #ifdef ONNXCOMP_HAVE_AVX512
-  if (cpu.avx512f) found.push_back(&kAvx512);
+  if (cpu.avx512f && cpu.avx2 && cpu.fma) found.push_back(&kAvx512);
 #endif
 #ifdef ONNXCOMP_HAVE_AVX2
   if (cpu.avx2 && cpu.fma) found.push_back(&kAvx2);

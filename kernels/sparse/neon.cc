@@ -10,6 +10,7 @@ namespace {
 struct NeonVector {
   static constexpr int64_t kLanes = 8;
   static constexpr bool kSpreads = true;
+  static constexpr bool kPicks = false;
 
   float32x4_t low;
   float32x4_t high;

@@ -15,6 +15,8 @@ namespace {
 constexpr int64_t kSquare = 8;
 static_assert(kPanelTokens == 2 * kSquare && kTileColumns == kSquare, "tiles are two squares");
 
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 template <class V>
 void fill_panel(const float* x, int64_t tokens, int64_t in_features, float* panel) {
   int64_t k = 0;

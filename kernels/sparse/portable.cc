@@ -9,6 +9,7 @@ namespace {
 struct PortableVector {
   static constexpr int64_t kLanes = 8;
   static constexpr bool kSpreads = false;
+  static constexpr bool kPicks = false;
   float lanes[kLanes];
 
   static PortableVector load(const float* from) {

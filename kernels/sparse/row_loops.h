@@ -44,9 +44,9 @@ void multiply_row_blocks(const PackedWeights& weights, const float* bias, const 
 }
 
 // Blocks of four: several entries fill a vector. V::spread(x, indices), where V::kSpreads says that
-// there is one, has x[indices[i]] in lanes 4 i to 4 i + 3. Adds to sums[4].
+// there is one, has x[indices[i]] in lanes 4 i to 4 i + 3. Writes sums[4].
 template <class V>
-void add_fours(const float* values, const int32_t* indices, int64_t entries, const float* x,
+void sum_fours(const float* values, const int32_t* indices, int64_t entries, const float* x,
                float* sums) {
   constexpr int64_t kEntries = V::kLanes / 4;
   constexpr int kTogether = 4;
@@ -65,25 +65,64 @@ void add_fours(const float* values, const int32_t* indices, int64_t entries, con
   }
   float lanes[V::kLanes];
   V::store(V::add(V::add(totals[0], totals[1]), V::add(totals[2], totals[3])), lanes);
-  for (int64_t lane = 0; lane < V::kLanes; ++lane) sums[lane % 4] += lanes[lane];
+  for (int b = 0; b < 4; ++b) sums[b] = lanes[b];
+  for (int64_t i = 1; i < kEntries; ++i) {
+    for (int b = 0; b < 4; ++b) sums[b] += lanes[4 * i + b];
+  }
   for (; entry < entries; ++entry) {
-    for (int b = 0; b < 4; ++b) sums[b] += values[entry * 4 + b] * x[indices[entry]];
+    const float value = x[indices[entry]];
+    for (int b = 0; b < 4; ++b) sums[b] += values[entry * 4 + b] * value;
   }
 }
 
 template <class V>
 void multiply_row_fours(const PackedWeights& weights, const float* bias, const float* x,
                         TileRange tiles, float* y) {
-  for (int64_t t = tiles.first; t < tiles.last; ++t) {
-    auto tile = tile_at<kTileColumns>(weights, bias, t);
-    for (int64_t column = 0; column < tile.width; column += 4) {
-      const int32_t* range = weights.offsets + (tile.first_column + column) / 4;
-      float* sums = tile.bias + column;
-      add_fours<V>(weights.values + int64_t{range[0]} * 4, weights.indices + range[0],
-                   range[1] - range[0], x, sums);
-      for (int64_t b = 0; b < 4 && column + b < tile.width; ++b)
-        y[tile.first_column + column + b] = sums[b];
+  const int64_t last = smaller(tiles.last * kTileColumns, weights.out_features);
+  for (int64_t column = tiles.first * kTileColumns; column < last; column += 4) {
+    const int64_t first = weights.offsets[column / 4];
+    float sums[4];
+    sum_fours<V>(weights.values + first * 4, weights.indices + first,
+                 weights.offsets[column / 4 + 1] - first, x, sums);
+    for (int64_t b = 0; b < 4 && column + b < last; ++b)
+      y[column + b] = bias == nullptr ? sums[b] : sums[b] + bias[column + b];
+  }
+}
+
+// Single weights. V::pick(x, indices), where V::kPicks says that there is one, has x[indices[i]] in lane
+// i.
+template <class V>
+float sum_singles(const float* values, const int32_t* indices, int64_t entries, const float* x) {
+  constexpr int64_t kLanes = V::kLanes;
+  V totals[2] = {V::broadcast(0.0f), V::broadcast(0.0f)};
+  int64_t entry = 0;
+  for (; entry + 2 * kLanes <= entries; entry += 2 * kLanes) {
+    for (int64_t i = 0; i < 2; ++i) {
+      const int64_t at = entry + i * kLanes;
+      totals[i] = V::multiply_add(V::load(values + at), V::pick(x, indices + at), totals[i]);
     }
+  }
+  if (entry + kLanes <= entries) {
+    totals[0] = V::multiply_add(V::load(values + entry), V::pick(x, indices + entry), totals[0]);
+    entry += kLanes;
+  }
+  float lanes[kLanes];
+  V::store(V::add(totals[0], totals[1]), lanes);
+  float sum = 0.0f;
+  for (; entry < entries; ++entry) sum += values[entry] * x[indices[entry]];
+  for (int64_t lane = 0; lane < kLanes; ++lane) sum += lanes[lane];
+  return sum;
+}
+
+template <class V>
+void multiply_row_singles(const PackedWeights& weights, const float* bias, const float* x,
+                          TileRange tiles, float* y) {
+  const int64_t last = smaller(tiles.last * kTileColumns, weights.out_features);
+  for (int64_t column = tiles.first * kTileColumns; column < last; ++column) {
+    const int64_t entry = weights.offsets[column];
+    const float sum = sum_singles<V>(weights.values + entry, weights.indices + entry,
+                                     weights.offsets[column + 1] - entry, x);
+    y[column] = bias == nullptr ? sum : sum + bias[column];
   }
 }
 

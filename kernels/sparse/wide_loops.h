@@ -143,7 +143,9 @@ void multiply_row(const PackedWeights& weights, const float* bias, const float* 
       if constexpr (V::kSpreads) return multiply_row_fours<V>(weights, bias, x, tiles, y);
       return multiply_row_blocks<4>(weights, bias, x, tiles, y);
     case 2: return multiply_row_blocks<2>(weights, bias, x, tiles, y);
-    default: return multiply_row_blocks<1>(weights, bias, x, tiles, y);
+    default:
+      if constexpr (V::kPicks) return multiply_row_singles<V>(weights, bias, x, tiles, y);
+      return multiply_row_blocks<1>(weights, bias, x, tiles, y);
   }
 }
 
