@@ -77,6 +77,25 @@ def sparse_weight(rng: np.random.Generator, *shape: int) -> npt.NDArray[np.float
     return (small_integers(rng, *shape) * kept).astype(np.float32)
 
 
+def sliced_cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Single weights of so many inputs that these come in slices."""
+    dense = small_integers(rng, 150, 21) * (rng.random((150, 21)) < 0.4)
+    packed = reference.pack(dense.astype(np.float32), block_size=1)
+    for tokens in (47, 64, 70, 114):
+        x = small_integers(rng, tokens, 150)
+        expected = reference.sparse_matmul(x.astype(np.float32), packed)
+        yield sparse_input(packed, x, None), expected.astype(np.float32)
+    dense = small_integers(rng, 36, 16, 3, 3) * (rng.random((36, 16, 3, 3)) < 0.4)
+    for groups, width in itertools.product((1, 2), (3, 9, 21)):
+        conv = reference_sparse_conv.pack_conv(
+            dense.astype(np.float32), block_size=1, groups=groups
+        )
+        window = Window(pads=(1, 1, 1, 1))
+        x = small_integers(rng, 1, groups * 16, 5, width)
+        expected = reference_sparse_conv.sparse_conv(x.astype(np.float32), conv, None, window)
+        yield sparse_input(conv, x, None, window=window), expected.astype(np.float32)
+
+
 def sparse_cases() -> Iterator[Case]:
     """Every number of columns in a tile and of tokens in a panel, and convolutions."""
     rng = np.random.default_rng(0)
@@ -90,6 +109,7 @@ def sparse_cases() -> Iterator[Case]:
             x.astype(np.float32), packed, None if given is None else given.astype(np.float32)
         )
         yield sparse_input(packed, x, given), expected.astype(np.float32)
+    yield from sliced_cases(rng)
     widths = itertools.cycle([3, 7, 8, 9, 13, 16, 17, 30, 75])
     kernels = [(1, 1), (1, 2), (3, 3), (1, 5), (4, 3)]
     for block_size, shape, groups in itertools.product(reference.BLOCK_SIZES, kernels, (1, 2)):

@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include "sparse/avx_transpose.h"
+#include "sparse/broad_loops.h"
 #include "sparse/column_loops.h"
 #include "sparse/kernels.h"
 #include "sparse/wide_loops.h"
@@ -35,6 +36,9 @@ struct Avx2Vector {
   static constexpr bool kPicks = true;
   __m256 lanes;
 
+  static void prefetch(const void* from) {
+    _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0);
+  }
   static Avx2Vector load(const float* from) { return {_mm256_loadu_ps(from)}; }
   static void store(Avx2Vector v, float* to) { _mm256_storeu_ps(to, v.lanes); }
   static Avx2Vector broadcast(float value) { return {_mm256_set1_ps(value)}; }
@@ -61,7 +65,13 @@ struct Avx2Vector {
 
 }  // namespace
 
-const Kernel kAvx2 = {"avx2", fill_panel<Avx2Vector>, multiply_panel<Avx2Vector>,
-                      multiply_row<Avx2Vector>, multiply_columns<Avx2Vector>};
+const Kernel kAvx2 = {"avx2",
+                      fill_panel<Avx2Vector, kPanelTokens>,
+                      fill_panel<Avx2Vector, kBroadColumns>,
+                      multiply_panel<Avx2Vector>,
+                      multiply_broad_panel<Avx2Vector>,
+                      multiply_row<Avx2Vector>,
+                      multiply_columns<Avx2Vector>,
+                      multiply_copied_columns<Avx2Vector>};
 
 }  // namespace onnxcomp::sparse

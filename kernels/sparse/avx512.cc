@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include "sparse/avx_transpose.h"
+#include "sparse/broad_loops.h"
 #include "sparse/column_loops.h"
 #include "sparse/kernels.h"
 #include "sparse/wide_loops.h"
@@ -12,6 +13,9 @@ struct Avx512Vector {
   static constexpr int64_t kLanes = 16;
   __m512 lanes;
 
+  static void prefetch(const void* from) {
+    _mm_prefetch(static_cast<const char*>(from), _MM_HINT_T0);
+  }
   static Avx512Vector load(const float* from) { return {_mm512_loadu_ps(from)}; }
   static void store(Avx512Vector v, float* to) { _mm512_storeu_ps(to, v.lanes); }
   static Avx512Vector broadcast(float value) { return {_mm512_set1_ps(value)}; }
@@ -35,7 +39,13 @@ void multiply_row(const PackedWeights& weights, const float* bias, const float* 
 
 }  // namespace
 
-const Kernel kAvx512 = {"avx512", fill_panel<Avx512Vector>, multiply_panel<Avx512Vector>,
-                        multiply_row, multiply_columns<Avx512Vector>};
+const Kernel kAvx512 = {"avx512",
+                        fill_panel<Avx512Vector, kPanelTokens>,
+                        fill_panel<Avx512Vector, kBroadColumns>,
+                        multiply_panel<Avx512Vector>,
+                        multiply_broad_panel<Avx512Vector>,
+                        multiply_row,
+                        multiply_columns<Avx512Vector>,
+                        multiply_copied_columns<Avx512Vector>};
 
 }  // namespace onnxcomp::sparse

@@ -10,9 +10,20 @@ namespace onnxcomp::sparse {
 namespace {
 
 constexpr int64_t kTasksWanted = 32;
+constexpr int64_t kMostResults = std::max(kTileRows * kTilePixels, kSliceOutputs * kBroadColumns);
 constexpr int64_t kFloat = sizeof(float);
 
+// Whether single weights read inputs often enough that copies of slices pay.
+bool slices_pay(const PackedWeights& weights) {
+  constexpr int64_t kReads = 5;
+  const int64_t copies = (weights.group_outputs() + kSliceOutputs - 1) / kSliceOutputs;
+  return weights.block_size == 1 &&
+         weights.entry_count() / weights.in_features >= kReads * copies * weights.groups;
+}
+
 }  // namespace
+
+const float kLowest = -std::numeric_limits<float>::infinity();
 
 std::string find_channel_defect(int64_t in_channels, int64_t positions) {
   const int64_t most = std::numeric_limits<int32_t>::max() / positions;
@@ -35,14 +46,17 @@ Conv::Conv(const Kernel& kernel, const PackedWeights& weights, const float* bias
       positions_(shape.positions()),
       channels_(weights.groups * (weights.in_features / positions_)),
       geometry_(shape, height, width, images * channels_, kFloat),
-      tiles_((geometry_.flat_columns() + kTilePixels - 1) / kTilePixels) {
+      slices_(slices_pay(weights)),
+      tile_pixels_(slices_ ? kBroadColumns : kTilePixels),
+      rows_together_(slices_ ? kSliceOutputs : kTileRows),
+      tiles_((geometry_.flat_columns() + tile_pixels_ - 1) / tile_pixels_) {
   if (images == 0) return;
   const int64_t rows = weights.block_count() * weights.block_size;
-  parts_ =
-      std::clamp<int64_t>(kTasksWanted / (images * tiles_), 1, (rows + kTileRows - 1) / kTileRows);
+  parts_ = std::clamp<int64_t>(kTasksWanted / (images * tiles_), 1,
+                               (rows + rows_together_ - 1) / rows_together_);
   lay_out(bias);
   const int64_t columns = geometry_.flat_columns();
-  const bool fills_tile = columns >= kTilePixels || columns % kColumnLanes == 0;
+  const bool fills_tile = columns >= tile_pixels_ || columns % kColumnLanes == 0;
   if (geometry_.copies() && fills_tile) return;
   // The last tile of the last channel reads beyond its end; nothing comes of it.
   const int64_t pixels = images * channels_ * geometry_.channel_pixels();
@@ -92,8 +106,8 @@ void Conv::fill(int64_t task) const noexcept {
 
 Conv::Tile Conv::tile_at(int64_t index) const {
   Tile tile;
-  const int64_t first = index * kTilePixels;
-  const int64_t last = std::min(first + kTilePixels, geometry_.flat_columns());
+  const int64_t first = index * tile_pixels_;
+  const int64_t last = std::min(first + tile_pixels_, geometry_.flat_columns());
   tile.units = (last - first + kColumnLanes - 1) / kColumnLanes;
   // Without a copy nothing may be read beyond the image: the last tile begins earlier, and does not
   // write what another one does.
@@ -109,7 +123,7 @@ void Conv::write(const float* results, const Tile& tile, int64_t rows, float* to
   for (int64_t row = 0; row < rows; ++row) {
     for (int i = 0; i < tile.segment_count; ++i) {
       const Segment& segment = tile.segments[i];
-      copy_short(results + row * kTilePixels + segment.from, segment.length, to + segment.to);
+      copy_short(results + row * tile_pixels_ + segment.from, segment.length, to + segment.to);
     }
     to += geometry_.outputs();
   }
@@ -128,18 +142,19 @@ void Conv::multiply_blocks(const Tile& tile, int64_t image, BlockRange blocks) c
   const int64_t rows = std::min(computed, weights_.group_outputs() - row);
   const int64_t output = image * weights_.out_features + group * weights_.group_outputs() + row;
   float* to = y_ + output * geometry_.outputs();
+  const auto multiply = slices_ ? kernel_.multiply_copied_columns : kernel_.multiply_columns;
   if (tile.whole && rows == computed) {
-    kernel_.multiply_columns(weights_, bias_.data(), columns, blocks, to + tile.segments[0].to,
-                             geometry_.outputs());
+    multiply(weights_, bias_.data(), columns, blocks, to + tile.segments[0].to,
+             geometry_.outputs());
     return;
   }
-  alignas(64) float results[kTileRows * kTilePixels];
-  kernel_.multiply_columns(weights_, bias_.data(), columns, blocks, results, kTilePixels);
+  alignas(64) float results[kMostResults];
+  multiply(weights_, bias_.data(), columns, blocks, results, tile_pixels_);
   write(results, tile, rows, to);
 }
 
 void Conv::multiply(int64_t task) const noexcept {
-  const int64_t together = kTileRows / weights_.block_size;
+  const int64_t together = rows_together_ / weights_.block_size;
   const int64_t steps = (weights_.block_count() + together - 1) / together;
   const int64_t part = task % parts_;
   const int64_t last = std::min(steps * (part + 1) / parts_ * together, weights_.block_count());
@@ -154,7 +169,7 @@ void Conv::multiply(int64_t task) const noexcept {
 }
 
 int64_t Conv::work() const {
-  return images_ * tiles_ * kTilePixels * weights_.entry_count() * weights_.block_size;
+  return images_ * tiles_ * tile_pixels_ * weights_.entry_count() * weights_.block_size;
 }
 
 }  // namespace onnxcomp::sparse

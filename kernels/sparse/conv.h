@@ -61,6 +61,9 @@ class Conv {
   int64_t positions_;
   int64_t channels_;  // of one image, all groups
   ConvGeometry geometry_;
+  bool slices_;  // inputs are copied slice by slice
+  int64_t tile_pixels_;
+  int64_t rows_together_;
   int64_t tiles_;
   int64_t parts_ = 1;
   std::vector<int64_t> places_;

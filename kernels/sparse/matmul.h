@@ -33,8 +33,9 @@ class MatMul {
   int64_t work() const;
 
  private:
-  // Groups of up to kPanelTokens tokens; the last may be too small to be a panel.
-  int64_t group_count() const { return (tokens_ + kPanelTokens - 1) / kPanelTokens; }
+  // Groups of kBroadColumns tokens, then of up to kPanelTokens; the last may be too small to be a panel.
+  int64_t group_count() const;
+  int64_t first_token(int64_t group) const;
   int64_t tokens_of(int64_t group) const;
   float* panel(int64_t group) const;
   void fill(int64_t index) const noexcept;
@@ -45,7 +46,8 @@ class MatMul {
   const float* x_;
   int64_t tokens_;
   float* y_;
-  int64_t panel_count_;
+  int64_t broad_count_;
+  int64_t panel_count_;  // the broad ones and the others
   int64_t tasks_per_group_;
   Pieces fillings_;  // of the panels
   float* panels_ = nullptr;

@@ -1,5 +1,6 @@
 #include <arm_neon.h>
 
+#include "sparse/broad_loops.h"
 #include "sparse/column_loops.h"
 #include "sparse/kernels.h"
 #include "sparse/wide_loops.h"
@@ -15,6 +16,13 @@ struct NeonVector {
   float32x4_t low;
   float32x4_t high;
 
+  static void prefetch(const void* from) {
+#ifdef _MSC_VER
+    __prefetch(from);
+#else
+    __builtin_prefetch(from);
+#endif
+  }
   static NeonVector load(const float* from) { return {vld1q_f32(from), vld1q_f32(from + 4)}; }
   static void store(NeonVector v, float* to) {
     vst1q_f32(to, v.low);
@@ -53,7 +61,13 @@ struct NeonVector {
 
 }  // namespace
 
-const Kernel kNeon = {"neon", fill_panel<NeonVector>, multiply_panel<NeonVector>,
-                      multiply_row<NeonVector>, multiply_columns<NeonVector>};
+const Kernel kNeon = {"neon",
+                      fill_panel<NeonVector, kPanelTokens>,
+                      fill_panel<NeonVector, kBroadColumns>,
+                      multiply_panel<NeonVector>,
+                      multiply_broad_panel<NeonVector>,
+                      multiply_row<NeonVector>,
+                      multiply_columns<NeonVector>,
+                      multiply_copied_columns<NeonVector>};
 
 }  // namespace onnxcomp::sparse

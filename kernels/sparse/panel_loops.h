@@ -1,9 +1,9 @@
 #pragma once
 
 // The algorithm, written once over a vector type V of 4, 8 or 16 float lanes and included by one
-// source file per instruction set. V::transpose turns a square of 8 x 8. Everything is in an unnamed namespace, and nothing comes from std: of a
-// template with external linkage the linker keeps one copy, and it could be the one compiled for
-// instructions this processor does not have.
+// source file per instruction set. V::transpose turns a square of 8 x 8. Everything is in an unnamed
+// namespace, and nothing comes from std: of a template with external linkage the linker keeps one
+// copy, and it could be the one compiled for instructions this processor does not have.
 
 #include <cstdint>
 
@@ -13,23 +13,23 @@ namespace onnxcomp::sparse {
 namespace {
 
 constexpr int64_t kSquare = 8;
-static_assert(kPanelTokens == 2 * kSquare && kTileColumns == kSquare, "tiles are two squares");
+static_assert(kPanelTokens % kSquare == 0 && kTileColumns == kSquare, "tiles are squares");
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-template <class V>
+// panel[in_features, kWidth]
+template <class V, int64_t kWidth>
 void fill_panel(const float* x, int64_t tokens, int64_t in_features, float* panel) {
   int64_t k = 0;
-  if (tokens == kPanelTokens) {
+  if (tokens == kWidth) {
     for (; k + kSquare <= in_features; k += kSquare) {
-      V::transpose(x + k, in_features, panel + k * kPanelTokens, kPanelTokens);
-      V::transpose(x + kSquare * in_features + k, in_features, panel + k * kPanelTokens + kSquare,
-                   kPanelTokens);
+      for (int64_t token = 0; token < kWidth; token += kSquare)
+        V::transpose(x + token * in_features + k, in_features, panel + k * kWidth + token, kWidth);
     }
   }
   for (; k < in_features; ++k) {
-    for (int64_t token = 0; token < kPanelTokens; ++token)
-      panel[k * kPanelTokens + token] = token < tokens ? x[token * in_features + k] : 0.0f;
+    for (int64_t token = 0; token < kWidth; ++token)
+      panel[k * kWidth + token] = token < tokens ? x[token * in_features + k] : 0.0f;
   }
 }
 
@@ -80,18 +80,16 @@ void multiply_block(const float* values, const int32_t* indices, int64_t entries
   }
 }
 
-// columns[kTileColumns, kPanelTokens] -> y[tokens, width] of a row length out_features.
-template <class V>
+// columns[kTileColumns, kWidth] -> y[tokens, width] of a row length out_features.
+template <class V, int64_t kWidth>
 void write_tile(const float* columns, int64_t tokens, int64_t width, float* y,
                 int64_t out_features) {
-  if (tokens == kPanelTokens && width == kTileColumns) {
-    V::transpose(columns, kPanelTokens, y, out_features);
-    V::transpose(columns + kSquare, kPanelTokens, y + kSquare * out_features, out_features);
-    return;
-  }
-  for (int64_t token = 0; token < tokens; ++token) {
+  const int64_t whole = width == kTileColumns ? tokens - tokens % kSquare : 0;
+  for (int64_t token = 0; token < whole; token += kSquare)
+    V::transpose(columns + token, kWidth, y + token * out_features, out_features);
+  for (int64_t token = whole; token < tokens; ++token) {
     for (int64_t column = 0; column < width; ++column)
-      y[token * out_features + column] = columns[column * kPanelTokens + token];
+      y[token * out_features + column] = columns[column * kWidth + token];
   }
 }
 
@@ -127,7 +125,7 @@ void multiply_panel_blocks(const PackedWeights& weights, const float* bias, cons
                                 weights.indices + range[0], range[1] - range[0], panel,
                                 tile.bias + column, columns + column * kPanelTokens);
     }
-    write_tile<V>(columns, tokens, tile.width, y + tile.first_column, weights.out_features);
+    write_tile<V, kPanelTokens>(columns, tokens, tile.width, y + tile.first_column, weights.out_features);
   }
 }
 

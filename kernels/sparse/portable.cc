@@ -1,3 +1,4 @@
+#include "sparse/broad_loops.h"
 #include "sparse/column_loops.h"
 #include "sparse/kernels.h"
 #include "sparse/wide_loops.h"
@@ -12,6 +13,7 @@ struct PortableVector {
   static constexpr bool kPicks = false;
   float lanes[kLanes];
 
+  static void prefetch(const void*) {}  // no compiler has to know a way
   static PortableVector load(const float* from) {
     PortableVector v;
     for (int i = 0; i < kLanes; ++i) v.lanes[i] = from[i];
@@ -51,7 +53,13 @@ struct PortableVector {
 
 }  // namespace
 
-const Kernel kPortable = {"portable", fill_panel<PortableVector>, multiply_panel<PortableVector>,
-                          multiply_row<PortableVector>, multiply_columns<PortableVector>};
+const Kernel kPortable = {"portable",
+                          fill_panel<PortableVector, kPanelTokens>,
+                          fill_panel<PortableVector, kBroadColumns>,
+                          multiply_panel<PortableVector>,
+                          multiply_broad_panel<PortableVector>,
+                          multiply_row<PortableVector>,
+                          multiply_columns<PortableVector>,
+                          multiply_copied_columns<PortableVector>};
 
 }  // namespace onnxcomp::sparse
