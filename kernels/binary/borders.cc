@@ -68,19 +68,22 @@ void Borders::fill(const ConvWeights& weights, const std::vector<int32_t>& posit
   const auto channels = static_cast<size_t>(weights.out_channels);
   const auto stride = static_cast<size_t>(stride_);
   values_.assign(channels * stride, 0);
+  std::vector<int32_t> totals(channels);  // side by side: vectors add them up
   size_t kind = 0;
   for (const Range& row : rows_.ranges) {
     for (const Range& column : columns_.ranges) {
       const auto place = static_cast<size_t>(table_[kind++]);
       if (place == 0) continue;
+      std::fill(totals.begin(), totals.end(), 0);
       for (int64_t y = 0; y < window.kernel[0]; ++y) {
         for (int64_t x = 0; x < window.kernel[1]; ++x) {
           if (row.first <= y && y < row.last && column.first <= x && x < column.last) continue;
           const int32_t* sums = position_sums.data() + static_cast<size_t>(y * window.kernel[1] + x) * channels;
-          for (size_t channel = 0; channel < channels; ++channel)
-            values_[channel * stride + place] += sums[channel];
+          for (size_t channel = 0; channel < channels; ++channel) totals[channel] += sums[channel];
         }
       }
+      for (size_t channel = 0; channel < channels; ++channel)
+        values_[channel * stride + place] = totals[channel];
     }
   }
 }

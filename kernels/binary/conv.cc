@@ -8,12 +8,12 @@ namespace {
 
 // Enough tasks that a few threads share them evenly, few enough that their panels stay in the cache.
 constexpr int64_t kStripsWanted = 32;
-// Every part of the channels fills its panels anew.
-constexpr int64_t kPartsWanted = 8;
 
+// Where strips are few, and have one panel each, parts of the channels share it.
 int64_t count_parts(const ConvWeights& weights, int64_t strips) {
   const int64_t most = words_of(weights.out_channels / weights.group);
-  return std::clamp<int64_t>(kPartsWanted / (strips * weights.group), 1, most);
+  const int64_t tasks = std::max<int64_t>(strips * weights.group, 1);
+  return std::clamp<int64_t>((kStripsWanted + tasks - 1) / tasks, 1, most);
 }
 
 }  // namespace
@@ -30,8 +30,10 @@ Conv::Conv(const Kernel& kernel, const ConvWeights& weights,
       pixels_(input.batch * out_height_ * out_width_),
       panels_((pixels_ + kTileLanes - 1) / kTileLanes),
       strips_(std::min(panels_, kStripsWanted)),
-      parts_(count_parts(weights, std::max<int64_t>(strips_, 1))),
-      panel_words_(task_count() * kTileLanes * weights.row_words()) {}
+      parts_(count_parts(weights, strips_)),
+      panel_words_(strips_ * weights.group * kTileLanes * weights.row_words()),
+      strip_panels_(new Panel[static_cast<size_t>(strips_ * weights.group)]),
+      fillings_(strips_ * weights.group) {}
 
 Conv::Task Conv::task_at(int64_t task) const {
   const int64_t part = task % parts_;
@@ -45,7 +47,7 @@ Conv::Task Conv::task_at(int64_t task) const {
   return {{panels_ * strip / strips_, panels_ * (strip + 1) / strips_},
           group,
           {channel_at(part), channel_at(part + 1)},
-          panel_words_.get() + task * kTileLanes * weights_.row_words()};
+          task / parts_};
 }
 
 // Which pixels a panel has, and where their results go.
@@ -134,10 +136,13 @@ void Conv::run_task(int64_t index, const Output& out,
                     void (*multiply)(const ConvRows&, const Panel&, Range,
                                      const Output&)) const noexcept {
   const Task task = task_at(index);
-  Panel panel;
-  panel.words = task.words;
+  Panel& panel = strip_panels_[static_cast<size_t>(task.strip)];
   for (int64_t at = task.panels.first; at < task.panels.last; ++at) {
-    fill(at, task.group, panel);
+    const auto fill_panel = [&](int64_t strip) {
+      panel.words = panel_words_.get() + strip * kTileLanes * weights_.row_words();
+      fill(at, task.group, panel);
+    };
+    parts_ == 1 ? fill_panel(task.strip) : fillings_.need(task.strip, task.strip + 1, fill_panel);
     multiply(rows(), panel, task.channels, out);
   }
 }

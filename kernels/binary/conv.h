@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "binary/aligned_words.h"
 #include "binary/borders.h"
 #include "binary/kernels.h"
+#include "cpu/pieces.h"
 
 namespace onnxcomp::binary {
 
@@ -43,7 +45,7 @@ class Conv {
     Range panels;
     int64_t group;
     Range channels;
-    uint64_t* words;
+    int64_t strip;  // and group
   };
   template <class Output>
   void run_task(int64_t task, const Output& out,
@@ -65,7 +67,9 @@ class Conv {
   int64_t panels_;
   int64_t strips_;  // of panels
   int64_t parts_;   // of a group's channels
-  AlignedWords panel_words_;  // [tasks, kTileBlocks, row_words, kLanes]
+  AlignedWords panel_words_;  // [strips, groups, kTileBlocks, row_words, kLanes]
+  std::unique_ptr<Panel[]> strip_panels_;  // [strips, groups], the one that is multiplied
+  Pieces fillings_;                        // of them, where parts share them
 };
 
 }  // namespace onnxcomp::binary

@@ -6,7 +6,7 @@ namespace onnxcomp::ort {
 namespace {
 
 // Fewer floats than this are packed in less time than waking a thread takes.
-constexpr int64_t kSmallestParallelPacking = int64_t{1} << 16;
+constexpr int64_t kSmallestParallelPacking = int64_t{1} << 15;
 
 // Thresholds of one for all channels, or one for each.
 binary::PackInput pack_input(const PackSigns::Kernel& op, const TensorView& x,

@@ -11,7 +11,7 @@
 namespace onnxcomp::ort {
 
 // Fewer words than this are compared in less time than waking a thread takes.
-inline constexpr int64_t kSmallestParallelWork = int64_t{1} << 18;
+inline constexpr int64_t kSmallestParallelWork = int64_t{1} << 17;
 
 // Where a model leaves out what the operator requires, onnxruntime may hand on that it is not there.
 inline TensorView thresholds_of(FunctionTable api, const KernelContext* context, size_t input,

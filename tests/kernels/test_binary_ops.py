@@ -116,6 +116,24 @@ def test_threads_change_no_bit() -> None:
     np.testing.assert_array_equal(run(ours, x, threads=4), run(ours, x))
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("shape", [(1, 256, 9, 9), (1, 200, 13, 11), (2, 130, 3, 3)])
+def test_threads_that_share_panels_change_no_bit(shape: tuple[int, ...], threads: int) -> None:
+    # Fewer panels than tasks: several compute channels of one panel.
+    channels = shape[1]
+    packed = binary_layers.pack_conv(random_signs(channels, channels, 3, 3), pads=(1, 1, 1, 1))
+    layer = [
+        node("PackSigns", ["X"], "bits", comparison=1),
+        node("BinaryConv", ["bits", "w"], "Y", **packed.attributes),
+    ]
+    ours = model(layer, shape, w=packed.bits)
+    session, alone = open_model(ours, threads=threads), open_model(ours)
+    for seed in range(20):  # who fills a panel differs, and what was in it is overwritten
+        x = random_signs(*shape, seed=seed)
+        y = session.run(["Y"], {"X": x})[0]
+        np.testing.assert_array_equal(y, alone.run(["Y"], {"X": x})[0])
+
+
 @pytest.mark.parametrize("shape", [(1, 3, 170, 191), (2, 100, 29, 13), (70, 1000), (1, 65, 2000)])
 def test_threads_share_planes_of_any_size(shape: tuple[int, ...]) -> None:
     pack = model([node("PackSigns", ["X"], "Y", comparison=0)], shape, output=np.uint64)
