@@ -15,7 +15,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -137,7 +137,7 @@ def measure(
         fp32_ms, int8_ms, *ours_ms = medians_ms(runs, rounds, threads)
     return [
         {
-            "op": operator,
+            "op": f"binary_{operator.removeprefix('Binary').lower()}",
             "layer": name,
             "pattern": "signs",
             "sparsity": 0.0,
@@ -151,25 +151,28 @@ def measure(
     ]
 
 
-def rows(threads: int, rounds: int) -> list[Row]:
+def rows(threads: int, rounds: int, only: str = "") -> Iterator[Row]:
+    """Of all layers whose op, name and pattern contain ``only``."""
     rng = np.random.default_rng(0)
-    found: list[Row] = []
     for channels, size, kernel in CONVS:
+        name = f"{kernel}x{kernel} {channels} @{size}"
+        if only not in f"binary_conv {name} signs":
+            continue
         pads = (kernel // 2,) * 4
         weight = rng.choice(np.array([-1, 1], np.float32), (channels, channels, kernel, kernel))
         x = rng.standard_normal((1, channels, size, size)).astype(np.float32)
         layer = helper.make_node("Conv", ["X", "W"], ["Y"], pads=pads)
         packed = binary_layers.pack_conv(weight, pads=pads)
-        name = f"{kernel}x{kernel} {channels} @{size}"
-        found += measure(name, layer, x, weight, packed, threads, rounds)
+        yield from measure(name, layer, x, weight, packed, threads, rounds)
     for batch, features in GEMMS:
+        name = f"FC {features} batch {batch}"
+        if only not in f"binary_gemm {name} signs":
+            continue
         weight = rng.choice(np.array([-1, 1], np.float32), (features, features))
         x = rng.standard_normal((batch, features)).astype(np.float32)
         layer = helper.make_node("MatMul", ["X", "W"], ["Y"])
         packed_gemm = binary_layers.pack_gemm(weight)
-        name = f"FC {features} batch {batch}"
-        found += measure(name, layer, x, weight, packed_gemm, threads, rounds)
-    return found
+        yield from measure(name, layer, x, weight, packed_gemm, threads, rounds)
 
 
 def main() -> None:
@@ -180,7 +183,7 @@ def main() -> None:
     options = parser.parse_args()
     found = rows(options.threads, options.rounds)
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(list(found), indent=1))
         return
     for row in found:
         fp32, int8 = (row[kind] / row["ours_ms"] for kind in ("ort_fp32_ms", "ort_int8_ms"))

@@ -1,11 +1,11 @@
-"""Sparse operators beside onnxruntime's own, float32 and U8S8 QDQ, on the same layers.
+"""Sparse and binary operators beside onnxruntime's own, float32 and U8S8 QDQ, on the same layers.
 
     python tests/benchmarks/bench_kernels.py --json speeds.json
 
 All sessions of a layer take turns in one process; a figure is the median of its single runs, by
 wall time, with inputs and outputs bound in place. int8 models read and write codes, those of
-float32 floats; patterns are outputs x inputs. The json is a list of {op, layer, pattern, sparsity,
-threads, isa, ours_ms, ort_fp32_ms, ort_int8_ms}.
+float32 floats; patterns are outputs x inputs. Binary layers are those of bench_binary.py. The json
+is a list of {op, layer, pattern, sparsity, threads, isa, ours_ms, ort_fp32_ms, ort_int8_ms}.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from bench_binary import rows as binary_rows
 from pinned_threads import options_for, staying, warm_s
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -43,7 +44,7 @@ from onnxcomp.kernels.sparse_conv import pack_conv
 from onnxcomp.kernels.sparse_int8 import PackedInt8, Window, available_isas, pack_int8
 
 Row = dict[str, Any]
-ROW_NAMES = ("op", "layer", "pattern")
+ROW_NAMES = ("op", "layer", "pattern", "isa")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,30 +185,35 @@ def measure(layer: Layer, sparsity: float, threads: int, rounds: int) -> Row:
     }
 
 
+def measured(only: str, threads: list[int], rounds: int) -> Iterator[Row]:
+    """The rows of all layers whose op, name and pattern contain ``only``."""
+    for layer in LAYERS:
+        if only in f"{layer.op} {layer.name} {layer.pattern}":
+            for sparsity in layer.sparsities:
+                for count in threads:
+                    yield measure(layer, sparsity, count, rounds)
+    for count in threads:
+        yield from binary_rows(count, rounds, only)
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--rounds", type=int, default=60, help="runs that a median is of")
+    parser.add_argument("--rounds", type=int, default=120, help="runs that a median is of")
     parser.add_argument("--only", default="", help="layers whose op, name and pattern contain this")
     arguments = parser.parse_args()
     rows = []
-    print("op | layer | pattern | zeros | threads | ours ms | x fp32 | x int8")
-    for layer in LAYERS:
-        if arguments.only not in f"{layer.op} {layer.name} {layer.pattern}":
-            continue
-        for sparsity in layer.sparsities:
-            for threads in arguments.threads:
-                row = measure(layer, sparsity, threads, arguments.rounds)
-                rows.append(row)
-                ours_ms, named = row["ours_ms"], " | ".join(row[k] for k in ROW_NAMES)
-                print(
-                    f"{named} | {sparsity:.0%} | {threads} | "
-                    f"{ours_ms:.3f} | {row['ort_fp32_ms'] / ours_ms:.1f} | "
-                    f"{row['ort_int8_ms'] / ours_ms:.1f}",
-                    flush=True,
-                )
+    print("op | layer | pattern | isa | zeros | threads | ours ms | x fp32 | x int8")
+    for row in measured(arguments.only, arguments.threads, arguments.rounds):
+        rows.append(row)
+        ours_ms, named = row["ours_ms"], " | ".join(row[k] for k in ROW_NAMES)
+        print(
+            f"{named} | {row['sparsity']:.0%} | {row['threads']} | {ours_ms:.3f} | "
+            f"{row['ort_fp32_ms'] / ours_ms:.1f} | {row['ort_int8_ms'] / ours_ms:.1f}",
+            flush=True,
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
