@@ -1,6 +1,6 @@
 """What the operators do about memory, measured in a process that nothing else has used.
 
-    python tests/operator_memory.py growth SESSIONS WARM
+    python tests/operator_memory.py growth SESSIONS WARM STRETCHES
     python tests/operator_memory.py little OPERATOR
 
 The first prints the bytes that each session leaves; the second a JSON list of what a run said,
@@ -13,6 +13,7 @@ import gc
 import json
 import resource
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +29,20 @@ def _pages() -> tuple[int, int]:
     return int(size), int(resident)
 
 
-def growth(sessions: int, warm: int) -> float:
-    """Bytes that stay in memory for each session with every operator, once caches are full."""
+def growth(sessions: int, warm: int, stretches: int) -> float:
+    """Bytes that stay in memory for each session with every operator, once caches are full.
+
+    A leak adds as much to every stretch of so many sessions, the heap now and then moves only one:
+    the least of them.
+    """
     every, feed = model_of(*CALLS.values()), feed_of(*CALLS.values())
-    before = 0
-    for done in range(warm + sessions):
-        if done == warm:
+    pages = []
+    for done in range(warm + stretches * sessions + 1):
+        if done >= warm and (done - warm) % sessions == 0:
             gc.collect()
-            before = _pages()[1]
+            pages.append(_pages()[1])
         open_model(every).run(None, feed)
-    gc.collect()
-    return (_pages()[1] - before) * PAGE / sessions
+    return min(after - before for before, after in pairwise(pages)) * PAGE / sessions
 
 
 def little(operator: str) -> list[str]:
@@ -62,6 +66,6 @@ def little(operator: str) -> list[str]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "growth":
-        print(growth(int(sys.argv[2]), int(sys.argv[3])))
+        print(growth(*map(int, sys.argv[2:])))
     else:
         print(json.dumps(little(sys.argv[2])))
