@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -21,6 +22,8 @@ from onnxcomp.options import (
     working,
 )
 from onnxcomp.program import interruption_names
+
+TARGETS = ("bits", "min_sqnr_db", "target_bytes", "max_drop")  # one of them, or --lossless
 
 base_option = click.option(
     "--base",
@@ -46,42 +49,65 @@ def _output_option(metavar: str, default: str) -> Decorator:
     )
 
 
-def quality_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What a quantized model has to keep."""
-    options = (
-        click.option(
-            "--bits",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="B",
-            help="Quantize to so many bits a weight, on average.",
-        ),
-        click.option(
-            "--min-sqnr",
-            type=float,
-            metavar="DB",
-            help="Quantize as far as the outputs keep this SQNR.",
-        ),
-        click.option(
-            "--target-bytes",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Quantize so that the container has at most so many bytes.",
-        ),
-        click.option(
-            "--max-drop",
-            type=click.FloatRange(min=0),
-            metavar="POINTS",
-            help="Quantize as far as --evaluate loses at most so many points.",
-        ),
-        click.option(
-            "--trellis",
-            is_flag=True,
-            help="Let codes of quantized weights depend on each other, for a smaller file.",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _one_quality(lossless: bool, trellis: bool, targets: dict[str, Any]) -> dict[str, Any] | None:
+    """What the options ask a quantized model to keep; None for all of it."""
+    if lossless + sum(value is not None for value in targets.values()) != 1:
+        raise click.UsageError(
+            "say --lossless or how good it has to be: one of --bits, --min-sqnr, --target-bytes, "
+            "--max-drop"
+        )
+    if lossless and trellis:
+        raise click.UsageError("--trellis is a way to quantize; --lossless does not")
+    return None if lossless else {**targets, "trellis": trellis}
+
+
+_QUALITY_OPTIONS: tuple[Decorator, ...] = (
+    click.option("--lossless", is_flag=True, help="Give back every bit when it is unpacked."),
+    click.option(
+        "--bits",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="B",
+        help="Quantize to so many bits a weight, on average.",
+    ),
+    click.option(
+        "--min-sqnr",
+        "min_sqnr_db",
+        type=float,
+        metavar="DB",
+        help="Quantize as far as the outputs keep this SQNR.",
+    ),
+    click.option(
+        "--target-bytes",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Quantize so that the container has at most so many bytes.",
+    ),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(min=0),
+        metavar="POINTS",
+        help="Quantize as far as --evaluate loses at most so many points.",
+    ),
+    click.option(
+        "--trellis",
+        is_flag=True,
+        help="Let codes of quantized weights depend on each other, for a smaller file.",
+    ),
+)
+
+
+def quality_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that reach the command as one argument ``quality``, of `Quality` or None."""
+
+    @functools.wraps(command)
+    def collected(lossless: bool, trellis: bool, **options: Any) -> None:
+        targets = {name: options.pop(name) for name in TARGETS}
+        command(quality=_one_quality(lossless, trellis, targets), **options)
+
+    wrapped: Callable[..., None] = collected
+    for option in reversed(_QUALITY_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
 
 
 @click.command(
@@ -94,7 +120,6 @@ def quality_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @model_argument()
 @_output_option("OUT.oxc", "<model>.oxc")
-@click.option("--lossless", is_flag=True, help="Give back every bit when it is unpacked.")
 @quality_options
 @calibration_option
 @evaluate_option
@@ -115,55 +140,35 @@ def quality_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def pack_command(
     model: Path,
     output: Path | None,
-    lossless: bool,
-    bits: float | None,
-    min_sqnr: float | None,
-    target_bytes: int | None,
-    max_drop: float | None,
-    trellis: bool,
+    quality: dict[str, Any] | None,
     calibration: str | None,
     evaluate: str | None,
     seed: int,
-    base: Path | None,
-    prefer: Literal["size", "speed"],
-    threads: int | None,
     top: int,
     as_json: bool,
+    **storing: Any,
 ) -> None:
     """Pack MODEL into a small container."""
-    _check_one_target(lossless, bits, min_sqnr, target_bytes, max_drop)
-    if lossless and trellis:
-        raise click.UsageError("--trellis is a way to quantize; --lossless does not")
     output = output or model.with_suffix(".oxc")
     with interruption_names(output), working() as progress:
         progress.stage(f"reading {model.name}")
         quantized = None
-        if lossless:
+        if quality is None:
             from onnxcomp.container_packing import pack
 
-            found = pack(
-                model, output, base=base, prefer=prefer, threads=threads, progress=progress
-            )
+            found = pack(model, output, progress=progress, **storing)
         else:
             from onnxcomp.coding_search import Quality, pack_quantized
 
             found, quantized = pack_quantized(
                 model,
                 output,
-                Quality(
-                    bits=bits,
-                    min_sqnr_db=min_sqnr,
-                    target_bytes=target_bytes,
-                    max_drop=max_drop,
-                    trellis=trellis,
-                ),
+                Quality(**quality),
                 calibration=calibration,
                 evaluator=evaluate,
-                base=base,
-                prefer=prefer,
-                threads=threads,
                 seed=seed,
                 progress=progress,
+                **storing,
             )
     if as_json:
         figures = {} if quantized is None else {"quantized": quantized.as_dict()}
@@ -175,14 +180,6 @@ def pack_command(
     print_contents(make_console(), found, top)
     if quantized is not None:
         click.echo(quantized.in_words())
-
-
-def _check_one_target(lossless: bool, *targets: float | None) -> None:
-    if lossless + sum(value is not None for value in targets) != 1:
-        raise click.UsageError(
-            "say --lossless or how good it has to be: one of --bits, --min-sqnr, --target-bytes, "
-            "--max-drop"
-        )
 
 
 @click.command("unpack", **help_settings("unpack model.oxc -o model.onnx"))
