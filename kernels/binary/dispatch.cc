@@ -4,29 +4,21 @@
 #include "cpu/kernel_choice.h"
 
 namespace onnxcomp::binary {
-namespace {
-
-std::vector<const Kernel*> detect_kernels() {
-  std::vector<const Kernel*> found;
-  [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
-#ifdef ONNXCOMP_HAVE_AVX512
-  if (cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512_vpopcntdq && cpu.avx2)
-    found.push_back(&kAvx512);
-#endif
-#ifdef ONNXCOMP_HAVE_AVX2
-  if (cpu.avx2) found.push_back(&kAvx2);
-#endif
-#ifdef ONNXCOMP_HAVE_NEON
-  if (cpu.neon) found.push_back(&kNeon);
-#endif
-  found.push_back(&kPortable);
-  return found;
-}
-
-}  // namespace
 
 const std::vector<const Kernel*>& available_kernels() {
-  static const std::vector<const Kernel*> kernels = detect_kernels();
+  [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
+  static const std::vector<const Kernel*> kernels = supported_kernels<Kernel>({
+#ifdef ONNXCOMP_HAVE_AVX512
+      {kAvx512, cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512_vpopcntdq && cpu.avx2},
+#endif
+#ifdef ONNXCOMP_HAVE_AVX2
+      {kAvx2, cpu.avx2},
+#endif
+#ifdef ONNXCOMP_HAVE_NEON
+      {kNeon, cpu.neon},
+#endif
+      {kPortable, true},
+  });
   return kernels;
 }
 

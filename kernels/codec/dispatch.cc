@@ -4,28 +4,21 @@
 #include "cpu/kernel_choice.h"
 
 namespace onnxcomp::codec {
-namespace {
-
-std::vector<const LaneKernel*> detect_kernels() {
-  std::vector<const LaneKernel*> found;
-  [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
-#ifdef ONNXCOMP_HAVE_AVX512
-  if (cpu.avx512f && cpu.avx512bw && cpu.avx512vl) found.push_back(&kAvx512Lanes);
-#endif
-#ifdef ONNXCOMP_HAVE_AVX2
-  if (cpu.avx2) found.push_back(&kAvx2Lanes);
-#endif
-#ifdef ONNXCOMP_HAVE_NEON
-  if (cpu.neon) found.push_back(&kNeonLanes);
-#endif
-  found.push_back(&kPortableLanes);
-  return found;
-}
-
-}  // namespace
 
 const std::vector<const LaneKernel*>& available_kernels() {
-  static const std::vector<const LaneKernel*> kernels = detect_kernels();
+  [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
+  static const std::vector<const LaneKernel*> kernels = supported_kernels<LaneKernel>({
+#ifdef ONNXCOMP_HAVE_AVX512
+      {kAvx512Lanes, cpu.avx512f && cpu.avx512bw && cpu.avx512vl},
+#endif
+#ifdef ONNXCOMP_HAVE_AVX2
+      {kAvx2Lanes, cpu.avx2},
+#endif
+#ifdef ONNXCOMP_HAVE_NEON
+      {kNeonLanes, cpu.neon},
+#endif
+      {kPortableLanes, true},
+  });
   return kernels;
 }
 

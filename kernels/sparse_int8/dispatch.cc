@@ -4,34 +4,27 @@
 #include "cpu/kernel_choice.h"
 
 namespace onnxcomp::sparse_int8 {
-namespace {
-
-std::vector<const Kernel*> detect_kernels() {
-  std::vector<const Kernel*> found;
-  [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
-#ifdef ONNXCOMP_HAVE_AVX512
-  if (cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512_vnni) found.push_back(&kAvx512);
-#endif
-#ifdef ONNXCOMP_HAVE_AVX2
-  if (cpu.avx2) found.push_back(&kAvx2);
-#endif
-#ifdef ONNXCOMP_HAVE_NEON_I8MM
-  if (cpu.i8mm) found.push_back(&kNeonI8mm);
-#endif
-#ifdef ONNXCOMP_HAVE_NEON_DOTPROD
-  if (cpu.dotprod) found.push_back(&kNeonDotProd);
-#endif
-#ifdef ONNXCOMP_HAVE_NEON
-  if (cpu.neon) found.push_back(&kNeon);
-#endif
-  found.push_back(&kPortable);
-  return found;
-}
-
-}  // namespace
 
 const std::vector<const Kernel*>& available_kernels() {
-  static const std::vector<const Kernel*> kernels = detect_kernels();
+  [[maybe_unused]] const CpuFeatures& cpu = cpu_features();
+  static const std::vector<const Kernel*> kernels = supported_kernels<Kernel>({
+#ifdef ONNXCOMP_HAVE_AVX512
+      {kAvx512, cpu.avx512f && cpu.avx512bw && cpu.avx512vl && cpu.avx512_vnni},
+#endif
+#ifdef ONNXCOMP_HAVE_AVX2
+      {kAvx2, cpu.avx2},
+#endif
+#ifdef ONNXCOMP_HAVE_NEON_I8MM
+      {kNeonI8mm, cpu.i8mm},
+#endif
+#ifdef ONNXCOMP_HAVE_NEON_DOTPROD
+      {kNeonDotProd, cpu.dotprod},
+#endif
+#ifdef ONNXCOMP_HAVE_NEON
+      {kNeon, cpu.neon},
+#endif
+      {kPortable, true},
+  });
   return kernels;
 }
 
