@@ -15,10 +15,12 @@ from onnxcomp.graph import (
     is_standard,
     only_reader,
     producer,
+    remove_unused,
     volume,
 )
 from onnxcomp.quantization import Array
-from onnxcomp.space_to_depth import convolve_pixels
+from onnxcomp.rewriting import peek
+from onnxcomp.space_to_depth import convolve_blocks, spread_weight, stacked_pixels
 from onnxcomp.targets import Target
 from onnxcomp.units import FOLDED
 
@@ -49,6 +51,17 @@ def _is_inside(node: gs.Node, target: Target) -> bool:
     maker = producer(node.inputs[0])
     readers = consumers(node.outputs[0])
     return maker is not None and maker.op in inside and any(n.op in inside for n in readers)
+
+
+def convolve_pixels(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:
+    """Conv(stacked pixels of x) -> Conv'(x): integers have no kernels for Slice with steps."""
+    blocks = stacked_pixels(node, lambda tensor: tensor.shape)
+    if blocks is None or only_reader(graph, node.inputs[0]) is not node:
+        return
+    weight = node.inputs[1]
+    name = names.fresh(f"{weight.name}.pixels")
+    convolve_blocks(node, blocks, gs.Constant(name, spread_weight(peek(weight), blocks)))
+    remove_unused(graph)
 
 
 def pool_mean(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:

@@ -18,6 +18,7 @@ from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.redundancy import REDUNDANCY_RULES
 from onnxcomp.rewriting import Budget, Rule, Scope, scopes
 from onnxcomp.sizes import SHAPE_RULES
+from onnxcomp.space_to_depth import PIXEL_RULES
 from onnxcomp.views import VIEW_RULES
 
 MEASURED_ROUNDS = 4
@@ -108,6 +109,7 @@ class SimplifyGraph(Pass):
         tables = [
             (self.remove_redundant, REDUNDANCY_RULES),
             (self.remove_redundant, VIEW_RULES),
+            (self.remove_redundant, PIXEL_RULES),
             (self.fuse_batch_norm, BATCH_NORM_RULES),
             (self.fuse_affine, AFFINE_RULES),
             (self.fold_constants, SHAPE_RULES),
