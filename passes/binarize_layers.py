@@ -24,12 +24,12 @@ from onnxcomp.layer_latency import LEAST_MS, net_times
 from onnxcomp.linear_layers import LinearLayer, reason_against
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.passes.lower_binary import LowerBinary
-from onnxcomp.recovery import SideBySide
 from onnxcomp.recovery_targets import Target, target_of
 from onnxcomp.refitting import Recovered, refit
 from onnxcomp.regression import Fit
 from onnxcomp.runtime import open_session
 from onnxcomp.shapes import infer_shapes
+from onnxcomp.side_by_side import SideBySide
 from onnxcomp.sign_inputs import SignReader
 from onnxcomp.stepping import can_step
 from onnxcomp.timing import model_times

@@ -8,15 +8,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxcomp import recovery
+from onnxcomp import side_by_side
 from onnxcomp.calibration import Calibration
 from onnxcomp.gram import Window
 from onnxcomp.graph import Names, constants
 from onnxcomp.layer_inputs import sampled_rows
 from onnxcomp.linear_layers import LinearLayer
 from onnxcomp.model import check_graph
-from onnxcomp.recovery import Kept, recover
+from onnxcomp.recovery import recover
 from onnxcomp.runtime import Feed, open_session
+from onnxcomp.side_by_side import Kept
 from onnxcomp.testing import graph_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -246,7 +247,7 @@ def test_layers_that_cannot_be_refitted_are_named() -> None:
 
 def test_more_samples_are_taken_once_tensors_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, kept = convnet()
-    monkeypatch.setattr(recovery, "HELD_VALUES", 8 * 12 * 9 * 9)  # eight of the first Conv's
+    monkeypatch.setattr(side_by_side, "HELD_VALUES", 8 * 12 * 9 * 9)  # eight of the first Conv's
     feeds = mixed(4, 80, 6, 9, 9)
     found = [narrowed(graph, kept) for _ in range(2)]
     recover(graph, found[0], kept, calibration(graph, feeds[:8]))
