@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from onnxcomp.errors import KernelError
 from onnxcomp.kernels import _native
-from onnxcomp.kernels.arguments import called
+from onnxcomp.kernels.arguments import called, contiguous, lists_of
 from onnxcomp.kernels.reference import FORMAT_VERSION, PackedWeights, pack
 
 __all__ = [
@@ -72,18 +72,12 @@ def sparse_matmul(
     """
     if x.ndim == 0 or x.shape[-1] != packed.in_features:
         raise KernelError(f"x has shape {list(x.shape)}, expected [..., {packed.in_features}]")
-    arrays = {"x": x, "values": packed.values, "bias": bias}
-    for name, array in arrays.items():
-        if array is not None and array.dtype != np.float32:
-            raise KernelError(f"{name} is {array.dtype}, expected float32")
     y = called(
         "SparseMatMul",
         _native.sparse_matmul,
-        np.ascontiguousarray(x.reshape(-1, packed.in_features)),
-        np.ascontiguousarray(packed.values),
-        np.ascontiguousarray(packed.indices, dtype=np.int32),
-        np.ascontiguousarray(packed.offsets, dtype=np.int32),
-        None if bias is None else np.ascontiguousarray(bias),
+        contiguous("x", x, np.float32).reshape(-1, packed.in_features),
+        *lists_of(packed, np.float32),
+        None if bias is None else contiguous("bias", bias, np.float32),
         packed.in_features,
         packed.out_features,
         packed.block_size,

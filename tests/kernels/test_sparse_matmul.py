@@ -119,6 +119,8 @@ PACKED = kernels.pack(np.eye(6, 6, dtype=np.float32), block_size=2)
         ({"indices": PACKED.indices[::-1]}, "an index is 4, expected more than the 5 before it"),
         ({"values": PACKED.values[1:]}, "the number of values is 10, expected 12"),
         ({"values": PACKED.values.astype(np.float64)}, "values is float64, expected float32"),
+        ({"indices": PACKED.indices.astype(np.int64)}, "indices is int64, expected int32"),
+        ({"offsets": PACKED.offsets.astype(np.int64)}, "offsets is int64, expected int32"),
         ({"offsets": PACKED.offsets + 1}, r"offsets\[0\] is 1, expected 0"),
         ({"offsets": PACKED.offsets[[0, 2, 1, 3]]}, "offsets is 2, expected at least 4"),
         ({"offsets": PACKED.offsets * 2}, "the last offset is 12, expected 6"),
@@ -137,6 +139,8 @@ def test_misfit_arguments_are_refused() -> None:
         kernels.sparse_matmul(x, PACKED, np.ones(5, np.float32))
     with pytest.raises(KernelError, match="x is float64"):
         kernels.sparse_matmul(x.astype(np.float64), PACKED)
+    with pytest.raises(KernelError, match="bias is float64, expected float32"):
+        kernels.sparse_matmul(x, PACKED, np.ones(6))
     with pytest.raises(KernelError, match="x has shape"):
         kernels.sparse_matmul(np.array(1, np.float32), PACKED)
 
