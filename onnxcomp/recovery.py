@@ -17,8 +17,7 @@ from onnxcomp.changed_layers import changed_readers
 from onnxcomp.factor_refinement import refit_factors
 from onnxcomp.factored_layers import FactoredLayer, Written
 from onnxcomp.graph import Names, label
-from onnxcomp.linear_layers import LinearLayer
-from onnxcomp.linear_layers import reason_against as reason_against_layer
+from onnxcomp.linear_layers import LinearLayer, reason_against
 from onnxcomp.recovery_targets import target_of
 from onnxcomp.recurrent_layers import RECURRENT
 from onnxcomp.refitting import Fitter, Recovered, refit, refit_recurrent, refit_together
@@ -68,58 +67,90 @@ def recover(
         CalibrationError: the samples do not fit.
         UnsupportedModel: onnxruntime cannot run a part of a graph.
     """
-    recovered, fitters = Recovered(), fitters or {}
-    layers: list[LinearLayer] = []
-    changed = {id(node) for node in changed_readers(original, pruned, kept)}
-    readers = [node for node in pruned.nodes if id(node) in changed or label(node) in fitters]
-    shared, reasons = find_shared(readers, pruned, lambda node: _reason_against(node, original))
-    for node in readers:
-        reason = reasons.get(label(node)) or _reason_against(node, original)
-        if reason is None:
-            layers.append(LinearLayer.of(node))
-        else:
-            recovered.skipped[label(node)] = reason
+    recovery = _Recovery(original, pruned, kept, written or {}, fitters or {})
     if not (can_step(original) and can_step(pruned)):
-        reason = "the graph makes lists, or has inputs with defaults"
-        recovered.skipped |= {label(layer.node): reason for layer in layers}
-        return recovered
+        recovery.skip_all("the graph makes lists, or has inputs with defaults")
+        return recovery.recovered
     walk = SideBySide(original, pruned, kept, calibration.feeds(samples), seed, rows)
-    walk.look_ahead(shared)
-    names = Names(pruned)
-    waiting = {id(layer.node) for layer in layers}
-    known = original.tensors()
-    makers = {t.name: node for node in original.nodes for t in node.outputs}
-    for index, layer in enumerate(layers):
+    walk.look_ahead(recovery.shared)
+    for index, layer in enumerate(recovery.layers):
         if advance is not None:
-            advance(index, len(layers))
-        together = next((found for found in shared if found.has(layer)), None)
-        if layer.node.op in RECURRENT:
-            waiting.discard(id(layer.node))
-            refit_recurrent(layer.node, walk, names, recovered)
-        elif together is None:
-            waiting.discard(id(layer.node))
-            target, old = target_of(layer, known, waiting), makers.get(layer.node.outputs[0].name)
-            row = FactoredLayer.of(layer, old, known, written or {})
-            if row is None:
-                fit = fitters.get(label(layer.node), refit)
-                fit(layer, target, walk, names, recovered)
+            advance(index, len(recovery.layers))
+        recovery.refit(layer, walk)
+    return recovery.recovered
+
+
+class _Recovery:
+    """One call of `recover`.
+
+    Attributes:
+        layers: of the pruned graph, to refit in this order.
+        shared: those of them with the same weights.
+        recovered: what came of it so far.
+    """
+
+    def __init__(
+        self,
+        original: gs.Graph,
+        pruned: gs.Graph,
+        kept: Kept,
+        written: Written,
+        fitters: Mapping[str, Fitter],
+    ) -> None:
+        """Finds the layers, and the reasons against others."""
+        self._written, self._fitters = written, fitters
+        self._known, self._names = original.tensors(), Names(pruned)
+        self._makers = {t.name: node for node in original.nodes for t in node.outputs}
+        self.layers: list[LinearLayer] = []
+        self.recovered = Recovered()
+        changed = {id(node) for node in changed_readers(original, pruned, kept)}
+        nodes = [n for n in pruned.nodes if id(n) in changed or label(n) in fitters]
+        self.shared, reasons = find_shared(nodes, pruned, self._reason_against)
+        for node in nodes:
+            reason = reasons.get(label(node)) or self._reason_against(node)
+            if reason is None:
+                self.layers.append(LinearLayer.of(node))
             else:
-                refit_factors(row, target, walk, names, recovered)
-        elif id(layer.node) in waiting:
-            waiting -= {id(other.node) for other in together.layers}
-            refit_together(together, walk, names, recovered)
-    return recovered
+                self.recovered.skipped[label(node)] = reason
+        self._waiting = {id(layer.node) for layer in self.layers}
 
-
-def _reason_against(node: gs.Node, original: gs.Graph) -> str | None:
-    reason = reason_against_layer(node)
-    if reason is not None:
-        return reason
-    if node.op in RECURRENT:
+    def _reason_against(self, node: gs.Node) -> str | None:
+        reason = reason_against(node)
+        if reason is not None:
+            return reason
+        if node.op in RECURRENT:
+            return None
+        layer = LinearLayer.of(node)
+        if layer.weights.shape[-1] > WIDEST:
+            return f"more than {WIDEST} inputs an output"
+        if layer.made.name not in self._known:
+            return "the original has nothing to compare it with"
         return None
-    layer = LinearLayer.of(node)
-    if layer.weights.shape[-1] > WIDEST:
-        return f"more than {WIDEST} inputs an output"
-    if layer.made.name not in original.tensors():
-        return "the original has nothing to compare it with"
-    return None
+
+    def skip_all(self, reason: str) -> None:
+        """Leaves all layers as they are."""
+        self.recovered.skipped |= {label(layer.node): reason for layer in self.layers}
+
+    def refit(self, layer: LinearLayer, walk: SideBySide) -> None:
+        """Refits a layer, those before it being settled, and with it those of the same weights."""
+        node, names, recovered = layer.node, self._names, self.recovered
+        together = next((found for found in self.shared if found.has(layer)), None)
+        if node.op in RECURRENT:
+            self._waiting.discard(id(node))
+            refit_recurrent(node, walk, names, recovered)
+        elif together is None:
+            self._waiting.discard(id(node))
+            self._refit_alone(layer, walk)
+        elif id(node) in self._waiting:
+            self._waiting -= {id(other.node) for other in together.layers}
+            refit_together(together, walk, names, recovered)
+
+    def _refit_alone(self, layer: LinearLayer, walk: SideBySide) -> None:
+        target = target_of(layer, self._known, self._waiting)
+        old = self._makers.get(layer.node.outputs[0].name)
+        row = FactoredLayer.of(layer, old, self._known, self._written)
+        if row is None:
+            fit = self._fitters.get(label(layer.node), refit)
+            fit(layer, target, walk, self._names, self.recovered)
+        else:
+            refit_factors(row, target, walk, self._names, self.recovered)
