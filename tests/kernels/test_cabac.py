@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from correlated_codes import correlated, entropy_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,11 +44,6 @@ def chunks(draw: st.DrawFn, most: int = 70) -> Codes:
             st.sampled_from([INT32.min, INT32.min + 1, INT32.max, 300, 0])
         )
     return codes
-
-
-def entropy_bits(codes: Codes) -> float:
-    counts = np.unique(codes, return_counts=True)[1]
-    return float(-(counts * np.log2(counts / codes.size)).sum())
 
 
 @given(chunks(), st.sampled_from(["auto", *coding.CABAC_PROFILES]))
@@ -136,15 +132,6 @@ def test_arbitrary_bytes_are_refused_or_decode_alike(
 ) -> None:
     compiled, twin = outcomes(bytes([2, profile]) + body, shape)
     assert compiled == twin
-
-
-def correlated(rows: int, columns: int) -> Codes:
-    """3x3 kernels whose neighbours are alike, and whose channels differ in scale."""
-    rng = np.random.default_rng(2)
-    white = rng.standard_normal((rows, columns, 5, 5))
-    smooth = sum(white[..., i : i + 3, j : j + 3] for i in range(3) for j in range(3)) / 3
-    scale = np.exp(rng.standard_normal((rows, 1, 1, 1)) * 0.4)
-    return np.rint(smooth * scale * 2).astype(np.int32).reshape(rows, columns, 9)
 
 
 def test_neighbours_tell_what_comes() -> None:

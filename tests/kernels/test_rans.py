@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from correlated_codes import correlated, entropy_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,11 +33,6 @@ def chunks(draw: st.DrawFn) -> Codes:
     if codes.size and draw(st.booleans()):
         codes.flat[rng.integers(codes.size)] = draw(st.sampled_from([-(2**31), 2**31 - 1, 300]))
     return codes
-
-
-def entropy_bits(codes: Codes) -> float:
-    counts = np.unique(codes, return_counts=True)[1]
-    return float(-(counts * np.log2(counts / codes.size)).sum())
 
 
 @given(chunks(), st.sampled_from(["auto", "raw", "rans"]), st.sampled_from(["size", "speed"]))
@@ -71,15 +67,6 @@ def test_every_profile_has_the_same_bytes_and_codes_on_every_processor(
         return
     for isa in coding.available_isas():
         np.testing.assert_array_equal(coding.decode(payload, codes.shape, isa=isa), codes)
-
-
-def correlated(rows: int, columns: int) -> Codes:
-    """3x3 kernels whose neighbours are alike, and whose channels differ in scale."""
-    rng = np.random.default_rng(2)
-    white = rng.standard_normal((rows, columns, 5, 5))
-    smooth = sum(white[..., i : i + 3, j : j + 3] for i in range(3) for j in range(3)) / 3
-    scale = np.exp(rng.standard_normal((rows, 1, 1, 1)) * 0.4)
-    return np.rint(smooth * scale * 2).astype(np.int32).reshape(rows, columns, 9)
 
 
 @pytest.mark.parametrize(
