@@ -29,6 +29,27 @@ class PackedLists:
         """The size of the three arrays, in bytes."""
         return self.values.nbytes + self.indices.nbytes + self.offsets.nbytes
 
+    def spread(self, inputs: int) -> npt.NDArray[Any]:
+        """The values of all inputs, [blocks, inputs, ...]: 0 where a list has no entry."""
+        blocks = len(self.offsets) - 1
+        dense = np.zeros((blocks, inputs, *self.values.shape[1:]), self.values.dtype)
+        dense[np.repeat(np.arange(blocks), np.diff(self.offsets)), self.indices] = self.values
+        return dense
+
+
+def entries_of(
+    kept: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The indices and offsets of lists of the inputs that are kept, of [blocks, inputs].
+
+    Raises ValueError for more entries than offsets can count.
+    """
+    counts = np.count_nonzero(kept, axis=1)
+    if counts.sum() > np.iinfo(np.int32).max:
+        raise ValueError(f"{counts.sum()} entries: offsets of 32 bits do not reach that far")
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return np.nonzero(kept)[1].astype(np.int32), offsets
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackedChannels(PackedLists):

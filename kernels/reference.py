@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnxcomp.kernels.packed_lists import PackedLists
+from onnxcomp.kernels.packed_lists import PackedLists, entries_of
 
 FORMAT_VERSION = 1
 BLOCK_SIZES = (1, 2, 4, 16)
@@ -51,13 +51,11 @@ def pack(weight: npt.NDArray[np.float32], *, block_size: int = 1) -> PackedWeigh
     padded = np.pad(weight, ((0, 0), (0, -out_features % block_size)))
     blocks = padded.reshape(in_features, -1, block_size).transpose(1, 0, 2)
     kept = (blocks != 0).any(axis=2)
-    counts = np.count_nonzero(kept, axis=1)
-    if counts.sum() > np.iinfo(np.int32).max:
-        raise ValueError(f"{counts.sum()} entries: offsets of 32 bits do not reach that far")
+    indices, offsets = entries_of(kept)
     return PackedWeights(
         values=blocks[kept],
-        indices=np.nonzero(kept)[1].astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        indices=indices,
+        offsets=offsets,
         in_features=in_features,
         out_features=out_features,
         block_size=block_size,
@@ -66,10 +64,7 @@ def pack(weight: npt.NDArray[np.float32], *, block_size: int = 1) -> PackedWeigh
 
 def unpack(packed: PackedWeights) -> npt.NDArray[np.float32]:
     """The dense weight [in_features, out_features] again."""
-    blocks = len(packed.offsets) - 1
-    dense = np.zeros((blocks, packed.in_features, packed.block_size), np.float32)
-    block_of = np.repeat(np.arange(blocks), np.diff(packed.offsets))
-    dense[block_of, packed.indices] = packed.values
+    dense = packed.spread(packed.in_features)
     columns = dense.transpose(1, 0, 2).reshape(packed.in_features, -1)
     return np.ascontiguousarray(columns[:, : packed.out_features])
 

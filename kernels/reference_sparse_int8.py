@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxcomp.kernels.packed_lists import PackedChannels
+from onnxcomp.kernels.packed_lists import PackedChannels, entries_of
 from onnxcomp.kernels.reference_convolution import Window, convolve
 
 FORMAT_VERSION = 1
@@ -52,11 +52,11 @@ def pack_int8(weight: npt.NDArray[np.int8], *, block_rows: int = 4, groups: int 
     blocks = padded.reshape(-1, block_rows, padded.shape[2] * padded.shape[3] // QUAD, QUAD)
     blocks = blocks.swapaxes(1, 2)  # [blocks, quads, block_rows, QUAD]
     kept = (blocks != 0).any(axis=(2, 3))
-    counts = np.count_nonzero(kept, axis=1)
+    indices, offsets = entries_of(kept)
     return PackedInt8(
         values=blocks[kept],
-        indices=np.nonzero(kept)[1].astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        indices=indices,
+        offsets=offsets,
         out_channels=out_channels,
         in_channels=in_channels,
         kernel_shape=tuple(kernel_shape),
@@ -67,10 +67,8 @@ def pack_int8(weight: npt.NDArray[np.int8], *, block_rows: int = 4, groups: int 
 
 def unpack_int8(packed: PackedInt8) -> npt.NDArray[np.int8]:
     """The dense weight [out_channels, in_channels, *kernel_shape] again."""
-    blocks, quads = len(packed.offsets) - 1, -(-packed.in_channels // QUAD)
-    dense = np.zeros((blocks, packed.positions * quads, packed.block_rows, QUAD), np.int8)
-    block_of = np.repeat(np.arange(blocks), np.diff(packed.offsets))
-    dense[block_of, packed.indices] = packed.values
+    quads = -(-packed.in_channels // QUAD)
+    dense = packed.spread(packed.positions * quads)
     rows = dense.swapaxes(1, 2).reshape(packed.groups, -1, packed.positions, quads * QUAD)
     rows = rows[:, : packed.out_channels // packed.groups, :, : packed.in_channels]
     return np.ascontiguousarray(rows.swapaxes(2, 3).reshape(packed.shape))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from onnxcomp import kernels
 from onnxcomp.errors import KernelError
 from onnxcomp.kernels import reference
+from onnxcomp.kernels.packed_lists import entries_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -151,6 +152,12 @@ def test_misfit_arguments_are_refused() -> None:
 def test_only_float32_matrices_are_packed(weight: npt.NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="expected float32"):
         kernels.pack(weight)
+
+
+def test_more_entries_than_offsets_can_count_are_refused() -> None:
+    kept = np.broadcast_to(np.True_, (2, 2**30))  # of one byte
+    with pytest.raises(ValueError, match="2147483648 entries: offsets of 32 bits"):
+        entries_of(kept)
 
 
 def test_isas_agree_with_the_processor() -> None:
