@@ -115,32 +115,61 @@ def mix(
         if len(measured) == len(noise) and min(noise.values()) > energy_ratio(least_db):
             return None  # one node alone is too much, whichever it is
         first = _first_guess(order, noise, probe, least_db)
-
-    def judge(kept: Collection[str], tried: Pass, goal: Gates) -> Verdict:
-        try:
-            after = measurements.answers_of(probe.run(keeping(tried, kept), PassReport()))
-        except OnnxcompError as error:
-            return Verdict(False, str(error))
-        broken = unfaithful(goal, measurements.original, after)
-        return Verdict(not broken, answers_in_words(gates, measurements.original, after))
-
-    def searched(goal: Gates) -> Choice | None:
-        progress.stage(f"{step.name()}: the fewest nodes in float")
-        found = fewest_kept(
-            order, lambda kept: judge(kept, probe.step, goal), first, progress.advance
-        )
-        if found is None or probe.step == step:
-            return found
-        progress.stage(f"{step.name()}: with {len(found.kept)} nodes in float")
-        return confirmed(found, order, lambda kept: judge(kept, step, gates))
-
-    choice = searched(aimed)
+    search = _Search(step, probe, order, first, gates, measurements, progress)
+    choice = search.fewest(aimed)
     if choice is None and aimed != gates:  # the draft does not lag as far behind with nodes kept
-        choice = searched(gates)
+        choice = search.fewest(gates)
     if choice is None or len(choice.kept) == len(probe.labels):
         return None
     words = answers_in_words(gates, measurements.original, before)
     return Mixture(keeping(step, sorted(choice.kept)), choice, len(probe.labels), noise, words)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The search for the nodes to keep, by the draft of the pass, confirmed by the pass itself.
+
+    Attributes:
+        step: the pass.
+        probe: of its draft.
+        order: labels of the nodes, those first that are most worth keeping.
+        first: how many of them to try to keep first.
+        gates: of the recipe.
+        measurements: to judge by.
+        progress: told how far the work is.
+    """
+
+    step: Pass
+    probe: Probe
+    order: Sequence[str]
+    first: int
+    gates: Gates
+    measurements: Measurements
+    progress: Progress
+
+    def fewest(self, goal: Gates) -> Choice | None:
+        """The fewest nodes with which the draft reaches ``goal`` and the pass the gates."""
+        name, draft = self.step.name(), self.probe.step
+        self.progress.stage(f"{name}: the fewest nodes in float")
+        found = fewest_kept(
+            self.order,
+            lambda kept: self._judge(kept, draft, goal),
+            self.first,
+            self.progress.advance,
+        )
+        if found is None or draft == self.step:
+            return found
+        self.progress.stage(f"{name}: with {len(found.kept)} nodes in float")
+        return confirmed(found, self.order, lambda kept: self._judge(kept, self.step, self.gates))
+
+    def _judge(self, kept: Collection[str], tried: Pass, goal: Gates) -> Verdict:
+        measurements = self.measurements
+        try:
+            after = measurements.answers_of(self.probe.run(keeping(tried, kept), PassReport()))
+        except OnnxcompError as error:
+            return Verdict(False, str(error))
+        broken = unfaithful(goal, measurements.original, after)
+        return Verdict(not broken, answers_in_words(self.gates, measurements.original, after))
 
 
 def _first_guess(
