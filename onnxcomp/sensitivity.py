@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +153,8 @@ def sensitivity(
     probe = Probe(graph, step, context, reference)
     if not probe.labels:
         raise RecipeError(f"{step.name()} changes no node of {Path(model).name}")
-    progress.stage("estimating each layer's error")
-    estimates = local_sqnr_db(graph, set(probe.labels), used, aim.weight_bits)
-    progress.stage(f"measuring {len(probe.labels)} layers")
-    noise, measured = measure_nodes(probe, estimates, advance=progress.advance)
-    ranked = sorted(probe.labels, key=lambda name: -noise[name])
-    scores, score_float, score_all = _scores(probe, ranked, evaluator, session, progress)
+    layers = _ranked(probe, context, progress)
+    scores = _scores(probe, layers, evaluator, session, progress)
     if whole.synthetic:
         notes.append("no samples were given: the figures are of made-up inputs")
     return Sensitivity(
@@ -169,21 +165,20 @@ def sensitivity(
         samples=whole.description,
         measured_on=len(reference.feeds),
         all_db=probe.full_db,
-        score_float=score_float,
-        score_all=score_all,
-        layers=_layers(probe, ranked, estimates, noise, measured, scores),
+        score_float=scores.float_model,
+        score_all=scores.all_layers,
+        layers=tuple(replace(layer, score=scores.alone.get(layer.name)) for layer in layers),
         notes=tuple(notes),
     )
 
 
-def _layers(
-    probe: Probe,
-    ranked: Sequence[str],
-    estimates: Mapping[str, float],
-    noise: Mapping[str, float],
-    measured: Collection[str],
-    scores: Mapping[str, float],
-) -> tuple[Layer, ...]:
+def _ranked(probe: Probe, context: PassContext, progress: Progress) -> tuple[Layer, ...]:
+    """The nodes that the pass changes, without scores, those first that cause most noise."""
+    progress.stage("estimating each layer's error")
+    samples, weight_bits = context.samples(), context.target.weight_bits
+    estimates = local_sqnr_db(probe.graph, set(probe.labels), samples, weight_bits)
+    progress.stage(f"measuring {len(probe.labels)} layers")
+    noise, measured = measure_nodes(probe, estimates, advance=progress.advance)
     costs = node_costs(probe.graph, probe.reference)
     total = sum(noise.values()) or 1.0
     ops = {label(node): node.op for node in all_nodes(probe.graph)}
@@ -197,9 +192,8 @@ def _layers(
             error_share=noise[name] / total,
             macs_share=costs[name].macs_share,
             bytes_share=costs[name].bytes_share,
-            score=scores.get(name),
         )
-        for rank, name in enumerate(ranked, 1)
+        for rank, name in enumerate(sorted(probe.labels, key=lambda name: -noise[name]), 1)
     )
 
 
@@ -256,23 +250,32 @@ def _simplified(
     return graph, notes
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """What the evaluator says of the model, of all layers quantized and of some alone, by label."""
+
+    float_model: float | None = None
+    all_layers: float | None = None
+    alone: Mapping[str, float] = field(default_factory=dict)
+
+
 def _scores(
     probe: Probe,
-    ranked: list[str],
+    layers: Sequence[Layer],
     evaluator: Evaluator | None,
     session: Session,
     progress: Progress,
-) -> tuple[dict[str, float], float | None, float | None]:
-    """The evaluator's word on the worst layers alone, on the model and on all layers."""
+) -> _Scores:
+    """Asks about the worst layers."""
     if evaluator is None:
-        return {}, None, None
+        return _Scores()
     progress.stage("evaluating")
     before = score(evaluator, session)
     after = score(evaluator, probe.open(probe.run(probe.step, PassReport())))
-    scores = {}
-    for index, name in enumerate(ranked[:SCORED]):
-        progress.advance(index, min(SCORED, len(ranked)))
-        alone = probe.alone([name])
+    found = {}
+    for index, layer in enumerate(layers[:SCORED]):
+        progress.advance(index, min(SCORED, len(layers)))
+        alone = probe.alone([layer.name])
         if alone is not None:
-            scores[name] = score(evaluator, alone)
-    return scores, before, after
+            found[layer.name] = score(evaluator, alone)
+    return _Scores(before, after, found)
