@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.block_search import BlockSearch
-from onnxcomp.block_selection import LEAST_GAIN, Costs, Goal
+from onnxcomp.block_selection import LEAST_GAIN, Costs, Goal, Size
 from onnxcomp.graph import label, sort_nodes
 from onnxcomp.macs import FORMULAS, count_macs
 from onnxcomp.parameters import count_parameters
@@ -92,7 +92,7 @@ class PruneBlocks(Pass):
         if not branches:
             report.notes.append("there is no residual branch that may go")
             return
-        whole, before = graph.copy(), _size(graph, feed)
+        whole = graph.copy()
         search = BlockSearch(
             graph,
             wiring,
@@ -106,18 +106,10 @@ class PruneBlocks(Pass):
         search.run(goal, context.advance)
         search.fit_again()
         _explain(search, report)
-        original = graph if context.original is None else context.original
-        report.removed += _removed(search, original)
-        sums = [label(graph.nodes[branches[index].cut[0]]) for index in search.dropped]
-        for name in dict.fromkeys([*sums, *search.write()]):
-            report.change(name)
+        _write(search, graph if context.original is None else context.original, report)
         if self.recovery and search.dropped and context.has_real_samples:
             self._recover(search, whole, context, report)
-        left = search.left
-        for name, a, b in zip(("macs", "parameters"), before, _size(graph, feed), strict=True):
-            if a and b is not None:
-                report.numbers |= {f"{name}_before": a, f"{name}_after": b}
-                left = dataclasses.replace(left, **{name: b / a})
+        left = _left(whole, search, feed, report)
         if goal.is_bounded and not goal.is_met(left, len(search.dropped)):
             report.notes.append("the limit is not reached: no other branch may go")
 
@@ -167,11 +159,6 @@ class PruneBlocks(Pass):
         return Goal(*limits)
 
 
-def _size(graph: gs.Graph, feed: Mapping[str, Sequence[int]]) -> tuple[int | None, int]:
-    """MACs, None where some are unknown, and parameters."""
-    return count_macs(graph, feed), count_parameters(graph)
-
-
 def _explain(search: BlockSearch, report: PassReport) -> None:
     """Says what went in which order, and why the others stayed."""
     for number, step in enumerate(search.steps, 1):
@@ -193,6 +180,30 @@ def _explain(search: BlockSearch, report: PassReport) -> None:
     for index, branch in enumerate(search.branches):
         if index not in search.dropped:
             report.skip(branch.name, search.why_kept(index))
+
+
+def _write(search: BlockSearch, original: gs.Graph, report: PassReport) -> None:
+    """Takes the branches out of the graph."""
+    report.removed += _removed(search, original)
+    sums = [label(search.graph.nodes[search.branches[i].cut[0]]) for i in search.dropped]
+    for name in dict.fromkeys([*sums, *search.write()]):
+        report.change(name)
+
+
+def _left(
+    whole: gs.Graph, search: BlockSearch, feed: Mapping[str, Sequence[int]], report: PassReport
+) -> Size:
+    """What is left of the ``whole`` graph, counted where that is possible."""
+    graph, left = search.graph, search.left
+    counts = {
+        "macs": (count_macs(whole, feed), count_macs(graph, feed)),
+        "parameters": (count_parameters(whole), count_parameters(graph)),
+    }
+    for name, (before, after) in counts.items():
+        if before and after is not None:
+            report.numbers |= {f"{name}_before": before, f"{name}_after": after}
+            left = dataclasses.replace(left, **{name: after / before})
+    return left
 
 
 def _removed(search: BlockSearch, original: gs.Graph) -> list[dict[str, Any]]:
