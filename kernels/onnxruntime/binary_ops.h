@@ -87,10 +87,7 @@ struct GemmKernel {
 struct BinaryGemm {
   static constexpr const char* kName = "onnxcomp.BinaryGemm";
   static constexpr const char* kOperator = "BinaryGemm";
-  static constexpr InputType kInputs[] = {{ElementType::kUInt64, Characteristic::kRequired},
-                                          {ElementType::kUInt64, Characteristic::kRequired},
-                                          {ElementType::kFloat, Characteristic::kOptional},
-                                          {ElementType::kFloat, Characteristic::kOptional}};
+  static constexpr auto& kInputs = BinaryConv::kInputs;
   static constexpr ElementType kOutput = ElementType::kFloat;
   using Kernel = GemmKernel;
   static std::unique_ptr<Kernel> create(FunctionTable api, const KernelInfo* info);
@@ -102,9 +99,7 @@ struct BinaryGemm {
 struct BinaryGemmSigns {
   static constexpr const char* kName = "onnxcomp.BinaryGemmSigns";
   static constexpr const char* kOperator = "BinaryGemmSigns";
-  static constexpr InputType kInputs[] = {{ElementType::kUInt64, Characteristic::kRequired},
-                                          {ElementType::kUInt64, Characteristic::kRequired},
-                                          {ElementType::kInt32, Characteristic::kRequired}};
+  static constexpr auto& kInputs = BinaryConvSigns::kInputs;
   static constexpr ElementType kOutput = ElementType::kUInt64;
   using Kernel = GemmKernel;
   static std::unique_ptr<Kernel> create(FunctionTable api, const KernelInfo* info);
