@@ -84,28 +84,18 @@ def qdq_layer(graph: gs.Graph, node: gs.Node) -> QdqLayer | str:
     source = dequantizer(node.inputs[0])
     if refusal or source is None or is_constant(source.inputs[0]):
         return refusal or "its input is floats, not codes"
-    weight = _weight(node)
-    if isinstance(weight, str):
-        return weight
-    if any(not is_constant(t) for t in source.inputs[1:]) or source.inputs[1].values.size != 1:
-        return "its input does not have one constant scale"
-    if len(source.inputs) < 3 or source.inputs[2].dtype != np.uint8:
-        return "its input is not codes of uint8"
-    if source.inputs[1].dtype != np.float32:
-        return "its input's scale is not float32"
-    codes, scale = weight
-    x_scale, x_zero_point = np.float32(scalar(source.inputs[1])), int(scalar(source.inputs[2]))
+    weight, grid = _weight(node), _grid(source)
+    if isinstance(weight, str) or isinstance(grid, str):
+        return weight if isinstance(weight, str) else str(grid)
+    (codes, scale), (x_scale, x_zero_point) = weight, grid
     bias, end = bias_of(graph, node, len(codes))
     if isinstance(bias, str):
         return bias
     units = x_scale * scale
     if not (np.isfinite(units).all() and (units >= TINY).all()):
         return "the scale of its sums leaves the range of float32"
-    reach = np.abs(codes.reshape(len(codes), -1).astype(np.int64)).sum(axis=1) * 255.0
-    if bias is not None:
-        bias = np.rint(bias / units)
-        reach = reach + np.abs(bias)
-    if not (reach <= LARGEST_SUM).all():
+    bias = None if bias is None else np.rint(bias / units)
+    if not (_largest_sums(codes, bias) <= LARGEST_SUM).all():
         return "its sums may leave 32 bits"
     quantize, has_relu = _quantizer(graph, end)
     return QdqLayer(
@@ -121,6 +111,17 @@ def qdq_layer(graph: gs.Graph, node: gs.Node) -> QdqLayer | str:
         has_relu=has_relu,
         quantize=quantize,
     )
+
+
+def _grid(source: gs.Node) -> tuple[np.float32, int] | str:
+    """Scale and zero point of the codes of an input."""
+    if any(not is_constant(t) for t in source.inputs[1:]) or source.inputs[1].values.size != 1:
+        return "its input does not have one constant scale"
+    if len(source.inputs) < 3 or source.inputs[2].dtype != np.uint8:
+        return "its input is not codes of uint8"
+    if source.inputs[1].dtype != np.float32:
+        return "its input's scale is not float32"
+    return np.float32(scalar(source.inputs[1])), int(scalar(source.inputs[2]))
 
 
 def _weight(node: gs.Node) -> tuple[Array, Array] | str:
@@ -143,6 +144,12 @@ def _weight(node: gs.Node) -> tuple[Array, Array] | str:
         return "its weight is empty"
     steps = np.broadcast_to(steps.reshape(-1), (out,))
     return np.ascontiguousarray(codes if by_output else codes.T), np.ascontiguousarray(steps)
+
+
+def _largest_sums(codes: Array, bias: Array | None) -> Array:
+    """Magnitudes that no sum of an output exceeds, whatever codes of uint8 it reads, [out]."""
+    sums: Array = np.abs(codes.reshape(len(codes), -1).astype(np.int64)).sum(axis=1) * 255.0
+    return sums if bias is None else sums + np.abs(bias)
 
 
 def _quantizer(graph: gs.Graph, end: gs.Variable) -> tuple[gs.Node | None, bool]:
