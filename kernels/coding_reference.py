@@ -6,12 +6,10 @@ Slow, one step of all lanes at a time, and written to be read beside the specifi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxcomp.errors import CorruptContainer
 from onnxcomp.kernels.coding_reference_cabac import decode_cabac
 from onnxcomp.kernels.coding_reference_tables import (
     BitReader,
@@ -19,6 +17,7 @@ from onnxcomp.kernels.coding_reference_tables import (
     read_classes,
     read_frequencies,
     read_header,
+    refuse,
 )
 
 Codes = npt.NDArray[np.int32]
@@ -27,11 +26,6 @@ Shape = tuple[int, int, int]
 
 _LOWEST_STATE = 1 << 16
 _MAX_CLASSES = 84
-
-
-def refuse(what: str) -> NoReturn:
-    """Raises CorruptContainer with what is wrong."""
-    raise CorruptContainer(what)
 
 
 def decode(payload: bytes, shape: Shape) -> Codes:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxcomp.errors import CorruptContainer
-from onnxcomp.kernels.coding_reference_tables import BitReader
+from onnxcomp.kernels.coding_reference_tables import BitReader, refuse
 
 Integers = npt.NDArray[np.int64]
 Shape = tuple[int, int, int]
@@ -17,10 +15,6 @@ Shape = tuple[int, int, int]
 _MAX_POSITIONS = 64
 _FASTEST = 1 << 10
 _COUNTED = 511
-
-
-def _refuse(what: str) -> NoReturn:
-    raise CorruptContainer(what)
 
 
 def _signed(reader: BitReader, width: int) -> int:
@@ -51,17 +45,17 @@ def read_model(reader: BitReader, profile: int, shape: Shape) -> Model:
     """Raises CorruptContainer for a field out of its range."""
     positions = shape[2] if profile == 2 else 1
     if positions > _MAX_POSITIONS:
-        _refuse("its shape is not that of its profile")
+        refuse("its shape is not that of its profile")
     depth, center = reader.read(3), reader.read_signed_golomb(1)
     if depth > 6 or not -(2**31) <= center < 2**31:
-        _refuse("a field of its header is out of range")
+        refuse("a field of its header is out of range")
     if profile == 0:
         return Model(depth, center, 1, 1, 0, 0, 0, [[0] * 12])
     scale_levels, mean_levels = 1 + reader.read(3), 1 + 2 * reader.read(2)
     scale_shift, mean_shift = reader.read(4), reader.read(4)
     start = reader.read_golomb(6)
     if start > 127 * 32:
-        _refuse("a field of its header is out of range")
+        refuse("a field of its header is out of range")
     weights = [
         [_signed(reader, 8) for _ in range(11)] + [_signed(reader, 14)] for _ in range(positions)
     ]
@@ -127,11 +121,11 @@ class Decoder:
     def close(self) -> None:
         """Raises CorruptContainer unless the encoder ended here."""
         if self._next < len(self._data):
-            _refuse("bytes are left over at its end")
+            refuse("bytes are left over at its end")
         if self._next - len(self._data) > 8:
-            _refuse("it ends too early")
+            refuse("it ends too early")
         if self.code >= self.length >> 8:
-            _refuse("the decoder's final state is not the encoder's first")
+            refuse("the decoder's final state is not the encoder's first")
 
 
 class Symbols:
@@ -168,12 +162,12 @@ class Symbols:
         while self.decoder.bit(self._prefix[top]):
             top += 1
             if top == 32:
-                _refuse("its escaped codes do not fit")
+                refuse("its escaped codes do not fit")
         value = 1
         for _ in range(top):
             value = 2 * value + self.decoder.raw()
         if value > 1 << 31:
-            _refuse("its escaped codes do not fit")
+            refuse("its escaped codes do not fit")
         return value - (1 << self._depth)
 
 

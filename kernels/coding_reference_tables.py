@@ -16,7 +16,8 @@ _ONE = 1 << 16
 _SERIES = (1073741824, 744261118, 257941248, 59597083, 10327387)  # ln(2)^k / k!, 30 bits
 
 
-def _refuse(what: str) -> NoReturn:
+def refuse(what: str) -> NoReturn:
+    """Raises CorruptContainer with what is wrong."""
     raise CorruptContainer(what)
 
 
@@ -31,7 +32,7 @@ class BitReader:
     def read(self, width: int) -> int:
         """The next `width` bits. Raises CorruptContainer behind the end."""
         if self._position + width > self._size:
-            _refuse("it ends too early")
+            refuse("it ends too early")
         value = (self._bits >> self._position) & ((1 << width) - 1)
         self._position += width
         return value
@@ -42,7 +43,7 @@ class BitReader:
         while self.read(1):
             top += 1
             if top == 40:
-                _refuse("it ends too early")
+                refuse("it ends too early")
         return self.read(top) + (1 << top) - (1 << order)
 
     def read_signed_golomb(self, order: int) -> int:
@@ -53,7 +54,7 @@ class BitReader:
     def to_byte(self) -> int:
         """Bytes read so far; the rest of the last one must be zeros."""
         if self.read(-self._position % 8):
-            _refuse("a field of its header is out of range")
+            refuse("a field of its header is out of range")
         return self._position // 8
 
 
@@ -81,7 +82,7 @@ def read_header(reader: BitReader) -> Header:
     highest = ((lowest + symbols - escape) << low_bits) - 1
     fits = lowest << low_bits >= -(2**31) and highest < 2**31
     if lanes > 32 or resolution > 12 or low_bits > 24 or symbols < 2 or not fits:
-        _refuse("a field of its header is out of range")
+        refuse("a field of its header is out of range")
     return header
 
 
@@ -92,7 +93,7 @@ def read_frequencies(reader: BitReader, symbols: int, resolution: int) -> Intege
     for s in range(symbols):
         f = reader.read_golomb(order) if s + 1 < symbols else left
         if f >= 1 << resolution or f > left:
-            _refuse("its frequencies do not sum to the resolution")
+            refuse("its frequencies do not sum to the resolution")
         frequency[s] = f
         left -= f
         order = max(f, 1).bit_length() - 1
@@ -105,7 +106,7 @@ def read_classes(reader: BitReader, header: Header, classes: int) -> Integers:
     alphabet = header.symbols - header.escape
     escape_frequency = reader.read_golomb(2) if header.escape else 0
     if (header.escape and escape_frequency == 0) or alphabet + escape_frequency > slots:
-        _refuse("its frequencies do not sum to the resolution")
+        refuse("its frequencies do not sum to the resolution")
     spread, mean = 0, 8 * alphabet
     frequency = np.zeros((classes, header.symbols), np.int64)
     for c in range(classes):
@@ -115,7 +116,7 @@ def read_classes(reader: BitReader, header: Header, classes: int) -> Integers:
         spread += reader.read_signed_golomb(1)
         mean += reader.read_signed_golomb(3)
         if abs(spread) > 96 or abs(mean) > 8192:
-            _refuse("its frequencies do not sum to the resolution")
+            refuse("its frequencies do not sum to the resolution")
         rest = slots - escape_frequency
         frequency[c, :alphabet] = gaussian_frequencies(mean, spread, shape, alphabet, rest)
         if header.escape:
