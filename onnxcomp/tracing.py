@@ -101,20 +101,9 @@ def trace(
     origins = prepare(twin)
     sweep, _ = collect(twin, merged=False)
     root = sweep.equations.classes()
-    owner = np.full(len(root), NOBODY)
     made = {tensor.name for node in twin.nodes for tensor in node.outputs}
-    gone = _gone(removed)
-    unsized: list[tuple[int, RemovedPlace]] = []
-    for number, lost in enumerate(losses):
-        for (name, axis), indices in lost.items():
-            if name not in made or not len(indices):
-                continue
-            axes = sweep.of.get(name)
-            indices = _as_they_were(indices, gone.get((name, axis), []))
-            if axes is None or axes[axis].size == 0:  # of a length that only the result tells
-                unsized.append((number, RemovedPlace(name, axis, indices, False)))
-            elif axes[axis].size > indices.max():
-                owner[root[axes[axis][indices]]] = number
+    seen = [{place: x for place, x in lost.items() if place[0] in made} for lost in losses]
+    owner, unsized = _owners(seen, _gone(removed), sweep.of, root)
     _through_factors(sweep.equations.factors, root, owner)
     whole = set() if made_of is None else _standardized(twin, made_of)
     own = unlisted(copies, sweep.of, owner[root])
@@ -127,6 +116,28 @@ def trace(
     heads = lost_by_head(listed, sweep.constants, factors, root, owner, len(losses))
     pairs = zip(found, heads, strict=True)
     return [Removed(places, tuple(by_head)) for places, by_head in pairs]
+
+
+def _owners(
+    losses: Sequence[Losses],
+    gone: Mapping[tuple[str, int], Sequence[int]],
+    axes_of: Mapping[str, Sequence[Array]],
+    root: Array,
+) -> tuple[Array, list[tuple[int, RemovedPlace]]]:
+    """The group with which each class left, and by group what left axes without labels."""
+    owner = np.full(len(root), NOBODY)
+    unsized: list[tuple[int, RemovedPlace]] = []
+    for number, lost in enumerate(losses):
+        for (name, axis), indices in lost.items():
+            if not len(indices):
+                continue
+            axes = axes_of.get(name)
+            indices = _as_they_were(indices, gone.get((name, axis), []))
+            if axes is None or axes[axis].size == 0:  # of a length that only the result tells
+                unsized.append((number, RemovedPlace(name, axis, indices, False)))
+            elif axes[axis].size > indices.max():
+                owner[root[axes[axis][indices]]] = number
+    return owner, unsized
 
 
 def _gone(removed: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[int]]:
