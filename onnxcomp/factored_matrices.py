@@ -43,19 +43,9 @@ class MatrixFactors(Factors):
     def row(self, node: gs.Node, rank: Rank) -> list[ThinLayer]:
         """See `Factors.row`."""
         assert isinstance(rank, int)
-        rows, columns = self._sizes
         if node.op == "Gather":
-            inward = ThinLayer(
-                part="in",
-                op="Gather",
-                attributes={"axis": 0},
-                weights=(rows, rank),
-                index=0,
-                channels=rank,
-                axis=-1,
-            )
-            weights = (rank, columns)
-            return [inward, ThinLayer(part="", op="MatMul", weights=weights, channels=columns)]
+            return self._lookup(rank)
+        rows, columns = self._sizes
         place = weight_index(node)
         assert isinstance(place, int)
         in_first, transposed = is_in_first(node, place), is_transposed(node, place)
@@ -81,6 +71,21 @@ class MatrixFactors(Factors):
             )
             for at, (part, channels) in enumerate((("in", rank), ("", out)))
         ]
+
+    def _lookup(self, rank: int) -> list[ThinLayer]:
+        """A Gather of rows of a thin table, and a product that widens them."""
+        rows, columns = self._sizes
+        inward = ThinLayer(
+            part="in",
+            op="Gather",
+            attributes={"axis": 0},
+            weights=(rows, rank),
+            index=0,
+            channels=rank,
+            axis=-1,
+        )
+        weights = (rank, columns)
+        return [inward, ThinLayer(part="", op="MatMul", weights=weights, channels=columns)]
 
     def arrays(self, rank: Rank) -> Sequence[Array]:
         """See `Factors.arrays`."""
