@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.graph import Names, is_constant, producer, sort_nodes
-from onnxcomp.length_values import VALUES, Known
+from onnxcomp.length_values import VALUES, Known, Value
 from onnxcomp.lengths import Length
 from onnxcomp.symbolic_shapes import infer_symbolic_shapes
 
@@ -83,14 +83,21 @@ def _write_target(graph: gs.Graph, known: Known, node: gs.Node, index: int, name
     name = f"{node.outputs[0].name}.target"
     if None not in entries:
         node.inputs[index] = gs.Constant(names.fresh(name), np.asarray(entries, np.int64))
-        return
+    else:
+        node.inputs[index] = _joined(graph, parts, name, names)
+
+
+def _joined(
+    graph: gs.Graph, parts: Sequence[Value | gs.Tensor], name: str, names: Names
+) -> gs.Variable:
+    """The parts of a target, as a Concat makes them one tensor."""
     joined = gs.Variable(names.fresh(name), np.int64, [len(parts)])
     inputs = [
         gs.Constant(names.fresh(f"{name}.{i}"), part) if isinstance(part, np.ndarray) else part
         for i, part in enumerate(parts)
     ]
     graph.nodes.append(gs.Node("Concat", names.fresh(name), {"axis": 0}, inputs, [joined]))
-    node.inputs[index] = joined
+    return joined
 
 
 def _entries(op: str, before: Sequence[Any], after: Sequence[Any]) -> list[int | None]:
