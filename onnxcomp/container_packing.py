@@ -87,10 +87,7 @@ def pack(
             encode = functools.partial(_encode, skeleton, grids or {}, prefer)
             _write_tensors(writer, skeleton, _Known(older), encode, threads, progress)
             writer.finish()
-        with ContainerReader(place, base=older) as reader, in_threads(threads) as run:
-            for index in range(len(skeleton.holes)):
-                reader.read(index, run)  # a file that does not decode never gets its name
-            found = contents(reader, skeleton.size)
+        found = _read_back(place, older, skeleton, threads)
         appear([place], target.parent, folder)
     return found.at(target)
 
@@ -121,6 +118,16 @@ def _write_tensors(
             hole.entry.representation = coded.representation
             writer.add(hole.entry, coded.streams)
             progress.advance(len(writer.directory.entries), len(skeleton.holes))
+
+
+def _read_back(
+    place: Path, base: ContainerReader | None, skeleton: Skeleton, threads: int | None
+) -> Contents:
+    """What a new container holds: a file that does not decode never gets its name."""
+    with ContainerReader(place, base=base) as reader, in_threads(threads) as run:
+        for index in range(len(skeleton.holes)):
+            reader.read(index, run)
+        return contents(reader, skeleton.size)
 
 
 def _tell_errors(skeleton: Skeleton, errors: Mapping[str, float]) -> None:
