@@ -67,25 +67,15 @@ class BlockSearch:
         count = min(4 * samples, max(FEWEST_FITTED, int(MACS / (3 * runs))))
         self._feeds: Feeds = lambda: self._fitted.feeds(count)
         self._layouts: list[Layout | None] = [None] * len(branches)
-        forms: dict[int, Sequence[StandIn | None]] = {i: [None] for i in range(len(branches))}
         if repair != "none":
             self._layouts = find_layouts(graph, branches, shapes, feed, THREADS)
             self.costs.maps = {i: self._map_costs(i) for i in self._placed}
-            forms |= fit_stand_ins(
-                graph,
-                branches,
-                self._placed,
-                shapes,
-                self._feeds,
-                linear=repair == "linear",
-                threads=THREADS,
-            )
+        self._forms = self._fit_forms()
         self._session = SwitchedSession(graph, branches, self._layouts, threads=THREADS)
         self.scored = min(samples, int(MACS / (TRIES * runs)))
         if self.scored < FEWEST_SCORED:  # a form for each has to do, the one that is mostly best
             self.scored = FEWEST_SCORED
-            forms = {index: found[-1:] for index, found in forms.items()}
-        self._forms = forms
+            self._forms = {index: found[-1:] for index, found in self._forms.items()}
         self._reference = Reference.of(
             self._session, held.feeds(self.scored), calibration.synthetic
         )
@@ -103,6 +93,21 @@ class BlockSearch:
     @property
     def _placed(self) -> dict[int, Layout]:
         return {i: layout for i, layout in enumerate(self._layouts) if layout is not None}
+
+    def _fit_forms(self) -> dict[int, Sequence[StandIn | None]]:
+        """What may stand in for each branch, by index."""
+        forms: dict[int, Sequence[StandIn | None]] = {i: [None] for i in range(len(self.branches))}
+        if not self._placed:
+            return forms
+        return forms | fit_stand_ins(
+            self.graph,
+            self.branches,
+            self._placed,
+            self.shapes,
+            self._feeds,
+            linear=self._repair == "linear",
+            threads=THREADS,
+        )
 
     def _map_costs(self, index: int) -> tuple[int, int]:
         """MACs and parameters of a linear stand-in."""
