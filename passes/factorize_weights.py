@@ -242,7 +242,6 @@ class FactorizeWeights(Pass):
         report: PassReport,
     ) -> None:
         before, names = graph.copy(), Names(graph)
-        old = {label(node) for node in all_nodes(graph)}
         unseen = 0
         for item in items:
             option = plan.get(item.name)
@@ -262,20 +261,32 @@ class FactorizeWeights(Pass):
                 "samples were given, or what they read is inside a body or too wide"
             )
         if self.refine and context.has_real_samples:
-            found = recover(
-                before,
-                graph,
-                {},
-                context.samples(),
-                samples=self.samples,
-                seed=context.seed,
-                written=_forms(plan.values()),
-                advance=context.advance,
-            )
-            report.numbers["refitted_layers"] = len(found.refitted)
-            for name, reason in found.skipped.items():
-                if name in old and name not in report.changed:
-                    report.skipped.setdefault(name, f"not refitted: {reason}")
+            self._refine(before, graph, plan, context, report)
+
+    def _refine(
+        self,
+        before: gs.Graph,
+        graph: gs.Graph,
+        plan: Plan,
+        context: PassContext,
+        report: PassReport,
+    ) -> None:
+        """Refits thin layers, and what reads them, to what the graph ``before`` makes."""
+        found = recover(
+            before,
+            graph,
+            {},
+            context.samples(),
+            samples=self.samples,
+            seed=context.seed,
+            written=_forms(plan.values()),
+            advance=context.advance,
+        )
+        report.numbers["refitted_layers"] = len(found.refitted)
+        old = {label(node) for node in all_nodes(before)}
+        for name, reason in found.skipped.items():
+            if name in old and name not in report.changed:
+                report.skipped.setdefault(name, f"not refitted: {reason}")
 
     def _saves_time(self, context: PassContext) -> bool:
         return self.min_speedup is not None or context.must_pay
