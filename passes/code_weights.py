@@ -78,12 +78,7 @@ class CodeWeights(Pass):
         report.quantized = found
         report.numbers["bits_per_weight"] = round(found.bits_per_weight, 2)
         report.notes += found.in_words().splitlines()
-        for node, reason in refused_nodes(graph):
-            report.skip(node, reason)
-        for weight in find_weights(graph):
-            if weight.constant.dtype != np.float32:
-                for site in weight.sites:
-                    report.skip(site.layer, f"its weights are {np.dtype(weight.constant.dtype)}")
+        _skip_others(graph, report)
         for node, constant in readers:
             if constant.name in coded:
                 report.skipped.pop(label(node), None)
@@ -99,6 +94,16 @@ class CodeWeights(Pass):
         if self.bits is not None or self.min_sqnr_db is not None:
             given = Quality(min_sqnr_db=self.min_sqnr_db, bits=self.bits)
         return dataclasses.replace(given, trellis=self.trellis)
+
+
+def _skip_others(graph: gs.Graph, report: PassReport) -> None:
+    """Says why layers get no codes whose weights are not constants of float32."""
+    for node, reason in refused_nodes(graph):
+        report.skip(node, reason)
+    for weight in find_weights(graph):
+        if weight.constant.dtype != np.float32:
+            for site in weight.sites:
+                report.skip(site.layer, f"its weights are {np.dtype(weight.constant.dtype)}")
 
 
 def _readers(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Constant]]:
