@@ -34,6 +34,7 @@ from onnxcomp.quantization import (
 )
 from onnxcomp.statistics import Range
 from onnxcomp.targets import Role, Target
+from onnxcomp.uncoded_layers import keep_uncoded
 from onnxcomp.units import Unit, clip_bounds, normalization, output_gain, written_operand
 
 
@@ -99,6 +100,8 @@ class Writer:
             self._write_pair(form, made.get(name))
         if self.target.splits_dequantized:
             keep_gelu_whole(self.graph, self.names)
+        if self.target.codes_weights:
+            keep_uncoded(self.graph, self.names)
         sort_nodes(self.graph)
         remove_unused(self.graph)
 

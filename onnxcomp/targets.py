@@ -139,6 +139,8 @@ class Target:
         products_pay: whether that is faster than in float.
         splits_dequantized: the runtime gives every reader of a dequantized tensor a copy of its
             own, and does not see any more that Gelu reads one tensor twice.
+        codes_weights: the runtime gives float weights codes of its own, one scale for all, where
+            codes are read and made.
         row_lookup: whether embeddings can be stored as codes with one scale a row.
         operators: what runs in integers, and how; by operator type.
         float_only: why other operators that have weights stay in float; by operator type.
@@ -156,6 +158,7 @@ class Target:
     product: Operator | None = Operator(role=Role.ARITHMETIC, float_output=True)
     products_pay: bool = False
     splits_dequantized: bool = True
+    codes_weights: bool = True
     row_lookup: bool = True
     operators: Mapping[str, Operator] = field(default_factory=lambda: ONNXRUNTIME, hash=False)
     float_only: Mapping[str, str] = field(default_factory=lambda: FLOAT_ONLY, hash=False)
@@ -190,6 +193,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 everywhere=True,
                 products_pay=True,
                 splits_dequantized=False,
+                codes_weights=False,
                 row_lookup=False,
                 operators=QDQ_GENERIC,
                 float_only=RECURRENT,
