@@ -4,11 +4,6 @@
 #include <cstring>
 
 namespace onnxcomp::sparse_int8 {
-namespace {
-
-constexpr int64_t kTasksWanted = 32;
-
-}  // namespace
 
 Conv::Conv(const Kernel& kernel, const Layer& layer, const ConvShape& shape, Scratch& scratch,
            const uint8_t* x, int64_t images, int64_t height, int64_t width, uint8_t* codes,
@@ -28,12 +23,10 @@ Conv::Conv(const Kernel& kernel, const Layer& layer, const ConvShape& shape, Scr
       // last tile reads so far beyond the pixels, and nothing comes of it.
       quad_bytes_((geometry_.channel_pixels() + 2 * kLanes - 2) / kLanes * kLanes * kQuad),
       tiles_((geometry_.flat_columns() + kTileColumns - 1) / kTileColumns),
-      copies_(geometry_, images, quads_, tiles_) {
+      copies_(geometry_, images, quads_, tiles_),
+      parts_(layer.weights(), images * tiles_) {
   const PackedWeights& weights = layer.weights();
   if (images == 0) return;
-  const int64_t rows = weights.block_count() * weights.block_rows;
-  parts_ =
-      std::clamp<int64_t>(kTasksWanted / (images * tiles_), 1, (rows + kTileRows - 1) / kTileRows);
   if (weights.in_channels % kQuad != 0)
     missing_.assign(static_cast<size_t>(height * width), layer.x_zero_point());
   const int64_t quads = weights.quads_per_position();
@@ -137,15 +130,14 @@ void Conv::multiply_tile(Multiply multiply, int64_t image, int64_t tile, BlockRa
   const int64_t pixels = geometry_.outputs();
   const int64_t vectors = (last_column - first_column + kLanes - 1) / kLanes;
   const bool whole = segment_count == 1 && segments[0].length == vectors * kLanes;
-  const int64_t blocks_together = kTileRows / weights.block_rows;
   const int64_t group_blocks = weights.group_blocks();
   const int64_t group_outputs = weights.group_outputs();
 
   alignas(64) Result results[kTileRows * kTileColumns];
   for (int64_t block = blocks.first; block < blocks.last;) {
     const int64_t group = block / group_blocks;
-    const int64_t last =
-        std::min({block + blocks_together, blocks.last, (group + 1) * group_blocks});
+    const int64_t last = std::min(
+        {block + parts_.blocks_together(), blocks.last, (group + 1) * group_blocks});
     const int64_t quad = image * quads_ + group * weights.quads_per_position();
     const Columns columns{copy_ + quad * quad_bytes_ + first_column * kQuad, places_.data(),
                           weights.positions == 1 ? quad_bytes_ : 0, vectors};
@@ -169,18 +161,12 @@ void Conv::multiply_tile(Multiply multiply, int64_t image, int64_t tile, BlockRa
 }
 
 void Conv::run(int64_t task) const noexcept {
-  const PackedWeights& weights = layer_.weights();
-  const int64_t blocks_together = kTileRows / weights.block_rows;
-  const int64_t steps = (weights.block_count() + blocks_together - 1) / blocks_together;
-  const int64_t part = task % parts_;
-  const int64_t tile = task / parts_ % tiles_;
-  const int64_t image = task / parts_ / tiles_;
+  const int64_t tile = task / parts_.count() % tiles_;
+  const int64_t image = task / parts_.count() / tiles_;
   copies_.need(image, tile * kTileColumns,
                std::min((tile + 1) * kTileColumns, geometry_.flat_columns()),
                [&](const CopyPiece& piece) { fill(piece); });
-  const BlockRange blocks{
-      steps * part / parts_ * blocks_together,
-      std::min(steps * (part + 1) / parts_ * blocks_together, weights.block_count())};
+  const BlockRange blocks = parts_.blocks(task % parts_.count());
   if (codes_ != nullptr) {
     multiply_tile(kernel_.multiply, image, tile, blocks, codes_);
   } else {

@@ -6,6 +6,7 @@
 #include "convolution/copies.h"
 #include "cpu/scratch.h"
 #include "sparse_int8/layer.h"
+#include "sparse_int8/output_parts.h"
 
 namespace onnxcomp::sparse_int8 {
 
@@ -21,7 +22,7 @@ class Conv {
        const uint8_t* x, int64_t images, int64_t height, int64_t width, uint8_t* codes,
        float* results);
 
-  int64_t task_count() const { return images_ * tiles_ * parts_; }
+  int64_t task_count() const { return images_ * tiles_ * parts_.count(); }
   void run(int64_t task) const noexcept;
 
   int64_t work() const;
@@ -50,7 +51,7 @@ class Conv {
   int64_t quad_bytes_;  // from one quad to the next, in the copy
   int64_t tiles_;
   Copies copies_;
-  int64_t parts_ = 1;
+  OutputParts parts_;
   std::vector<int64_t> places_;
   std::vector<uint8_t> missing_;  // a channel that fills up a quad
   uint8_t* copy_ = nullptr;

@@ -9,9 +9,6 @@ namespace {
 constexpr int64_t kQuadStride = kTileTokens * kQuad;
 constexpr int64_t kSquare = 16;  // quads, or outputs, transposed together
 
-// Enough tasks that a few threads share them evenly, few enough that starting one costs nothing.
-constexpr int64_t kTasksWanted = 32;
-
 // Pieces that all tasks need at once are this many at least, so that threads share them.
 constexpr int64_t kPiecesWanted = 8;
 
@@ -27,11 +24,10 @@ MatMul::MatMul(const Kernel& kernel, const Layer& layer, Scratch& scratch, const
       results_(results),
       squares_((layer.weights().quad_count() + kSquare - 1) / kSquare),
       panel_bytes_(squares_ * kSquare * kQuadStride),
+      parts_(layer.weights(), tile_count()),
       chunks_(std::clamp<int64_t>(kPiecesWanted / std::max<int64_t>(tile_count(), 1), 1, squares_)),
       pieces_(tile_count() * chunks_) {
   if (tokens == 0) return;
-  const int64_t rows = layer.weights().block_count() * layer.weights().block_rows;
-  parts_ = std::clamp<int64_t>(kTasksWanted / tile_count(), 1, (rows + kTileRows - 1) / kTileRows);
   places_.resize(static_cast<size_t>(layer.weights().quad_count()));
   int64_t place = 0;
   for (int64_t& quad : places_) {
@@ -109,9 +105,8 @@ void MatMul::multiply_tile(Multiply multiply, int64_t tile, BlockRange blocks) c
   const int64_t vectors = (tokens_of(tile) + kLanes - 1) / kLanes;
   const Columns columns{panel(tile), places_.data(), kQuadStride, vectors};
   alignas(64) Result results[kTileRows * kTileColumns];
-  const int64_t blocks_together = kTileRows / weights.block_rows;
-  for (int64_t block = blocks.first; block < blocks.last; block += blocks_together) {
-    const int64_t last = std::min(block + blocks_together, blocks.last);
+  for (int64_t block = blocks.first; block < blocks.last; block += parts_.blocks_together()) {
+    const int64_t last = std::min(block + parts_.blocks_together(), blocks.last);
     multiply(weights, layer_.scaling(), columns, BlockRange{block, last}, results, kTileColumns);
     const int64_t first_row = block * weights.block_rows;
     const int64_t end = std::min(last * weights.block_rows, weights.out_channels);
@@ -120,14 +115,9 @@ void MatMul::multiply_tile(Multiply multiply, int64_t tile, BlockRange blocks) c
 }
 
 void MatMul::run(int64_t task) const noexcept {
-  const PackedWeights& weights = layer_.weights();
-  const int64_t blocks_together = kTileRows / weights.block_rows;
-  const int64_t steps = (weights.block_count() + blocks_together - 1) / blocks_together;
-  const int64_t tile = task / parts_, part = task % parts_;
+  const int64_t tile = task / parts_.count();
   pieces_.need(tile * chunks_, (tile + 1) * chunks_, [&](int64_t piece) { fill(piece); });
-  const BlockRange blocks{
-      steps * part / parts_ * blocks_together,
-      std::min(steps * (part + 1) / parts_ * blocks_together, weights.block_count())};
+  const BlockRange blocks = parts_.blocks(task % parts_.count());
   if (codes_ != nullptr) {
     multiply_tile<uint8_t>(kernel_.multiply, tile, blocks);
   } else {

@@ -6,6 +6,7 @@
 #include "cpu/pieces.h"
 #include "cpu/scratch.h"
 #include "sparse_int8/layer.h"
+#include "sparse_int8/output_parts.h"
 
 namespace onnxcomp::sparse_int8 {
 
@@ -21,7 +22,7 @@ class MatMul {
   MatMul(const Kernel& kernel, const Layer& layer, Scratch& scratch, const uint8_t* x,
          int64_t tokens, uint8_t* codes, float* results);
 
-  int64_t task_count() const { return tile_count() * parts_; }
+  int64_t task_count() const { return tile_count() * parts_.count(); }
   void run(int64_t task) const noexcept;
 
   // Multiply-adds, padding included: whether threads are worth waking.
@@ -45,7 +46,7 @@ class MatMul {
   float* results_;
   int64_t squares_;  // of a panel
   int64_t panel_bytes_;
-  int64_t parts_ = 1;  // of a tile's outputs
+  OutputParts parts_;
   int64_t chunks_;     // of its squares
   Pieces pieces_;      // [tiles, chunks]
   std::vector<int64_t> places_;
