@@ -6,17 +6,19 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import onnx_graphsurgeon as gs
 
-from onnxcomp.allocation import Choice, allocate, uniform
+from onnxcomp.allocation import Choice
 from onnxcomp.channel_preparation import prepare
 from onnxcomp.channels import Channels
 from onnxcomp.cutting import cut
 from onnxcomp.errors import RecipeError
 from onnxcomp.few_samples import few_samples
 from onnxcomp.graph import carried_of, label, sort_nodes
+from onnxcomp.group_allocation import GroupAllocation, Scope
 from onnxcomp.group_choices import (
     Choices,
     Plan,
@@ -25,18 +27,16 @@ from onnxcomp.group_choices import (
     plan_of,
     removed,
     with_levels,
-    with_own_levels,
 )
 from onnxcomp.heads_first import Shares, rounds, shares_left, sparsity_left
 from onnxcomp.kept_indices import Kept, composed
-from onnxcomp.kernel_blocks import Blocked, allocate_in_blocks, blocked_macs
+from onnxcomp.kernel_blocks import blocked_macs
 from onnxcomp.parameters import count_parameters
 from onnxcomp.passes.base import Pass, PassContext, PassReport
 from onnxcomp.payoff import that_pay
 from onnxcomp.plan_choice import Weighed, fast_enough, nearest, told, weighings
 from onnxcomp.pruning_budgets import (
     Budget,
-    aimed_at,
     budget_of,
     check_budgets,
     given_budget,
@@ -44,6 +44,7 @@ from onnxcomp.pruning_budgets import (
 )
 from onnxcomp.recovery import recover
 from onnxcomp.removal_plan import Importance, Ranked, ranked
+from onnxcomp.runtime import Feed
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.staying_layers import ends, layers_that_stay
 from onnxcomp.tracing import Losses, trace
@@ -82,7 +83,7 @@ class PruneChannels(Pass):
     max_parameters: float | None = None
     max_bytes: float | None = None
     min_speedup: float | None = None
-    scope: Literal["auto", "uniform", "global"] = "auto"
+    scope: Scope = "auto"
     importance: Literal["auto", "l1", "l2", "activation", "reconstruction"] = "auto"
     multiple: int = 8
     whole_blocks: bool = True
@@ -124,11 +125,12 @@ class PruneChannels(Pass):
         losses: list[tuple[dict[str, Any], Losses]] = []
         shares: Shares = {}
         for channels, heads, left in rounds(graph, self.granularity):
+            now = _Round(came, graph, channels, context, report)
             if heads:  # what stays is told by the last round
-                plan = self._halved()._head_plan(came, graph, channels, context, heads)
+                plan = self._halved()._head_plan(now, heads)
                 shares = shares_left(plan)
             else:
-                plan = self._after(left)._plan(came, graph, channels, context, report, shares)
+                plan = self._after(left)._plan(now, shares)
             if plan:
                 losses += losses_of(plan, kept)
                 kept = composed(kept, cut(graph, channels, removed(plan)))
@@ -153,112 +155,97 @@ class PruneChannels(Pass):
             return self
         return dataclasses.replace(self, sparsity=max(0.0, 1 - (1 - self.sparsity) / left))
 
-    def _head_plan(
-        self,
-        came: gs.Graph,
-        graph: gs.Graph,
-        channels: Channels,
-        context: PassContext,
-        heads: frozenset[str],
-    ) -> Plan:
+    def _head_plan(self, now: _Round, heads: frozenset[str]) -> Plan:
         """What ``heads`` lose where all groups share what may be left; the others lose it later."""
         try:
-            plan = self._plan(came, graph, channels, context, PassReport(), {})
+            plan = self._plan(dataclasses.replace(now, report=PassReport()), {})
         except RecipeError:  # their widths and the others may do
             return []
         return [(item, count) for item, count in plan if item.group.name in heads]
 
-    def _plan(
-        self,
-        came: gs.Graph,
-        graph: gs.Graph,
-        channels: Channels,
-        context: PassContext,
-        report: PassReport,
-        shares: Shares,
-    ) -> Plan:
+    def _plan(self, now: _Round, shares: Shares) -> Plan:
         """The groups that lose units, and how many each keeps."""
-        for name, why in [*layers_that_stay(graph, channels), *channels.unknown.items()]:
-            report.skip(name, f"its channels stay: {why}")
-        wanted = self._wanted(graph, channels, report, shares)
-        kinds = {name: options._importance(context) for name, options in wanted.items()}
-        if "reconstruction" in kinds.values():
-            few = few_samples(graph, channels, context.samples(), self.samples)
-            report.notes += [few] if few else []
-        found: dict[str, tuple[Ranked, Choice]] = {}
-        told = context.calibration, self.samples, context.advance
-        for item in ranked(graph, channels, kinds, *told, weigh=self._compares()):
-            options = wanted[item.group.name]
-            choice = item.choice(options.multiple, options.max_sparsity)
-            if len(choice.levels) < 2:
-                size = f"{item.group.size} units of {item.group.span} channels"
-                report.skip(item.group.name, f"{size} cannot lose any and keep a multiple")
-                continue
-            found[item.group.name] = item, choice
-        choices: Choices = found
+        stay = layers_that_stay(now.graph, now.channels)
+        for name, why in [*stay, *now.channels.unknown.items()]:
+            now.report.skip(name, f"its channels stay: {why}")
+        wanted = self._wanted(now, shares)
+        choices = self._choices(now, wanted)
         reasons: Mapping[str, str] = {}
-        if context.must_pay and choices:
-            feed = next(context.samples().feeds(1))
-            paying, reasons = that_pay(
-                choices_of(choices), *latency_and_macs(graph, channels, feed)
-            )
+        if now.context.must_pay and choices:
+            costs = latency_and_macs(now.graph, now.channels, now.feed)
+            paying, reasons = that_pay(choices_of(choices), *costs)
             choices = with_levels(choices, paying)
-        plan = self._within_budget(choices, wanted, came, graph, channels, context, report)
+        plan = self._within_budget(now, choices, wanted)
         cut_groups = {item.group.name for item, _ in plan}
         for name in choices:
             if name not in cut_groups:
                 best = "the number of channels that suits best is all of them"
-                report.skip(name, reasons.get(name, best))
+                now.report.skip(name, reasons.get(name, best))
         return plan
 
+    def _choices(self, now: _Round, wanted: Mapping[str, PruneChannels]) -> Choices:
+        """The widths that each group may take, and what they cost."""
+        kinds = {name: options._importance(now.context) for name, options in wanted.items()}
+        if "reconstruction" in kinds.values():
+            few = few_samples(now.graph, now.channels, now.context.samples(), self.samples)
+            now.report.notes += [few] if few else []
+        found: dict[str, tuple[Ranked, Choice]] = {}
+        told = now.context.calibration, self.samples, now.context.advance
+        for item in ranked(now.graph, now.channels, kinds, *told, weigh=self._compares()):
+            options = wanted[item.group.name]
+            choice = item.choice(options.multiple, options.max_sparsity)
+            if len(choice.levels) < 2:
+                size = f"{item.group.size} units of {item.group.span} channels"
+                now.report.skip(item.group.name, f"{size} cannot lose any and keep a multiple")
+                continue
+            found[item.group.name] = item, choice
+        return found
+
     def _within_budget(
-        self,
-        choices: Choices,
-        wanted: Mapping[str, PruneChannels],
-        came: gs.Graph,
-        graph: gs.Graph,
-        channels: Channels,
-        context: PassContext,
-        report: PassReport,
+        self, now: _Round, choices: Choices, wanted: Mapping[str, PruneChannels]
     ) -> Plan:
         """Shares the budget out: of several ways to weigh groups by what is nearest in the end."""
-        option, budget, blocked = self._budget, None, None
+        option, budget = self._budget, None
+        places = now.came, now.graph, now.channels
         if option is not None:
-            feed = next(context.samples().feeds(1))
-            budget = budget_of(option, getattr(self, option), came, graph, channels, feed)
+            budget = budget_of(option, getattr(self, option), *places, now.feed)
+        own = {name: options.sparsity for name, options in wanted.items()}
+        sharing = GroupAllocation(self.sparsity, own, self.scope, budget)
         if budget is not None and self.min_speedup is not None:
-            return fast_enough(
-                lambda less: plan_of(choices, self._counts(choices, wanted, less, None)[0]),
-                *(budget, came, graph, channels, feed, self.min_speedup),
-            )
+
+            def tried(less: Budget) -> Plan:
+                return plan_of(
+                    choices, dataclasses.replace(sharing, budget=less).counts(choices)[0]
+                )
+
+            return fast_enough(tried, budget, *places, now.feed, self.min_speedup)
         if budget is not None and self.whole_blocks and self.scope != "uniform":
-            shapes = {name: values.shape for name, values in feed.items()}
-            blocked = blocked_macs(graph, channels, shapes, context.target.blocks)
+            shapes = {name: values.shape for name, values in now.feed.items()}
+            blocked = blocked_macs(now.graph, now.channels, shapes, now.context.target.blocks)
+            sharing = dataclasses.replace(sharing, blocked=blocked)
         plans = []
         for exponent, weighed in weighings(choices).items():
-            counts, notes = self._counts(weighed, wanted, budget, blocked)
+            counts, notes = sharing.counts(weighed)
             plans.append(Weighed(plan_of(weighed, counts), exponent, notes))
         best = plans[0]
         errors: Mapping[float, float] = {}
-        if self.recovery and context.has_real_samples and len(plans) > 1:
-            among = plans, graph, channels, context.samples()
-            best, errors = nearest(*among, limit=self.samples, seed=context.seed)
-        report.notes += [*best.notes, *([told(best, errors)] if errors else [])]
+        if self.recovery and now.context.has_real_samples and len(plans) > 1:
+            among = plans, now.graph, now.channels, now.context.samples()
+            best, errors = nearest(*among, limit=self.samples, seed=now.context.seed)
+        now.report.notes += [*best.notes, *([told(best, errors)] if errors else [])]
         return best.plan
 
-    def _wanted(
-        self, graph: gs.Graph, channels: Channels, report: PassReport, shares: Shares
-    ) -> dict[str, PruneChannels]:
+    def _wanted(self, now: _Round, shares: Shares) -> dict[str, PruneChannels]:
         """The groups that may be pruned with their options; ``shares`` of their heads are left."""
-        held = ends(graph, self.keep_first, self.keep_last)
+        held = ends(now.graph, self.keep_first, self.keep_last)
         wanted = {}
-        for group in channels.groups:
+        for group in now.channels.groups:
             options = self.options_for(group.name)
             why = [held[p.tensor, p.axis] for p in group.places if (p.tensor, p.axis) in held]
             if options is None:
-                report.skip(group.name, "skipped by the recipe")
+                now.report.skip(group.name, "skipped by the recipe")
             elif why:
-                report.skip(group.name, why[0])
+                now.report.skip(group.name, why[0])
             elif options.sparsity == self.sparsity and (self._budget or self.scope == "global"):
                 wanted[group.name] = options
             else:
@@ -272,32 +259,6 @@ class PruneChannels(Pass):
         if self.importance in ("activation", "reconstruction"):
             context.samples()
         return self.importance
-
-    def _counts(
-        self,
-        choices: Choices,
-        wanted: Mapping[str, PruneChannels],
-        budget: Budget | None,
-        blocked: Blocked | None,
-    ) -> tuple[Mapping[str, int], list[str]]:
-        """How many units each group keeps, with ``blocked`` so that it saves time, and notes."""
-        shares = {name: wanted[name].sparsity for name in choices}
-        if budget is not None or self.scope == "global":
-            shares = {name: share for name, share in shares.items() if share != self.sparsity}
-        fixed, free = with_own_levels(choices, shares)
-        note = ""
-        if budget is None and len(fixed) == len(choices):
-            return fixed, []
-        if budget is None:
-            groups = [item.group for item, _ in choices.values()]
-            budget, note = aimed_at(groups, free, self.sparsity)
-        if self.scope == "uniform":
-            levels = uniform(free, budget.resource, budget.amount).levels
-        elif blocked is None:
-            levels = allocate(free, budget.resource, budget.amount).levels
-        else:
-            levels, note = allocate_in_blocks(free, budget.resource, budget.amount, blocked)
-        return levels, [note] if note else []
 
     def _compares(self) -> bool:
         """Whether groups compete for what may be left."""
@@ -346,3 +307,26 @@ class PruneChannels(Pass):
         report.numbers["refitted_layers"] = len(found.refitted)
         for name, reason in found.skipped.items():
             report.skip(name, f"not refitted: {reason}")
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What can be cut at one time.
+
+    Attributes:
+        came: the graph before the pass, of which budgets are shares.
+        graph: what is left of it.
+        channels: of that.
+        context, report: of the pass.
+    """
+
+    came: gs.Graph
+    graph: gs.Graph
+    channels: Channels
+    context: PassContext
+    report: PassReport
+
+    @cached_property
+    def feed(self) -> Feed:
+        """Inputs at whose shapes things are counted and timed."""
+        return next(self.context.samples().feeds(1))
