@@ -8,7 +8,7 @@ to a stream, the error that the stream has already is part of y.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import onnx_graphsurgeon as gs
 
@@ -40,6 +40,7 @@ def recover(
     seed: int = 0,
     written: Written | None = None,
     fitters: Mapping[str, Fitter] | None = None,
+    settled: Container[str] = (),
     advance: Callable[[int, int], None] | None = None,
 ) -> Recovered:
     """Refits the weights and biases of ``pruned`` to what ``original`` makes of the samples.
@@ -61,13 +62,14 @@ def recover(
             a row is fitted at once.
         fitters: by label, what gives layers of ``pruned`` new weights in another way than by
             regression, whatever they read.
+        settled: labels of layers that keep the weights they have.
         advance: called with (layers done, layers in all).
 
     Raises:
         CalibrationError: the samples do not fit.
         UnsupportedModel: onnxruntime cannot run a part of a graph.
     """
-    recovery = _Recovery(original, pruned, kept, written or {}, fitters or {})
+    recovery = _Recovery(original, pruned, kept, written or {}, fitters or {}, settled)
     if not (can_step(original) and can_step(pruned)):
         recovery.skip_all("the graph makes lists, or has inputs with defaults")
         return recovery.recovered
@@ -96,6 +98,7 @@ class _Recovery:
         kept: Kept,
         written: Written,
         fitters: Mapping[str, Fitter],
+        settled: Container[str],
     ) -> None:
         """Finds the layers, and the reasons against others."""
         self._written, self._fitters = written, fitters
@@ -105,6 +108,7 @@ class _Recovery:
         self.recovered = Recovered()
         changed = {id(node) for node in changed_readers(original, pruned, kept)}
         nodes = [n for n in pruned.nodes if id(n) in changed or label(n) in fitters]
+        nodes = [node for node in nodes if label(node) not in settled]
         self.shared, reasons = find_shared(nodes, pruned, self._reason_against)
         for node in nodes:
             reason = reasons.get(label(node)) or self._reason_against(node)

@@ -126,7 +126,8 @@ class SparsifyWeights(Pass):
             chosen = {n: chosen[o] for o, n in new.items()}
             if later:
                 refined = {new[name]: zeros[name] for name in later}
-                blind += self._refined(original, graph, refined, context, report)
+                settled = {new[name] for name in now}
+                blind += self._refined(original, graph, refined, settled, context, report)
         self._tell(graph, chosen, blind, report)
 
     def _reordered(
@@ -171,11 +172,17 @@ class SparsifyWeights(Pass):
         original: gs.Graph,
         graph: gs.Graph,
         zeros: Mapping[str, Zeros],
+        settled: Container[str],
         context: PassContext,
         report: PassReport,
     ) -> int:
-        """Gives weights their zeros in the order of the graph; how many saw no samples."""
-        weights = [w for w in find_weights(graph) if w.constant.name in zeros]
+        """Gives weights their zeros in the order of the graph; how many saw no samples.
+
+        Those called ``settled`` have theirs, and keep them.
+        """
+        known = find_weights(graph)
+        weights = [w for w in known if w.constant.name in zeros]
+        done = [w for w in known if w.constant.name in settled]
         fitters = {
             label(weight.sites[0].layer): SparseFitter(weight, zeros[weight.constant.name])
             for weight in weights
@@ -189,6 +196,7 @@ class SparsifyWeights(Pass):
             rows=ROWS,
             seed=context.seed,
             fitters=fitters,
+            settled={label(site.layer) for weight in done for site in weight.sites},
             advance=context.advance,
         )
         report.numbers["refitted_layers"] = len(set(found.refitted) - fitters.keys())

@@ -45,6 +45,33 @@ shared (float[N, 24] x) => (float[N, 24] z) {
     d = Tanh (c)
     z = MatMul (d, V)
 }"""
+TRANSPOSED = """<ir_version: 8, opset_import: ["" : 17]>
+transposed (float[N, 8, 6, 6] x) => (float[N, 8, 12, 12] z) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, W)
+    b = Relu (a)
+    c = ConvTranspose <strides = [2, 2]> (b, V)
+    d = Relu (c)
+    z = Conv (d, P)
+}"""
+SHARED_LATER = """<ir_version: 8, opset_import: ["" : 17]>
+shared (float[N, 24] x) => (float[N, 24] z) {
+    a = MatMul (x, W)
+    b = Tanh (a)
+    c = MatMul (b, V)
+    d = Tanh (c)
+    e = MatMul (d, V)
+    f = Tanh (e)
+    z = MatMul (f, P)
+}"""
+RECURRENT = """<ir_version: 8, opset_import: ["" : 17]>
+recurrent (float[N, 24, 6] x) => (float[N, 6, 24] z) {
+    t = Transpose <perm = [0, 2, 1]> (x)
+    a = MatMul (t, W)
+    b = Tanh (a)
+    c, h = GRU <hidden_size = 16> (b, V, R)
+    d = Squeeze (c, one)
+    z = MatMul (d, P)
+}"""
 
 
 def normal(seed: int, *shape: int) -> Array:
@@ -63,6 +90,21 @@ def convs() -> gs.Graph:
 
 def shared() -> gs.Graph:
     return graph_of(SHARED, W=normal(0, 24, 24) / 5, V=normal(1, 24, 24) / 5)
+
+
+def transposed() -> gs.Graph:
+    weights = {"W": normal(0, 12, 8, 3, 3), "V": normal(1, 12, 12, 2, 2)}
+    return graph_of(TRANSPOSED, **weights, P=normal(2, 8, 12, 1, 1))
+
+
+def shared_later() -> gs.Graph:
+    weights = {"W": normal(0, 24, 24) / 5, "V": normal(1, 24, 24) / 5}
+    return graph_of(SHARED_LATER, **weights, P=normal(2, 24, 24) / 5)
+
+
+def recurrent() -> gs.Graph:
+    weights = {"W": normal(0, 24, 20) / 5, "V": normal(1, 1, 48, 20), "R": normal(2, 1, 48, 16)}
+    return graph_of(RECURRENT, **weights, P=normal(3, 16, 24), one=np.array([1]))
 
 
 def feeds(graph: gs.Graph, count: int = 16, rows: int = 8) -> list[Feed]:
@@ -149,6 +191,18 @@ def test_weights_of_several_layers_get_their_zeros_by_what_all_read() -> None:
     report = sparsify(graph, feeds(graph), sparsity=0.5)
     assert [(v == 0).mean() for v in matrices(graph).values()] == [0.5, 0.5]
     assert len(report.changed) == 3
+
+
+@pytest.mark.parametrize("build", [transposed, shared_later, recurrent])
+def test_layers_that_are_not_fitted_in_order_keep_their_zeros(build: Any) -> None:
+    graph = build()
+    weights = {w.constant.name: len(w.sites) for w in find_weights(graph)}
+    report = sparsify(graph, feeds(graph), sparsity=0.5)
+    made = matrices(graph)
+    assert {name: (made[name] == 0).mean() for name in weights} == dict.fromkeys(weights, 0.5)
+    assert report.numbers["sparse_weights"] == len(weights)
+    assert len(report.changed) == sum(weights.values())
+    assert report.numbers["refitted_layers"] == 0
 
 
 def test_layers_that_samples_say_too_little_of_get_zeros_all_the_same() -> None:
