@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from onnxcomp.errors import KernelError
 from onnxcomp.kernels import _native
-from onnxcomp.kernels.arguments import called, contiguous, lists_of
+from onnxcomp.kernels.arguments import called, contiguous, lists_of, tokens_of
 from onnxcomp.kernels.reference import FORMAT_VERSION, PackedWeights, pack
 
 __all__ = [
@@ -70,12 +70,10 @@ def sparse_matmul(
     Raises KernelError when the shapes or dtypes do not fit, when `packed` is malformed, or when
     this processor does not run `isa` (see `available_isas`).
     """
-    if x.ndim == 0 or x.shape[-1] != packed.in_features:
-        raise KernelError(f"x has shape {list(x.shape)}, expected [..., {packed.in_features}]")
     y = called(
         "SparseMatMul",
         _native.sparse_matmul,
-        contiguous("x", x, np.float32).reshape(-1, packed.in_features),
+        tokens_of(x, packed.in_features, np.float32),
         *lists_of(packed, np.float32),
         None if bias is None else contiguous("bias", bias, np.float32),
         packed.in_features,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +29,16 @@ def contiguous(name: str, array: npt.NDArray[Any], dtype: type[Any]) -> npt.NDAr
     if array.dtype != dtype:
         raise KernelError(f"{name} is {array.dtype}, expected {np.dtype(dtype)}")
     return np.ascontiguousarray(array)
+
+
+def tokens_of(x: npt.NDArray[Any], features: int, dtype: type[Any]) -> npt.NDArray[Any]:
+    """x[..., features] as [tokens, features].
+
+    Raises KernelError where x has another shape or dtype.
+    """
+    if x.ndim == 0 or x.shape[-1] != features:
+        raise KernelError(f"x has shape {list(x.shape)}, expected [..., {features}]")
+    return contiguous("x", x, dtype).reshape(prod(x.shape[:-1]), features)
 
 
 def lists_of(packed: PackedLists, dtype: type[Any]) -> tuple[npt.NDArray[Any], ...]:

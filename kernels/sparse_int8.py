@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxcomp.errors import KernelError
 from onnxcomp.kernels import _native
-from onnxcomp.kernels.arguments import called, contiguous, lists_of, window_axes
+from onnxcomp.kernels.arguments import called, contiguous, lists_of, tokens_of, window_axes
 from onnxcomp.kernels.reference_convolution import Window
 from onnxcomp.kernels.reference_sparse_int8 import (
     Codes,
@@ -48,10 +47,7 @@ def sparse_int8_matmul(
     same bits. Raises KernelError when shapes or dtypes do not fit, when `packed` is malformed, or
     when this processor does not run `isa` (see `available_isas`).
     """
-    if x.ndim == 0 or x.shape[-1] != packed.in_channels:
-        raise KernelError(f"x has shape {list(x.shape)}, expected [..., {packed.in_channels}]")
-    rows = contiguous("x", x, np.uint8).reshape(-1, packed.in_channels)
-    given = rows, _weights(packed), _scales(scaling)
+    given = tokens_of(x, packed.in_channels, np.uint8), _weights(packed), _scales(scaling)
     y = called("sparse int8 MatMul", _native.sparse_int8_matmul, *given, isa)
     return y.reshape(*x.shape[:-1], packed.out_channels)
 

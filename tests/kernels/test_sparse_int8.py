@@ -299,6 +299,12 @@ def test_misfit_windows_are_refused(
         sparse_int8.sparse_int8_conv(np.ones(shape, np.uint8), FILTER, SCALING, Window(**window))
 
 
+def test_inputs_without_channels_are_refused() -> None:
+    packed = dataclasses.replace(PACKED, in_channels=0)
+    with pytest.raises(KernelError, match="in_channels is 0, expected 1 to"):
+        sparse_int8.sparse_int8_matmul(np.ones((2, 0), np.uint8), packed, SCALING)
+
+
 def test_misfit_arguments_are_refused() -> None:
     x = np.ones((1, 20), np.uint8)
     with pytest.raises(KernelError, match="no kernel named mmx"):

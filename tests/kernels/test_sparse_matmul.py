@@ -132,6 +132,12 @@ def test_malformed_weights_are_refused(change: dict[str, Any], message: str) -> 
         kernels.sparse_matmul(np.ones((1, 6), np.float32), dataclasses.replace(PACKED, **change))
 
 
+def test_inputs_without_features_are_refused() -> None:
+    packed = dataclasses.replace(PACKED, in_features=0)
+    with pytest.raises(KernelError, match="in_features is 0, expected 1 to"):
+        kernels.sparse_matmul(np.ones((2, 0), np.float32), packed)
+
+
 def test_misfit_arguments_are_refused() -> None:
     x = np.ones((1, 6), np.float32)
     with pytest.raises(KernelError, match="no kernel named mmx"):
