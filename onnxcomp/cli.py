@@ -222,7 +222,8 @@ def inspect_command(
     if as_json:
         print_json(inspection.as_dict())
         return
-    from onnxcomp.tables import make_console, print_inspection
+    from onnxcomp.inspection_tables import print_inspection
+    from onnxcomp.tables import make_console
 
     print_inspection(make_console(), inspection, top)
 

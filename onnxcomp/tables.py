@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxcomp.comparison import Benchmark, Comparison
-from onnxcomp.inspection import Inspection
 from onnxcomp.kernel_use import KernelUse, Kind
 from onnxcomp.listings import PassListing
 from onnxcomp.report import Cost, Fidelity
@@ -166,6 +165,31 @@ def print_fidelity(console: Console, fidelity: Fidelity) -> None:
         console.print(Text(warning, style="yellow"))
 
 
+def print_rest(console: Console, number: int, what: str) -> None:
+    """How many rows a table left out, if any."""
+    if number > 0:
+        console.print(Text(f"... and {number} more {what}; --top N shows more", style="dim"))
+
+
+def print_kernels(console: Console, use: KernelUse, top: int = 10) -> None:
+    """What onnxruntime runs in integers and in float, and what the conversions left cost."""
+    heading(console, "What onnxruntime runs")
+    table = make_table("runs on", "time", "kernels", left=("kernels",))
+    for kind, name in KINDS.items():
+        kernels = [kernel for kernel in use.kernels if kernel.kind == kind]
+        if kernels:
+            counts = {kernel.op: kernel.count for kernel in kernels}
+            table.add_row(name, f"{use.time_share(kind):.0%}", listed(counts))
+    console.print(table)
+    if use.conversions:
+        table = make_table("conversion left", "of tensor", "elements", "time", left=("of tensor",))
+        for left in use.conversions[:top]:
+            share = f"{left.time_share:.1%}"
+            table.add_row(left.op, left.tensor, count(left.elements), share)
+        console.print(table)
+        print_rest(console, len(use.conversions) - top, "conversions")
+
+
 # --- compare, benchmark -----------------------------------------------------------------------
 
 
@@ -191,103 +215,6 @@ def print_benchmark(console: Console, benchmark: Benchmark) -> None:
     table = make_table("model", "median latency", "ratio")
     for latency in benchmark.latencies:
         table.add_row(latency.model, milliseconds(latency.latency_ms), f"{latency.ratio:.3f}")
-    console.print(table)
-
-
-# --- inspect ----------------------------------------------------------------------------------
-
-
-def print_inspection(console: Console, inspection: Inspection, top: int = 10) -> None:
-    """The tables of `onnxcomp inspect`; ``top`` rows of each."""
-    _print_summary(console, inspection)
-    heading(console, "By operator type")
-    table = make_table("operator", "nodes", "parameters", "bytes", "MACs")
-    for cost in inspection.operators[:top]:
-        table.add_row(
-            cost.op,
-            count(cost.count),
-            count(cost.parameters),
-            count(cost.bytes),
-            short_count(cost.macs),
-        )
-    console.print(table)
-    _print_rest(console, len(inspection.operators) - top, "operator types")
-    heading(console, "Largest layers")
-    table = make_table("layer", "operator", "parameters", "bytes", "MACs", left=("operator",))
-    for layer in inspection.layers[:top]:
-        table.add_row(
-            layer.name,
-            layer.op,
-            count(layer.parameters),
-            count(layer.bytes),
-            short_count(layer.macs),
-        )
-    console.print(table)
-    _print_rest(console, len(inspection.layers) - top, "layers")
-    if inspection.kernels is not None:
-        print_kernels(console, inspection.kernels, top)
-    heading(console, "What each pass could touch")
-    table = make_table("pass", "nodes", "of which", left=("of which",))
-    for reach in inspection.passes:
-        table.add_row(reach.name, count(len(reach.candidates)), listed(reach.operators))
-    console.print(table)
-
-
-def print_kernels(console: Console, use: KernelUse, top: int = 10) -> None:
-    """What onnxruntime runs in integers and in float, and what the conversions left cost."""
-    heading(console, "What onnxruntime runs")
-    table = make_table("runs on", "time", "kernels", left=("kernels",))
-    for kind, name in KINDS.items():
-        kernels = [kernel for kernel in use.kernels if kernel.kind == kind]
-        if kernels:
-            counts = {kernel.op: kernel.count for kernel in kernels}
-            table.add_row(name, f"{use.time_share(kind):.0%}", listed(counts))
-    console.print(table)
-    if use.conversions:
-        table = make_table("conversion left", "of tensor", "elements", "time", left=("of tensor",))
-        for left in use.conversions[:top]:
-            share = f"{left.time_share:.1%}"
-            table.add_row(left.op, left.tensor, count(left.elements), share)
-        console.print(table)
-        _print_rest(console, len(use.conversions) - top, "conversions")
-
-
-def _print_rest(console: Console, number: int, what: str) -> None:
-    if number > 0:
-        console.print(Text(f"... and {number} more {what}; --top N shows more", style="dim"))
-
-
-def _print_summary(console: Console, inspection: Inspection) -> None:
-    opsets = ", ".join(f"{k or 'ai.onnx'} {v}" for k, v in inspection.opsets.items())
-    macs = short_count(inspection.macs)
-    if inspection.unknown_macs:
-        macs = f"unknown: {len(inspection.unknown_macs)} nodes cannot be counted"
-    rows = {
-        "bytes": count(inspection.bytes),
-        "parameters": count(inspection.parameters),
-        "MACs": macs,
-        "assumed for MACs": ", ".join(f"{k} = {v}" for k, v in inspection.assumed.items()),
-        "opset": f"{opsets} (IR {inspection.ir_version})",
-        "producer": inspection.producer,
-        "inputs": "\n".join(map(str, inspection.inputs)),
-        "outputs": "\n".join(map(str, inspection.outputs)),
-        "external data": "\n".join(inspection.external_data) or "none",
-        "custom domains": "\n".join(
-            f"{domain}: {', '.join(ops)}" for domain, ops in inspection.custom_domains.items()
-        )
-        or "none",
-        "local functions": "\n".join(inspection.functions),
-        "subgraphs": "\n".join(f"{k}: {v} nodes" for k, v in inspection.subgraphs.items())
-        or "none",
-        "metadata": "\n".join(f"{k} = {v}" for k, v in inspection.metadata.items()),
-    }
-    console.print(Text(inspection.model, style="bold"))
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, value)
     console.print(table)
 
 

@@ -18,6 +18,7 @@ LAYERS: dict[str, set[str]] = {
         "onnxcomp.container_commands",
         "onnxcomp.container_tables",
         "onnxcomp.group_tables",
+        "onnxcomp.inspection_tables",
         "onnxcomp.optimize_command",
         "onnxcomp.options",
         "onnxcomp.program",
