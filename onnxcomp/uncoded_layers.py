@@ -38,3 +38,11 @@ def _is_between_pairs(graph: gs.Graph, node: gs.Node) -> bool:
     while reader is not None and reader.op != "QuantizeLinear":
         reader = only_reader(graph, reader.outputs[0], "Relu", "Clip", "QuantizeLinear")
     return reader is not None
+
+
+def maker_of(tensor: gs.Tensor) -> gs.Node | None:
+    """The node that makes a tensor, or what a Max of it alone hands on."""
+    maker = producer(tensor)
+    while maker is not None and maker.op == "Max" and len(maker.inputs) == 1:
+        maker = producer(maker.inputs[0])
+    return maker

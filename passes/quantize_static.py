@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxcomp.body_graphs import body_graphs, read_codes_from_outside
 from onnxcomp.body_samples import samples_inside
 from onnxcomp.equalizing import equalize
-from onnxcomp.graph import QUANTIZERS, Names, consumers, is_constant, label, producer, volume
+from onnxcomp.graph import QUANTIZERS, Names, consumers, is_constant, label, volume
 from onnxcomp.input_codes import CodedInput, code_inputs, coded_scales
 from onnxcomp.integer_forms import write_integer_forms
 from onnxcomp.lookups import write_lookups
@@ -25,6 +25,7 @@ from onnxcomp.quantization import Affine, Array
 from onnxcomp.refining import layer_bits, refinable, refine
 from onnxcomp.shapes import infer_shapes
 from onnxcomp.targets import Target, resolve_target
+from onnxcomp.uncoded_layers import maker_of
 
 OLD_OPSET = "opset {} has no per-channel DequantizeLinear: convert the model to 13 first"
 
@@ -243,7 +244,7 @@ class QuantizeStatic(Pass):
             return f"{node.op} is excluded by the options"
         if node.op == "Gather" and is_constant(node.inputs[0]) and not options.embeddings:
             return "embeddings are left alone"
-        makers = [producer(t) for t in node.inputs]
+        makers = [maker_of(t) for t in node.inputs]
         readers = [n for t in node.outputs for n in consumers(t)]
         if any(n is not None and n.op in QUANTIZERS for n in [*makers, *readers]):
             return "already quantized"

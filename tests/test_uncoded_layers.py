@@ -116,3 +116,16 @@ def test_compilers_that_choose_by_themselves_get_plain_pairs() -> None:
     graph = convolutions(f"[middle] b = {MIDDLE} c = Relu (b)")
     quantized(graph, feeds(1, 4, 8, 8), "qdq-generic")
     assert "Max" not in {node.op for node in graph.nodes}
+
+
+def test_what_stayed_in_float_does_so_when_the_rest_is_quantized_already() -> None:
+    graph, samples = convolutions(f"[middle] b = {MIDDLE} c = Relu (b)"), feeds(1, 4, 8, 8)
+    quantized(graph, samples)
+    context = PassContext(
+        target=resolve_target("x86-vnni"), calibration=Calibration.from_source(samples, graph)
+    )
+    once, report = len(graph.nodes), PassReport()
+    QuantizeStatic().rewrite(graph, context, report)
+    assert not report.changed
+    assert report.skipped["middle"] == "already quantized"
+    assert len(graph.nodes) == once
