@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,6 @@ class Measurements:
     ) -> None:
         self.large, self.evaluator = model.bytes > LARGE, evaluator
         self.macs: int | None = None
-        self.notes: list[str] = []
         self.latencies_ms: tuple[float | None, float | None] = (None, None)
         session = open_file(model.path, threads=THREADS, lean=self.large)
         whole = open_calibration(samples, model.graph, session, seed)
@@ -69,11 +68,7 @@ class Measurements:
         self.samples = whole.description
         if self.held_back is not self.calibration:
             self.samples += f", one in {HELD_EVERY} held back to judge by"
-        if self.calibration.synthetic:
-            self.notes.append(
-                "no samples were given: fidelity was measured on synthetic inputs; "
-                "give real ones with --calibration for figures that mean something"
-            )
+        self.notes = list(self._notes_on_figures())
         feeds = self.held_back.feeds(self._compared(model) if compared else 1)
         self.reference = Reference.of(session, feeds, self.calibration.synthetic)
         self.feed = max(self.reference.feeds, key=lambda f: sum(np.size(v) for v in f.values()))
@@ -90,7 +85,15 @@ class Measurements:
         if self.large:
             self.latencies_ms = (_alone(session, self.feed), None)
             self._session = None
-            self.notes.append(
+
+    def _notes_on_figures(self) -> Iterator[str]:
+        if self.calibration.synthetic:
+            yield (
+                "no samples were given: fidelity was measured on synthetic inputs; "
+                "give real ones with --calibration for figures that mean something"
+            )
+        if self.large:
+            yield (
                 "a large model: times were taken one by one, the fastest of "
                 f"{ROUNDS_ALONE} runs, with the weights as they are stored"
             )
