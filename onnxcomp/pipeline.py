@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -65,17 +66,7 @@ class Run:
         self.verify, self.strict, self.progress = verify, strict, progress
         if verify == "each" and measurements.large:
             self.verify = "final"  # one more session of a model this size costs more than it tells
-        self.context = PassContext(
-            calibration=measurements.calibration,
-            target=target,
-            seed=seed,
-            advance=progress.advance,
-            original=model.graph,
-            must_pay=self.gates.must_pay and verify != "off",
-            held_back=measurements.held_back,
-            quality=None if verify == "off" else asked_for(self.gates),
-            margin=None if verify == "off" else self._margin,
-        )
+        self.context = self._context(target, seed)
         self.output = output
         self.packs = recipe.pack if output is None else is_packed(output)
         self.coded: Quantized | None = None  # codes of the graph so far
@@ -83,12 +74,29 @@ class Run:
         self.graph = model.graph.copy()
         self.passes: list[PassResult] = []
         self.ran: list[Pass] = []
-        self.notes: list[str] = list(measurements.notes)
+        self.notes = [*measurements.notes, *self._notes_on_gates()]
         self.current = measurements.original
-        if verify == "off" and self.gates != Gates():
-            self.notes.append("nothing was measured, so the gates of the recipe were not checked")
-        if self.gates != recipe.gates:
-            self.notes.append(
+
+    def _context(self, target: Target, seed: int) -> PassContext:
+        """What passes are told; of the gates only what will be measured."""
+        is_judged = self.verify != "off"
+        return PassContext(
+            calibration=self.measurements.calibration,
+            target=target,
+            seed=seed,
+            advance=self.progress.advance,
+            original=self.model.graph,
+            must_pay=self.gates.must_pay and is_judged,
+            held_back=self.measurements.held_back,
+            quality=asked_for(self.gates) if is_judged else None,
+            margin=self._margin if is_judged else None,
+        )
+
+    def _notes_on_gates(self) -> Iterator[str]:
+        if self.verify == "off" and self.gates != Gates():
+            yield "nothing was measured, so the gates of the recipe were not checked"
+        if self.gates != self.recipe.gates:
+            yield (
                 "the model carries state from run to run, where errors add up: "
                 f"the gate is {self.gates.min_sqnr_db:g} dB"
             )
