@@ -115,33 +115,34 @@ class _Chain:
         return self.nodes[-1].outputs[0]
 
 
+def _float_inputs(
+    chain: _Chain, layer: Layer, x: gs.Variable, weight: Array
+) -> tuple[list[gs.Tensor | Array], gs.Tensor | Array | None]:
+    """Input and weights of a layer, and its bias, codes behind DequantizeLinear."""
+    if not isinstance(layer, QdqLayer):
+        return [x, weight], layer.bias
+    x_zero, zeros = np.asarray(layer.x_zero_point, np.uint8), np.zeros(len(layer.weight), np.int8)
+    axis = 0 if layer.node.op == "Conv" else 1
+    inputs: list[gs.Tensor | Array] = [
+        chain.then("DequantizeLinear", x, np.asarray(layer.x_scale), x_zero),
+        chain.then("DequantizeLinear", weight, layer.weight_scale, zeros, axis=axis),
+    ]
+    if layer.bias is None:
+        return inputs, None
+    if layer.node.op == "MatMul":  # an Add takes floats
+        return inputs, (layer.bias * layer.sum_scale).astype(np.float32)
+    return inputs, chain.then("DequantizeLinear", layer.bias, layer.sum_scale, axis=0)
+
+
 def _dense_nodes(layer: Layer, x: gs.Variable) -> list[gs.Node]:
     """The layer by operators of ONNX, codes as `quantize_static` writes them."""
-    chain = _Chain()
-    is_conv, weight = layer.node.op == "Conv", layer.weight
-    weight = weight if is_conv else np.ascontiguousarray(weight.T)
-    bias = layer.bias
-    if isinstance(layer, QdqLayer):
-        x_zero, zeros = (
-            np.asarray(layer.x_zero_point, np.uint8),
-            np.zeros(len(layer.weight), np.int8),
-        )
-        axis = 0 if is_conv else 1
-        scales = layer.weight_scale
-        inputs: list[gs.Tensor | Array] = [
-            chain.then("DequantizeLinear", x, np.asarray(layer.x_scale), x_zero),
-            chain.then("DequantizeLinear", weight, scales, zeros, axis=axis),
-        ]
-        if bias is not None and layer.node.op != "MatMul":
-            inputs.append(chain.then("DequantizeLinear", bias, layer.sum_scale, axis=0))
-        elif bias is not None:
-            bias = (bias * layer.sum_scale).astype(np.float32)
-    else:
-        inputs = [x, weight]
-        if bias is not None and layer.node.op != "MatMul":
-            inputs.append(bias)
-    made = chain.then(layer.node.op, *inputs, **(layer.window if is_conv else {}))
-    if bias is not None and layer.node.op == "MatMul":
+    chain, op = _Chain(), layer.node.op
+    weight = layer.weight if op == "Conv" else np.ascontiguousarray(layer.weight.T)
+    inputs, bias = _float_inputs(chain, layer, x, weight)
+    if bias is not None and op != "MatMul":
+        inputs.append(bias)
+    made = chain.then(op, *inputs, **(layer.window if op == "Conv" else {}))
+    if bias is not None and op == "MatMul":
         made = chain.then("Add", made, bias)
     if layer.has_relu:
         made = chain.then("Relu", made)
