@@ -55,6 +55,16 @@ def with_concrete_shapes(
     return twin, {id(body): found for body, found in types}
 
 
+def known_shapes(graph: gs.Graph, feed: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of all activations whose sizes follow from those of the inputs ``feed``, by name."""
+    known, types = with_concrete_shapes(graph, {name: np.shape(v) for name, v in feed.items()})
+    return {
+        name: tuple(int(str(size)) for size in found.shape or ())
+        for name, found in types[id(known)].items()
+        if is_known(found)
+    }
+
+
 def is_known(found: TensorType | None) -> bool:
     """Whether every size of a tensor is known."""
     return (

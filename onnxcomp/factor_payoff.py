@@ -76,6 +76,26 @@ def at_once(graph: gs.Graph) -> int:
     return max(1, min(GROUPS, MOST_BYTES // graph_bytes(graph) - 3))
 
 
+def paying_in(
+    graph: gs.Graph, feed: Feed, plan: Plan, *, faster: bool
+) -> tuple[Plan, dict[str, str]]:
+    """The part of a plan for ``graph`` that pays there, by the clock, or nothing of it.
+
+    Args:
+        graph: all of it is timed.
+        feed: to time with.
+        plan: layers in the order of the graph, each with an option.
+        faster: each has to save time, and all together; else none may cost any.
+
+    Returns:
+        the part, and why other layers stay.
+    """
+    clock, all_threads = (model_clock(graph, feed, threads) for threads in (1, None))
+    left, reasons = paying(plan, clock, faster=faster, groups=at_once(graph))
+    why = slower(left, clock, all_threads, faster=faster) if left else ""
+    return ({}, reasons | dict.fromkeys(left, why)) if why else (left, reasons)
+
+
 def paying(
     plan: Plan, clock: Clock, *, faster: bool, groups: int = GROUPS
 ) -> tuple[Plan, dict[str, str]]:

@@ -9,11 +9,11 @@ from typing import Any, Literal, Self
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.concrete_shapes import is_known, with_concrete_shapes
+from onnxcomp.concrete_shapes import known_shapes
 from onnxcomp.errors import RecipeError
 from onnxcomp.factor_budgets import Limit, limit_of, with_effects
 from onnxcomp.factor_evidence import evidence
-from onnxcomp.factor_payoff import at_once, model_clock, paying, slower
+from onnxcomp.factor_payoff import paying_in
 from onnxcomp.factorable_weights import (
     constant_of,
     is_named,
@@ -108,7 +108,7 @@ class FactorizeWeights(Pass):
         feed = None
         if context.calibration is not None or self._budget is not None:
             feed = next(context.samples().feeds(1))
-        shapes = {} if feed is None else _shapes(graph, feed)
+        shapes = {} if feed is None else known_shapes(graph, feed)
         items = self._items(graph, chosen, shapes, context, report)
         limit = None
         if self._budget is not None and feed is not None:
@@ -218,16 +218,11 @@ class FactorizeWeights(Pass):
         """The part of a plan that pays in the time of the whole model, where time counts."""
         if not plan or feed is None or not self._saves_time(context):
             return plan
-        faster = self.min_speedup is not None
-        clock, all_threads = (model_clock(graph, feed, threads) for threads in (1, None))
-        left, reasons = paying(plan, clock, faster=faster, groups=at_once(graph))
-        why = slower(left, clock, all_threads, faster=faster) if left else ""
-        if why:
-            reasons |= dict.fromkeys(left, why)
+        left, reasons = paying_in(graph, feed, plan, faster=self.min_speedup is not None)
         for name, reason in reasons.items():
             for node in plan[name].form.nodes:
                 report.skip(node, reason)
-        return {} if why else left
+        return left
 
     def _skip(self, item: Factorable, reason: str, report: PassReport) -> None:
         for name in item.nodes:
@@ -307,16 +302,6 @@ def _weight(node: gs.Node) -> gs.Constant:
 
 def _readers(node: gs.Node) -> list[gs.Node]:
     return readers_of(_weight(node))
-
-
-def _shapes(graph: gs.Graph, feed: Mapping[str, Any]) -> Shapes:
-    """Of all activations whose sizes follow from those of the inputs, by name."""
-    known, types = with_concrete_shapes(graph, {name: np.shape(v) for name, v in feed.items()})
-    return {
-        name: tuple(int(str(size)) for size in found.shape or ())
-        for name, found in types[id(known)].items()
-        if is_known(found)
-    }
 
 
 def _forms(options: Iterable[Option]) -> Written:

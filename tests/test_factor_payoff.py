@@ -157,10 +157,9 @@ class AlwaysAMillisecond(LayerLatency):
 def test_where_payoff_is_a_gate_bytes_pay_at_the_same_time(
     monkeypatch: pytest.MonkeyPatch, options: Any, ratio: float, kept: bool, said: str
 ) -> None:
-    module = "onnxcomp.passes.factorize_weights"
     clock = told({"one": 1 - ratio, "two": 1 - ratio})
-    monkeypatch.setattr(f"{module}.LayerLatency", AlwaysAMillisecond)
-    monkeypatch.setattr(f"{module}.model_clock", lambda graph, feed, threads: clock)
+    monkeypatch.setattr("onnxcomp.passes.factorize_weights.LayerLatency", AlwaysAMillisecond)
+    monkeypatch.setattr("onnxcomp.factor_payoff.model_clock", lambda graph, feed, threads: clock)
     graph, report = graph_of_two(), PassReport()
     samples = Calibration.from_source(None, graph, limit=1)
     context = PassContext(target=resolve_target("arm64"), calibration=samples, must_pay=True)
