@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp import coding_lookups as lookups
 from onnxcomp.calibration import Calibration
-from onnxcomp.coding_inputs import NOT_GIVEN, NOT_READ, observed
-from onnxcomp.coding_quantizer import CodedWeight, quantize_vector, quantize_weight
+from onnxcomp.coded_constants import TRIAL, Coded, constants_to_code
+from onnxcomp.coding_inputs import NOT_GIVEN, observed
+from onnxcomp.coding_quantizer import CodedWeight, quantize_vector
 from onnxcomp.coding_refit import Bias, bias_of, refitted
 from onnxcomp.coding_steps import relative_noise, step_of, unit_noise
 from onnxcomp.errors import OnnxcompError
-from onnxcomp.graph import all_graphs
-from onnxcomp.held_out import HELD_EVERY, is_held
+from onnxcomp.held_out import is_held
 from onnxcomp.output_noise import OutputNoise
 from onnxcomp.quantization import Array
-from onnxcomp.rewriting import peek
 from onnxcomp.row_counts import Table, looked_up
 from onnxcomp.runtime import Feed
-from onnxcomp.shelf import SHELF, Entry
 from onnxcomp.weight_sites import Layout, Weight, find_weights
 
-SMALLEST = 64  # elements; smaller constants stay: a container keeps them within the graph
 PROBED = 16  # samples that unit noises are measured on
-TRIAL = 0.3  # first trial step, in standard deviations of the weight
 TRIALS = 5
-SHARES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)  # of products of different inputs that are let go
 SOFTER = 1 / 16  # next trial where an error was too large to tell, the inverse where too small
 MUCH = 0.2  # share of the weights that makes it worth to look at the columns of a table
 JUDGED_ROWS = 4096  # of a table, at most
@@ -43,64 +36,6 @@ Advance = Callable[[int, int], None]
 
 class NothingToCode(OnnxcompError):
     """A model has no weights that codes would shorten."""
-
-
-@dataclass
-class Coded:
-    """A constant that gets codes.
-
-    Attributes:
-        name: of the constant.
-        values: float32.
-        layout: how it is a matrix.
-        rounded: why its codes are the nearest ones; empty where they are fitted to its inputs.
-        bias: what its errors' means are taken from, where there is one.
-        multiples: of the step, for each row of a table; None for the same step everywhere.
-        noise: share of the outputs' energy that a step of 1 costs; 0 where it costs none.
-    """
-
-    name: str
-    values: Array
-    layout: Layout
-    rounded: str = NOT_READ
-    bias: Bias | None = None
-    multiples: Array | None = None
-    noise: float = 0.0
-    _inputs: Entry | None = None
-
-    @property
-    def gram(self) -> Array | None:
-        """Of its inputs, float32, where known; not to be kept for longer than it is used."""
-        return None if self._inputs is None else self._inputs.arrays[0]
-
-    def at(self, step: float, trellis: bool = False) -> CodedWeight:
-        """Its codes with that step."""
-        return quantize_weight(
-            self.values, self.layout, self.gram, step, multiples=self.multiples, trellis=trellis
-        )
-
-    def trust(self, shown: Array, held: Array) -> None:
-        """Takes what both of two Gram matrices say, as far as the first foretells the second.
-
-        Codes fitted to few samples make errors that only those samples do not see. So products of
-        different inputs count by as much as costs least on samples that the codes were not
-        fitted to.
-
-        Args:
-            shown: of the samples that are not held back.
-            held: of the others.
-        """
-        step = TRIAL * float(np.std(self.values, dtype=np.float64))
-        found = {}
-        for share in SHARES if step > 0 else ():
-            coded = quantize_weight(self.values, self.layout, shrunk(shown, share), step)
-            error = self.layout.matrix(self.values - coded.values).astype(np.float64)
-            if held.ndim == 3:
-                error = error.reshape(len(held), -1, error.shape[1])
-            found[share] = float(np.sum((error @ held) * error))
-        best = min(found, key=lambda share: found[share], default=0.0)
-        both = shown + (held - shown) / HELD_EVERY
-        self._inputs, self.rounded = SHELF.put([shrunk(both, best).astype(np.float32)]), ""
 
 
 class CodingPlan:
@@ -134,27 +69,20 @@ class CodingPlan:
             NothingToCode: no float32 constant but those is a matrix.
         """
         found = find_weights(graph)
-        self.weights, self.vectors = _constants(graph, found, left)
+        self.weights, self.vectors = constants_to_code(graph, found, left)
         if not self.weights:
             raise NothingToCode("no float32 weights to quantize; --lossless packs what there is")
-        mine = {coded.name: coded for coded in self.weights}
-        chosen = [w for w in found if w.constant.name in mine]
+        names = [coded.name for coded in self.weights]
         feeds = list(samples.feeds(limit))
         held = [feed for index, feed in enumerate(feeds) if is_held(index)] or feeds
         shown = [feed for index, feed in enumerate(feeds) if not is_held(index)]
-        if not samples.synthetic:
-            parts = _listed(shown, graph), _listed(held, graph)
-            self._fit(graph, chosen, parts, advance)
-            tables = [weight for weight in chosen if weight.is_table]
-            for weight, shares in zip(tables, _shares(graph, tables, parts[0]), strict=True):
-                coded = mine[weight.constant.name]
-                if shares is not None:
-                    coded.multiples = lookups.row_multiples(shares)
-                    self._relate_columns(coded, graph, shown)
-        else:
+        if samples.synthetic:
             for coded in self.weights:
                 coded.rounded = NOT_GIVEN
-        self.noise = OutputNoise(graph, [*mine, *self.vectors], held[:PROBED])
+        else:
+            chosen = [weight for weight in found if weight.constant.name in names]
+            self._observe(graph, chosen, shown, held, advance)
+        self.noise = OutputNoise(graph, [*names, *self.vectors], held[:PROBED])
         self._measure()
         if samples.synthetic:  # made-up inputs hardly reach what a network knows
             for coded in self.weights:
@@ -194,14 +122,16 @@ class CodingPlan:
         """Weights whose codes are the nearest ones, and why."""
         return {weight.name: weight.rounded for weight in self.weights if weight.rounded}
 
-    def _fit(
+    def _observe(
         self,
         graph: gs.Graph,
         weights: Sequence[Weight],
-        parts: tuple[Calibration, Calibration],
+        shown: list[Feed],
+        held: list[Feed],
         advance: Advance,
     ) -> None:
         """Tells the weights what is known of their inputs."""
+        parts = _listed(shown, graph), _listed(held, graph)
         sites = {weight.constant.name: weight for weight in weights}
         mine = {coded.name: coded for coded in self.weights}
         for name, inputs in observed(graph, weights, parts, advance):
@@ -213,6 +143,12 @@ class CodingPlan:
             bias = bias_of(graph, sites[name])
             if bias in self.vectors:
                 mine[name].bias = Bias(bias, inputs.mean)
+        tables = [weight for weight in weights if weight.is_table]
+        for weight, shares in zip(tables, _shares(graph, tables, parts[0]), strict=True):
+            if shares is not None:
+                table = mine[weight.constant.name]
+                table.multiples = lookups.row_multiples(shares)
+                self._relate_columns(table, graph, shown)
 
     def _relate_columns(self, table: Coded, graph: gs.Graph, shown: Sequence[Feed]) -> None:
         """Tells a table that is much of the model how its columns work together."""
@@ -229,7 +165,7 @@ class CodingPlan:
             some = table.values[:: -(-rows // JUDGED_ROWS)]
             judged = Coded(table.name, some, Layout(some.shape, (0, 1), 1))
             judged.trust(*found)
-            table._inputs, table.rounded = judged._inputs, ""
+            table.take_inputs(judged)
 
     def _measure(self) -> None:
         known = []
@@ -267,12 +203,6 @@ class CodingPlan:
         return _coded(vectors, step)
 
 
-def shrunk(gram: Array, share: float) -> Array:
-    """G with ``share`` of all that is off its diagonal let go; [*groups, d, d]."""
-    keep = 1 - share + share * np.eye(gram.shape[-1])
-    return np.asarray(gram * keep)
-
-
 def _shares(graph: gs.Graph, tables: Sequence[Weight], samples: Calibration) -> list[Array | None]:
     """Shares of the rows of tables; None of those that nobody looks up in the samples."""
     wanted = [
@@ -292,49 +222,3 @@ def _coded(vectors: Mapping[str, Array], step: float) -> dict[str, CodedWeight]:
 
 def _listed(feeds: list[Feed], graph: gs.Graph) -> Calibration:
     return Calibration.from_source(feeds, graph)
-
-
-def _constants(
-    graph: gs.Graph, found: Sequence[Weight], left: Collection[str]
-) -> tuple[list[Coded], dict[str, Array]]:
-    """The float32 constants that get codes, but those left: matrices, and vectors by name."""
-    sites = {weight.constant.name: weight for weight in found}
-    weights, vectors = [], dict[str, Array]()
-    for name, constant in _once(graph).items():
-        if constant.dtype != np.float32 or np.prod(constant.shape, dtype=np.int64) < SMALLEST:
-            continue
-        if name in left:
-            continue
-        values = peek(constant)
-        if not np.isfinite(values).all() or not values.any():
-            continue
-        if name in sites:
-            weights.append(Coded(name, values, sites[name].layout))
-        elif values.size == max(values.shape):
-            if len(np.unique(values)) > SMALLEST // 2:
-                vectors[name] = values
-        elif len(np.unique(values)) > values.size // 16:  # no mask, no table of constants
-            axes = tuple(range(values.ndim))
-            weights.append(Coded(name, values, Layout(values.shape, axes, 1)))
-    return weights, vectors
-
-
-def _once(graph: gs.Graph) -> dict[str, gs.Constant]:
-    """Constants whose name no other tensor of the graph or of its bodies has."""
-    found: dict[str, gs.Constant] = {}
-    uses: Counter[str] = Counter()
-    seen: set[int] = set()
-    for body in all_graphs(graph):
-        tensors = [*body.inputs, *body.outputs]
-        for node in body.nodes:
-            tensors += [*node.inputs, *node.outputs]
-        for tensor in tensors:
-            if id(tensor) in seen:
-                continue
-            seen.add(id(tensor))
-            uses[tensor.name] += 1
-            if isinstance(tensor, gs.Constant):
-                found[tensor.name] = tensor
-        for tensor in body.outputs:  # an output has to be a tensor that a node makes
-            uses[tensor.name] += 1
-    return {name: constant for name, constant in found.items() if uses[name] == 1}

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxcomp.coding_plan import SMALLEST, NothingToCode
+from onnxcomp.coded_constants import SMALLEST
+from onnxcomp.coding_plan import NothingToCode
 from onnxcomp.coding_quality import Quality
 from onnxcomp.graph import all_nodes, is_constant, label, replace_constants
 from onnxcomp.level_search import SAMPLES, LevelSearch

@@ -15,7 +15,8 @@ from onnx import numpy_helper
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.cli import main
-from onnxcomp.coding_plan import CodingPlan, shrunk
+from onnxcomp.coded_constants import shrunk
+from onnxcomp.coding_plan import CodingPlan
 from onnxcomp.coding_search import Quality, Quantized, pack_quantized, quantize_for_coding
 from onnxcomp.container_contents import Contents, contents
 from onnxcomp.container_reader import ContainerReader
