@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from onnxcomp.comparison_commands import benchmark_command, compare_command
 from onnxcomp.container_commands import COMMANDS, show_container
 from onnxcomp.options import (
     Decorator,
@@ -22,10 +23,8 @@ from onnxcomp.options import (
     model_argument,
     parse_shape,
     print_json,
-    rounds_option,
     seed_option,
     target_option,
-    threads_option,
     working,
 )
 from onnxcomp.program import Program, interruption_names
@@ -66,7 +65,7 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _elsewhere in (*COMMANDS, run_command):
+for _elsewhere in (*COMMANDS, compare_command, benchmark_command, run_command):
     main.add_command(_elsewhere)
 
 
@@ -269,50 +268,6 @@ def sensitivity_command(
     from onnxcomp.tables import make_console
 
     print_sensitivity(make_console(), found, top)
-
-
-@_command("compare", "compare model.onnx model.optimized.onnx --calibration samples.npz")
-@model_argument("a")
-@model_argument("b")
-@calibration_option
-@evaluate_option
-@seed_option
-@threads_option
-@rounds_option(21)
-@json_option
-def compare_command(a: Path, b: Path, evaluate: str | None, as_json: bool, **options: Any) -> None:
-    """Compare B with A: answers, bytes, latency and memory."""
-    with working() as progress:
-        from onnxcomp.comparison import compare
-
-        comparison = compare(a, b, evaluator=evaluate, progress=progress, **options)
-    if as_json:
-        print_json(comparison.as_dict())
-        return
-    from onnxcomp.tables import make_console, print_comparison
-
-    print_comparison(make_console(), comparison)
-
-
-@_command("benchmark", "benchmark model.onnx model.optimized.onnx --threads 2")
-@model_argument("models", nargs=-1)
-@calibration_option
-@seed_option
-@threads_option
-@rounds_option(21)
-@json_option
-def benchmark_command(models: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    """Time MODELS by turns; ratios are to the first."""
-    with working() as progress:
-        from onnxcomp.comparison import benchmark
-
-        result = benchmark(models, progress=progress, **options)
-    if as_json:
-        print_json(result.as_dict())
-        return
-    from onnxcomp.tables import make_console, print_benchmark
-
-    print_benchmark(make_console(), result)
 
 
 @_command("recipes", "recipes default > mine.toml")

@@ -15,6 +15,7 @@ LAYERS: dict[str, set[str]] = {
     "command line": {
         "onnxcomp.__main__",
         "onnxcomp.cli",
+        "onnxcomp.comparison_commands",
         "onnxcomp.container_commands",
         "onnxcomp.container_tables",
         "onnxcomp.group_tables",
