@@ -9,7 +9,7 @@ from typing import Any
 from onnxcomp.coding_packing import pack_codes
 from onnxcomp.coding_quality import Quality, Quantized
 from onnxcomp.container_contents import Contents
-from onnxcomp.evaluation import Evaluator, load_evaluator
+from onnxcomp.evaluation import Evaluator, evaluator_of
 from onnxcomp.level_search import LevelSearch, PointsLost
 from onnxcomp.lossless import Prefer
 from onnxcomp.measuring import open_calibration
@@ -50,7 +50,7 @@ def quantize_for_coding(
         OnnxcompError: there is nothing to quantize, or the quality cannot be reached.
     """
     progress = progress or Progress()
-    evaluator = load_evaluator(evaluator) if isinstance(evaluator, str) else evaluator
+    evaluator = evaluator_of(evaluator)
     model = model if isinstance(model, Model) else load_model(model)
     session = open_file(model.path, threads=1)
     fitted, held = open_calibration(calibration, model.graph, session, seed).split()

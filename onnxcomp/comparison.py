@@ -12,7 +12,7 @@ import numpy as np
 
 from onnxcomp.calibration import Calibration
 from onnxcomp.errors import UnsupportedModel
-from onnxcomp.evaluation import Evaluator, Reference, load_evaluator, score
+from onnxcomp.evaluation import Evaluator, Reference, evaluator_of, score
 from onnxcomp.inspection import TensorInfo, count_macs, count_parameters, tensor_info
 from onnxcomp.memory import peak_memory
 from onnxcomp.model import Model, load_model
@@ -130,8 +130,7 @@ def compare(
         CalibrationError: the samples do not fit.
     """
     progress = progress or Progress()
-    if isinstance(evaluator, str):
-        evaluator = load_evaluator(evaluator)
+    evaluator = evaluator_of(evaluator)
     models = _load([a, b], progress)
     _check_same(models[0], models[1], "inputs")
     _check_same(models[0], models[1], "outputs")

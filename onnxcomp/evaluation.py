@@ -178,6 +178,11 @@ def sqnr_db(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise)
 
 
+def evaluator_of(given: Evaluator | str | None) -> Evaluator | None:
+    """An evaluator as it is given, or the one of ``FILE.py:FUNCTION``; see `load_evaluator`."""
+    return load_evaluator(given) if isinstance(given, str) else given
+
+
 def load_evaluator(source: str) -> Evaluator:
     """The function of ``FILE.py:FUNCTION``: an onnxruntime session -> score, higher is better.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxcomp.errors import RecipeError
-from onnxcomp.evaluation import Evaluator, load_evaluator
+from onnxcomp.evaluation import Evaluator, evaluator_of
 from onnxcomp.measuring import Measurements
 from onnxcomp.model import Model, load_model
 from onnxcomp.pipeline import Run, Verify
@@ -71,8 +71,7 @@ def optimize(
         raise RecipeError(
             f"recipe {plan.name} makes a container; give the output {output} a name in .oxc"
         )
-    if isinstance(evaluator, str):
-        evaluator = load_evaluator(evaluator)
+    evaluator = evaluator_of(evaluator)
     plan = dataclasses.replace(plan, gates=plan.gates.for_score(evaluator is not None))
     aim = resolve_target(target)
     if not isinstance(model, Model):

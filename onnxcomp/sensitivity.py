@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxcomp.errors import OnnxcompError, RecipeError
-from onnxcomp.evaluation import Evaluator, Reference, load_evaluator, score
+from onnxcomp.evaluation import Evaluator, Reference, evaluator_of, score
 from onnxcomp.graph import Graph, all_nodes, is_constant, label, sort_nodes
 from onnxcomp.local_error import local_sqnr_db
 from onnxcomp.macs import macs_by_node
@@ -133,10 +133,8 @@ def sensitivity(
         PassFailed: the pass raised.
     """
     progress = progress or Progress()
-    if isinstance(step, str):
-        step = parse_pass(step)
-    if isinstance(evaluator, str):
-        evaluator = load_evaluator(evaluator)
+    step = parse_pass(step) if isinstance(step, str) else step
+    evaluator = evaluator_of(evaluator)
     if samples < 1:
         raise RecipeError(f"samples must be at least 1, not {samples}")
     aim = resolve_target(target)
