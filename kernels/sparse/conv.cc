@@ -96,6 +96,10 @@ void Conv::copy_row(const float* from, const CopyPhase& phase, float* to) const 
 void Conv::fill(int64_t task) const noexcept {
   const float* image = x_ + task * height_ * width_;
   float* channel = copy_ + task * geometry_.channel_pixels();
+  if (geometry_.copies()) {  // copied only because tiles read beyond the last channel
+    std::copy_n(image, geometry_.channel_pixels(), channel);
+    return;
+  }
   // All of it at once takes less time than the many short pieces that are padding.
   std::fill_n(channel, geometry_.channel_pixels(), 0.0f);
   geometry_.fill([](int64_t, int64_t) {},
