@@ -12,7 +12,6 @@ from onnxcomp.graph import (
     consumers,
     input_at,
     is_constant,
-    is_output,
     is_standard,
     only_reader,
     producer,
@@ -57,8 +56,7 @@ def _is_inside(node: gs.Node, target: Target) -> bool:
 def convolve_pixels(graph: gs.Graph, node: gs.Node, target: Target, names: Names) -> None:
     """Conv(stacked pixels of x) -> Conv'(x): integers have no kernels for Slice with steps."""
     blocks = stacked_pixels(node, lambda tensor: tensor.shape)
-    shared = len(consumers(node.inputs[0])) > 1 or is_output(graph, node.inputs[0])
-    if blocks is None or shared:
+    if blocks is None or only_reader(graph, node.inputs[0]) is None:
         return
     weight = node.inputs[1]
     name = names.fresh(f"{weight.name}.pixels")
