@@ -22,6 +22,7 @@ from onnxcomp.quantization import Array
 from onnxcomp.rewriting import peek
 from onnxcomp.space_to_depth import convolve_blocks, spread_weight, stacked_pixels
 from onnxcomp.targets import Target
+from onnxcomp.uncoded_layers import behind_max
 from onnxcomp.units import FOLDED
 
 Wanted = Callable[[gs.Node], bool]
@@ -167,8 +168,7 @@ def keep_gelu_whole(graph: gs.Graph, names: Names) -> None:
         places = [(node, i) for node in (divided, product) for i in (0, 1) if _is(node, i, data)]
         if len(places) != 2:
             continue
-        whole = gs.Variable(names.fresh(f"{data.name}.whole"), data.dtype, data.shape)
-        graph.nodes.append(gs.Node("Max", names.fresh(whole.name), {}, [data], [whole]))
+        whole = behind_max(graph, data, f"{data.name}.whole", names)
         for node, index in places:
             node.inputs[index] = whole
 

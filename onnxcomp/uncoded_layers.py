@@ -24,9 +24,7 @@ def keep_uncoded(graph: gs.Graph, names: Names) -> None:
     for node in list(graph.nodes):
         if node.op in CODED_BY_RUNTIMES and is_standard(node) and _is_between_pairs(graph, node):
             data = node.inputs[0]
-            kept = gs.Variable(names.fresh(f"{data.name}.uncoded"), data.dtype, data.shape)
-            graph.nodes.append(gs.Node("Max", names.fresh(kept.name), {}, [data], [kept]))
-            node.inputs[0] = kept
+            node.inputs[0] = behind_max(graph, data, f"{data.name}.uncoded", names)
 
 
 def _is_between_pairs(graph: gs.Graph, node: gs.Node) -> bool:
@@ -38,6 +36,13 @@ def _is_between_pairs(graph: gs.Graph, node: gs.Node) -> bool:
     while reader is not None and reader.op != "QuantizeLinear":
         reader = only_reader(graph, reader.outputs[0], "Relu", "Clip", "QuantizeLinear")
     return reader is not None
+
+
+def behind_max(graph: gs.Graph, data: gs.Tensor, name: str, names: Names) -> gs.Variable:
+    """A Max of ``data`` alone: the same values, behind which onnxruntime does not look."""
+    same = gs.Variable(names.fresh(name), data.dtype, data.shape)
+    graph.nodes.append(gs.Node("Max", names.fresh(same.name), {}, [data], [same]))
+    return same
 
 
 def maker_of(tensor: gs.Tensor) -> gs.Node | None:
